@@ -1,0 +1,1 @@
+"""quantmill compresses models, proves the result, and remembers how it was made."""

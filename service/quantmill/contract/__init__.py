@@ -1,0 +1,32 @@
+"""All that plugins may see of quantmill."""
+
+from quantmill.contract.errors import ErrorKind, QuantmillError
+from quantmill.contract.hookspecs import hookimpl
+from quantmill.contract.method import Method, Runtime, lazy
+from quantmill.contract.session import Session
+from quantmill.contract.tensors import (
+    ModelIndex,
+    Plan,
+    QuantizedTensor,
+    SourceTensor,
+    TensorInfo,
+    TensorPlan,
+    Unit,
+)
+
+__all__ = [
+    "ErrorKind",
+    "Method",
+    "ModelIndex",
+    "Plan",
+    "QuantizedTensor",
+    "QuantmillError",
+    "Runtime",
+    "Session",
+    "SourceTensor",
+    "TensorInfo",
+    "TensorPlan",
+    "Unit",
+    "hookimpl",
+    "lazy",
+]

@@ -1,0 +1,109 @@
+"""A method as data: what a plugin offers, with its heavy parts named instead of imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast
+
+from pydantic import BaseModel
+
+from quantmill.contract.session import Session
+from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, QuantizedTensor
+
+API_VERSION = 1
+
+F = TypeVar("F")
+
+
+class PlanFunction(Protocol):
+    def __call__(self, index: ModelIndex, params: Any) -> Plan: ...
+
+
+class QuantizeFunction(Protocol):
+    def __call__(self, session: Session, params: Any) -> Iterator[QuantizedTensor]: ...
+
+
+class WriteFunction(Protocol):
+    def __call__(
+        self, tensors: Iterable[QuantizedTensor], plan: Plan, index: ModelIndex, params: Any, folder: Path
+    ) -> list[Path]: ...
+
+
+class ReadFunction(Protocol):
+    def __call__(self, folder: Path) -> Iterator[tuple[str, FloatArray]]: ...
+
+
+@dataclass(frozen=True)
+class lazy(Generic[F]):  # noqa: N801  reads as a function where plugins use it
+    """The promise of a function, as "module:function": nothing is imported until `load`."""
+
+    target: str
+
+    def load(self) -> F:
+        module, _, function = self.target.partition(":")
+        return cast(F, getattr(import_module(module), function))
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A program that loads this method's artifacts as they are.
+
+    `command` shows a user how; `{file}` stands for the artifact's main file and `{folder}` for the artifact.
+    """
+
+    name: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """A compression method, ready to be listed, validated and planned without importing anything heavy.
+
+    plan      index, params -> Plan. Pure: the same answer for the same headers, no weight is read.
+    quantize  session, params -> QuantizedTensors, unit by unit in the order of `session.units()`. Bytes depend on
+              the source, the parameters and the seed only, never on threads.
+    write     tensors in the plan's order, plan, index, params, folder -> the files written. Streams: holds one tensor.
+    read      folder -> (source name, float32 values in the source's shape and row order), one tensor at a time.
+              Shares no code with `quantize`'s encoder: it is what verification and evaluation see.
+
+    `error_bounds` gives, for each scheme that `plan` may choose, the largest relative RMSE
+    (rms(read - source) / rms(source)) that verification accepts for a tensor.
+    """
+
+    name: str
+    version: str
+    summary: str
+    params: type[BaseModel]
+    plan: lazy[PlanFunction]
+    quantize: lazy[QuantizeFunction]
+    write: lazy[WriteFunction]
+    read: lazy[ReadFunction]
+    formats: tuple[str, ...]
+    architectures: tuple[str, ...]
+    error_bounds: Mapping[str, float]
+    runtimes: tuple[Runtime, ...]
+    bits: tuple[int, ...] = ()
+    granularity: str = ""
+    unit: Literal["tensor", "block", "graph"] = "tensor"
+    determinism: Literal["bitwise", "seeded", "none"] = "bitwise"
+    api_version: int = API_VERSION
+
+    def describe(self) -> dict[str, Any]:
+        """The method as plain JSON: what `GET /v1/methods` shows and what workers publish."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "api_version": self.api_version,
+            "summary": self.summary,
+            "params_schema": self.params.model_json_schema(),
+            "formats": list(self.formats),
+            "architectures": list(self.architectures),
+            "bits": list(self.bits),
+            "granularity": self.granularity,
+            "unit": self.unit,
+            "determinism": self.determinism,
+            "runtimes": [{"name": runtime.name, "command": runtime.command} for runtime in self.runtimes],
+        }

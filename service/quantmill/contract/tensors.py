@@ -1,0 +1,175 @@
+"""What a method reads and what it gives back: model index, source tensors, plans, quantized tensors.
+
+Shapes are row-major as safetensors and torch write them: a Linear weight is (out_features, in_features).
+Dtypes are safetensors' names (F32, F16, BF16, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor as a checkpoint's header describes it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+    @property
+    def values(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class ModelIndex:
+    """A checkpoint by its headers alone; no weight has been read.
+
+    `tensors` are in the order of their names. `tied` maps a name that the architecture expects but the
+    checkpoint does not store to the tensor that serves in its place. `files` are the other files that belong
+    to the model (tokenizer, generation settings), by name; each path has been checked to lie in the folder.
+    `digest` is `sha256:...` over all of the source's file digests, or empty where only headers were read.
+    """
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorInfo]
+    tied: Mapping[str, str]
+    files: Mapping[str, Path]
+    digest: str = ""
+
+    @property
+    def architecture(self) -> str:
+        """The first of config.json's `architectures`, such as LlamaForCausalLM."""
+        return str(self.config["architectures"][0])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """A tensor's values, memory-mapped and read-only: touching them is what reads them.
+
+    `values` has numpy's own float32 or float16, or ml_dtypes.bfloat16 for BF16.
+    """
+
+    info: TensorInfo
+    values: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """One tensor as a method made it.
+
+    `name` and `shape` are those of the source. `parts` are the arrays that the format stores for it, by the
+    format's own part names: GGUF has one, `packed`, uint8 of shape (rows, row_bytes).
+    """
+
+    name: str
+    scheme: str
+    shape: tuple[int, ...]
+    parts: Mapping[str, NDArray[Any]]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts.values())
+
+
+Action = Literal["quantize", "keep", "drop"]
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """What will become of one source tensor.
+
+    `keep` stores it unquantized (perhaps in another float dtype), `drop` leaves it out because the consumer
+    rebuilds it. `reason` is empty only when the tensor gets the nominal scheme; every exception says why.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    source_dtype: str
+    action: Action
+    scheme: str
+    output: str  # its name in the artifact
+    nbytes: int  # bytes in the artifact, without container overhead
+    reason: str = ""
+
+    @property
+    def values(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The smallest piece of work that is checkpointed: all of its tensors, or none of them."""
+
+    key: str
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method will do, tensor by tensor, made from headers and parameters alone."""
+
+    tensors: tuple[TensorPlan, ...]
+    units: tuple[Unit, ...]
+    peak_memory_bytes: int  # the method's own working memory for its largest unit
+    warnings: tuple[str, ...] = ()
+    by_name: Mapping[str, TensorPlan] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_name", {tensor.name: tensor for tensor in self.tensors})
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of all tensors in the artifact."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @cached_property
+    def bits_per_weight(self) -> float:
+        """Stored bits per weight over all stored tensors, scales included."""
+        return _bits_per_weight(self.tensors)
+
+    @cached_property
+    def quantized_bits_per_weight(self) -> float:
+        """Stored bits per weight over the quantized tensors only."""
+        return _bits_per_weight(tuple(tensor for tensor in self.tensors if tensor.action == "quantize"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `from_json` reads them back."""
+        return {
+            "tensors": [{**asdict(tensor), "shape": list(tensor.shape)} for tensor in self.tensors],
+            "units": [{"key": unit.key, "tensors": list(unit.tensors)} for unit in self.units],
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "warnings": list(self.warnings),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        return cls(
+            tensors=tuple(TensorPlan(**{**row, "shape": tuple(row["shape"])}) for row in data["tensors"]),
+            units=tuple(Unit(row["key"], tuple(row["tensors"])) for row in data["units"]),
+            peak_memory_bytes=data["peak_memory_bytes"],
+            warnings=tuple(data["warnings"]),
+        )
+
+
+def _bits_per_weight(tensors: tuple[TensorPlan, ...]) -> float:
+    stored = [tensor for tensor in tensors if tensor.action != "drop"]
+    values = sum(tensor.values for tensor in stored)
+    return 8 * sum(tensor.nbytes for tensor in stored) / values if values else 0.0
+
+
+FloatArray = NDArray[np.float32]

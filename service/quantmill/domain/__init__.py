@@ -1,0 +1,1 @@
+"""What is true without a database, a network or torch."""

@@ -1,0 +1,151 @@
+"""Jobs: their states, the legal moves between them, and the values that describe one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+
+class State(StrEnum):
+    """Where a job stands. The set is closed: clients may rely on it."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELING = "canceling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+
+NEXT: dict[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.RUNNING, State.CANCELED, State.FAILED, State.EXPIRED}),  # FAILED: attempts used up
+    State.RUNNING: frozenset(
+        {
+            State.SUCCEEDED,
+            State.FAILED,
+            State.CANCELING,
+            State.EXPIRED,
+            State.QUEUED,  # the lease ran out, or the worker handed the job back
+        }
+    ),
+    State.CANCELING: frozenset(
+        {
+            State.CANCELED,
+            State.SUCCEEDED,  # the artifact was already being published
+            State.FAILED,
+            State.EXPIRED,
+        }
+    ),
+    State.SUCCEEDED: frozenset(),
+    State.FAILED: frozenset(),
+    State.CANCELED: frozenset(),
+    State.EXPIRED: frozenset(),
+}
+FINAL = frozenset(state for state, following in NEXT.items() if not following)
+HELD = frozenset({State.RUNNING, State.CANCELING})  # a worker holds a lease
+
+
+class Phase(StrEnum):
+    """What a running job is doing. Phases may be added: clients must tolerate unknown ones."""
+
+    FETCH = "fetch"
+    PLAN = "plan"
+    QUANTIZE = "quantize"
+    EXPORT = "export"
+    VERIFY = "verify"
+    EVALUATE = "evaluate"
+    PUBLISH = "publish"
+
+
+class Outcome(StrEnum):
+    """How one attempt at a job ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+    LOST = "lost"  # the lease ran out
+    RELEASED = "released"  # the worker shut down and handed the job back; does not count against the limit
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What a user asked for, after validation."""
+
+    source: str
+    method: str
+    params: Mapping[str, Any]
+    evaluation_text: str | None = None
+    seed: int = 0
+    timeout_seconds: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a phase has come: `done` of `total` units, and what is being worked on."""
+
+    done: int
+    total: int
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One claim of a job by a worker."""
+
+    epoch: int
+    worker: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: Outcome | None
+    exit_code: int | None
+    signal: int | None
+    peak_memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the store knows it. `plan` is Plan.to_json(), `error` is errors.describe()."""
+
+    id: UUID
+    request: JobRequest
+    method_version: str
+    state: State
+    phase: Phase | None
+    epoch: int
+    row_version: int
+    progress: Progress | None
+    plan: Mapping[str, Any]
+    source_digest: str | None
+    error: Mapping[str, Any] | None
+    artifact_digest: str | None
+    retry_of: UUID | None
+    queue: str | None
+    cancel_requested_at: datetime | None
+    deadline_at: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def etag(self) -> str:
+        return f"{self.epoch}.{self.row_version}"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a job; `seq` counts from 1 without gaps within the job."""
+
+    job_id: UUID
+    seq: int
+    epoch: int
+    at: datetime
+    type: str
+    payload: Mapping[str, Any]

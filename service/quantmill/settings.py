@@ -1,0 +1,67 @@
+"""Everything an installation can set, declared once. Environment variables carry the prefix QUANTMILL_."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _default_data_dir() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME", "~/.local/share")).expanduser() / "quantmill"
+
+
+class Settings(BaseSettings):
+    """One frozen value, read at start and passed in; nothing else reads the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="QUANTMILL_", frozen=True, extra="ignore")
+
+    data_dir: Path = Field(default_factory=_default_data_dir, description="blobs, staging and the SQLite file")
+    database_url: SecretStr | None = Field(
+        default=None, description="sqlite:///... or postgresql://...; default: an SQLite file in data_dir"
+    )
+    broker_url: SecretStr | None = Field(
+        default=None, description="redis://... for Celery; without it jobs run in the process of `quantmill serve`"
+    )
+    source_roots: tuple[Path, ...] = Field(
+        default_factory=lambda: (Path.cwd(),), description="folders that sources and texts may be read from"
+    )
+    host: str = "127.0.0.1"
+    port: int = 8642
+
+    threads: PositiveInt = Field(
+        default_factory=lambda: len(os.sched_getaffinity(0)), description="kernel threads of one running job"
+    )
+    slots: PositiveInt = Field(default=1, description="jobs that one worker runs at a time")
+    queue: str = Field(default="cpu", description="the queue that this worker serves")
+
+    lease_seconds: PositiveFloat = Field(default=60, description="a worker silent this long loses its job to another")
+    heartbeat_seconds: PositiveFloat = Field(default=10, description="how often a worker renews its lease")
+    scheduler_seconds: PositiveFloat = Field(default=1, description="pause between two rounds of the scheduler")
+    redispatch_seconds: PositiveFloat = Field(
+        default=30, description="a dispatched job that nobody claimed for this long is sent again"
+    )
+    retry_backoff_seconds: PositiveFloat = Field(default=5, description="first pause before a lost job is sent again")
+    max_attempts: PositiveInt = Field(default=5, description="a job that loses its worker this often has failed")
+    cancel_grace_seconds: PositiveFloat = Field(default=5, description="between SIGTERM and SIGKILL of a canceled job")
+    job_timeout_seconds: PositiveInt = Field(default=86_400, description="a job that runs longer than this expires")
+    runner_memory_bytes: PositiveInt | None = Field(
+        default=None, description="resident memory at which a running job is stopped; default: no limit"
+    )
+    idempotency_seconds: PositiveInt = Field(default=86_400, description="how long an Idempotency-Key is remembered")
+
+    @property
+    def database(self) -> str:
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir / 'quantmill.sqlite'}"
+
+    @property
+    def blobs_dir(self) -> Path:
+        return self.data_dir / "blobs"
+
+    @property
+    def staging_dir(self) -> Path:
+        return self.data_dir / "staging"
