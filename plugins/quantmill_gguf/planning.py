@@ -1,0 +1,96 @@
+"""The plan of a GGUF file: every tensor's type, bytes and reason, from headers alone."""
+
+from __future__ import annotations
+
+from quantmill.contract.errors import SourceRejected
+from quantmill.contract.tensors import Action, ModelIndex, Plan, TensorInfo, TensorPlan, Unit
+from quantmill_gguf.architectures import EMBEDDING, OUTPUT, ExpectedTensor, Model, architecture_of, model_of
+from quantmill_gguf.params import GgufParams
+from quantmill_gguf.policies import Place, choose
+from quantmill_gguf.tokenizer import read_tokenizer
+from quantmill_gguf.types import TYPES
+
+SOURCE_DTYPES = ("F32", "F16", "BF16")
+
+# Source tensors that llama.cpp computes by itself, by the end of their names
+REBUILT = {"rotary_emb.inv_freq": "llama.cpp computes the rope frequencies itself"}
+
+
+def plan(index: ModelIndex, params: GgufParams) -> Plan:
+    """Which type each tensor gets and why.
+
+    `peak_memory_bytes` is the largest tensor's source bytes (its mapped pages) plus its packed bytes: values are
+    converted row by row inside the kernels, and q/k rows are reordered in place.
+
+    Raises ArchitectureUnsupported, or SourceRejected for a tensor that is missing, unknown, of another shape or not
+    of a float dtype, and for a tokenizer that cannot be carried.
+    """
+    architecture, model = architecture_of(index), model_of(index)
+    expected = list(architecture.tensors(model, index.config))
+    tied = bool(index.config.get("tie_word_embeddings")) or "lm_head.weight" in index.tied
+    dropped = _dropped(index, tied)
+    _check_names(index, expected, dropped)
+    rows, warnings = [], []
+    for tensor in expected:
+        if tensor.name in index.tensors and tensor.name not in dropped:
+            row, fell_back = _row(index.tensors[tensor.name], tensor, model, tied, params)
+            rows.append(row)
+            if fell_back:
+                warnings.append(f"{row.name}: {row.reason}")
+    warnings.extend(read_tokenizer(index, model.vocab).warnings)
+    units = tuple(Unit(row.name, (row.name,)) for row in rows)
+    peak = max(index.tensors[row.name].nbytes + row.nbytes for row in rows)
+    drops = [_drop(index.tensors[name], reason) for name, reason in dropped.items()]
+    return Plan((*rows, *drops), units, peak, tuple(warnings))
+
+
+def _dropped(index: ModelIndex, tied: bool) -> dict[str, str]:
+    """Source tensors that are left out, with the reason."""
+    dropped = {
+        name: reason for name in index.tensors for ending, reason in REBUILT.items() if name.endswith(f".{ending}")
+    }
+    if tied and "lm_head.weight" in index.tensors:
+        dropped["lm_head.weight"] = "tied: llama.cpp uses the embedding as the output matrix"
+    return dropped
+
+
+def _check_names(index: ModelIndex, expected: list[ExpectedTensor], dropped: dict[str, str]) -> None:
+    known = {tensor.name for tensor in expected}
+    unknown = sorted(set(index.tensors) - known - set(dropped))
+    if unknown:
+        raise SourceRejected(
+            f"{index.architecture} has no tensor named {unknown[0]!r} ({len(unknown)} unknown)", tensors=unknown[:20]
+        )
+    missing = sorted(known - set(index.tensors) - set(index.tied))
+    if missing:
+        raise SourceRejected(f"the checkpoint lacks {missing[0]!r} ({len(missing)} missing)", tensors=missing[:20])
+
+
+def _row(
+    info: TensorInfo, tensor: ExpectedTensor, model: Model, tied: bool, params: GgufParams
+) -> tuple[TensorPlan, bool]:
+    if info.dtype not in SOURCE_DTYPES:
+        raise SourceRejected(
+            f"{info.name} is {info.dtype}; gguf reads {', '.join(SOURCE_DTYPES)} checkpoints", tensor=info.name
+        )
+    if info.shape != tensor.shape:
+        raise SourceRejected(
+            f"{info.name} has shape {info.shape}, but config.json implies {tensor.shape}", tensor=info.name
+        )
+    place = Place(
+        role=tensor.role,
+        block=tensor.block,
+        blocks=model.blocks,
+        shape=info.shape,
+        is_output=tensor.role == OUTPUT or (tied and tensor.role == EMBEDDING),
+        shared_kv=model.kv_heads < model.heads,
+    )
+    choice = choose(params.type, place)
+    nbytes = info.values // info.shape[-1] * TYPES[choice.type].row_bytes(info.shape[-1])
+    action: Action = "keep" if choice.type in ("F32", "F16") else "quantize"
+    row = TensorPlan(info.name, info.shape, info.dtype, action, choice.type, tensor.output, nbytes, choice.reason)
+    return row, choice.fell_back
+
+
+def _drop(info: TensorInfo, reason: str) -> TensorPlan:
+    return TensorPlan(info.name, info.shape, info.dtype, "drop", "", "", 0, reason)

@@ -1,0 +1,286 @@
+"""A byte-level BPE tokenizer, from tokenizer.json to what llama.cpp needs to tokenize the same way.
+
+llama.cpp does not read pre-tokenizer rules: it knows some by name (`tokenizer.ggml.pre`). A wrong name degrades a
+model without any error, so the rules are recognised here by their structure, and what is not recognised is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantmill.contract.errors import SourceRejected
+from quantmill.contract.tensors import ModelIndex
+
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # tokenizer.ggml.token_type
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Tokens by id, as many as the embedding has rows."""
+
+    pre: str
+    tokens: tuple[str, ...]
+    types: tuple[int, ...]
+    merges: tuple[str, ...]  # "left right"
+    ids: Mapping[str, int]  # by GGUF's names: bos, eos, unknown, padding
+    add_bos: bool
+    add_eos: bool
+    chat_template: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+# Recognising the pre-tokenizer
+
+GPT2_BYTES = ("ByteLevel", True)  # with GPT-2's own regular expression
+BYTES = ("ByteLevel", False)
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3_SPLIT = ("Split", _CONTRACTIONS + r"\p{N}{1,3}" + _REST)
+QWEN2_SPLIT = ("Split", _CONTRACTIONS + r"\p{N}" + _REST)
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """A pre-tokenizer that llama.cpp knows: its name there, and how tokenizer.json describes it."""
+
+    pre: str
+    steps: tuple[tuple[str, object], ...]
+    normalizers: tuple[str | None, ...] = (None,)
+    ignore_merges: bool = False
+
+
+PRE_TOKENIZERS = (
+    PreTokenizer("gpt-2", (GPT2_BYTES,)),
+    PreTokenizer("llama-bpe", (LLAMA3_SPLIT, BYTES), ignore_merges=True),
+    PreTokenizer("qwen2", (QWEN2_SPLIT, BYTES), normalizers=("NFC", None)),
+    PreTokenizer("smollm", (("Digits", True), GPT2_BYTES)),
+)
+
+
+def _pre_tokenizer(data: Mapping[str, Any]) -> str:
+    steps = tuple(_step(step) for step in _flatten(data.get("pre_tokenizer"), "pretokenizers"))
+    normalizer = (data.get("normalizer") or {}).get("type")
+    ignore_merges = bool(data["model"].get("ignore_merges"))
+    for known in PRE_TOKENIZERS:
+        if (known.steps, known.ignore_merges) == (steps, ignore_merges) and normalizer in known.normalizers:
+            return known.pre
+    names = ", ".join(known.pre for known in PRE_TOKENIZERS)
+    raise SourceRejected(
+        f"tokenizer.json: the pre-tokenizer {_shorten(data.get('pre_tokenizer'))} with normalizer {normalizer!r} and "
+        f"ignore_merges {ignore_merges} is none that llama.cpp is known to compute (tried: {names})"
+    )
+
+
+def _step(step: Mapping[str, Any]) -> tuple[str, object]:
+    """What matters of one pre-tokenizer step: its kind and the setting that changes its pieces."""
+    kind = str(step.get("type"))
+    if kind == "ByteLevel" and not step.get("add_prefix_space"):
+        return kind, step.get("use_regex", True)
+    if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
+        return kind, (step.get("pattern") or {}).get("Regex")
+    if kind == "Digits":
+        return kind, step.get("individual_digits")
+    return kind, _shorten(step)
+
+
+def _flatten(step: Any, key: str) -> Iterator[Mapping[str, Any]]:
+    """The steps of a processor that may be absent, single, or a Sequence."""
+    if step is None:
+        return
+    if not isinstance(step, dict):
+        raise SourceRejected("tokenizer.json: a processing step is not an object")
+    if step.get("type") == "Sequence":
+        for inner in _list(step, key):
+            yield from _flatten(inner, key)
+    else:
+        yield step
+
+
+# Reading the files
+
+
+def read_tokenizer(index: ModelIndex, rows: int) -> Tokenizer:
+    """The tokenizer of a checkpoint whose embedding has `rows` rows; missing tokens are filled with [PAD{id}].
+
+    Raises SourceRejected, naming what cannot be carried into a GGUF file.
+    """
+    data = _json(index, "tokenizer.json")
+    settings = _json(index, "tokenizer_config.json") if "tokenizer_config.json" in index.files else {}
+    model = data.get("model")
+    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
+        kind = model.get("type") if isinstance(model, dict) else None
+        raise SourceRejected(f"tokenizer.json: gguf carries byte-level BPE tokenizers only; this one is {kind!r}")
+    _check_plain_bpe(model)
+    tokens, types, stripping = _tokens(data, rows)
+    ids = _special_ids(index, settings, tokens)
+    add_bos, add_eos = _added_around(data, settings, ids)
+    template, template_warnings = _chat_template(index, settings)
+    return Tokenizer(
+        pre=_pre_tokenizer(data),
+        tokens=tokens,
+        types=types,
+        merges=_merges(model),
+        ids=ids,
+        add_bos=add_bos,
+        add_eos=add_eos,
+        chat_template=template,
+        warnings=(*stripping, *template_warnings),
+    )
+
+
+def _check_plain_bpe(model: Mapping[str, Any]) -> None:
+    """Refuse the variants of BPE that llama.cpp's byte-level BPE does not have."""
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "fuse_unk"):
+        if model.get(key):
+            raise SourceRejected(f"tokenizer.json: BPE with {key} {model[key]!r} is not byte-level BPE")
+
+
+def _tokens(data: Mapping[str, Any], rows: int) -> tuple[tuple[str, ...], tuple[int, ...], list[str]]:
+    """Token texts and types by id, and warnings about what llama.cpp does otherwise."""
+    by_id: dict[int, str] = {}
+    types: dict[int, int] = {}
+    warnings = []
+    vocab = data["model"].get("vocab")
+    if not isinstance(vocab, dict) or not vocab:
+        raise SourceRejected("tokenizer.json: the model has no vocabulary")
+    for text, id_ in vocab.items():
+        _place(by_id, id_, text, rows)
+    for added in _list(data, "added_tokens"):
+        if not isinstance(added, dict) or not isinstance(added.get("content"), str):
+            raise SourceRejected("tokenizer.json: an added token has no text")
+        text = added["content"]
+        id_ = _place(by_id, added.get("id"), text, rows)
+        types[id_] = CONTROL if added.get("special") else USER_DEFINED
+        if added.get("lstrip") or added.get("rstrip") or added.get("single_word"):
+            warnings.append(f"tokenizer: llama.cpp does not strip spaces or check words around the token {text!r}")
+    for id_ in range(rows):
+        if id_ not in by_id:
+            by_id[id_] = f"[PAD{id_}]"
+            types[id_] = UNUSED
+    tokens = tuple(by_id[id_] for id_ in range(rows))
+    if len(set(tokens)) < rows:
+        raise SourceRejected("tokenizer.json: two token ids have the same text")
+    return tokens, tuple(types.get(id_, NORMAL) for id_ in range(rows)), warnings
+
+
+def _place(by_id: dict[int, str], id_: Any, text: str, rows: int) -> int:
+    if not isinstance(id_, int) or not 0 <= id_ < rows:
+        raise SourceRejected(f"tokenizer.json: token {text!r} has id {id_!r}, but the embedding has {rows} rows")
+    if by_id.setdefault(id_, text) != text:
+        raise SourceRejected(f"tokenizer.json: tokens {by_id[id_]!r} and {text!r} share the id {id_}")
+    return id_
+
+
+def _merges(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """Merges in order, as "left right"; tokenizer.json has them so, or as pairs."""
+    merges = []
+    for merge in _list(model, "merges"):
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) and part for part in pair)):
+            raise SourceRejected(f"tokenizer.json: {_shorten(merge)} is not a merge of two tokens")
+        if " " in pair[0] or " " in pair[1]:
+            raise SourceRejected(f"tokenizer.json: the merge {_shorten(merge)} holds a space: not byte-level BPE")
+        merges.append(f"{pair[0]} {pair[1]}")
+    if not merges:
+        raise SourceRejected("tokenizer.json: the BPE model has no merges; llama.cpp cannot load such a vocabulary")
+    return tuple(merges)
+
+
+SPECIAL = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
+
+
+def _special_ids(index: ModelIndex, settings: Mapping[str, Any], tokens: tuple[str, ...]) -> dict[str, int]:
+    """Ids by role: tokenizer_config.json names the token, else config.json gives the id (the first of several)."""
+    id_of = {text: id_ for id_, text in enumerate(tokens)}
+    ids = {}
+    for role, key in SPECIAL.items():
+        named = settings.get(key)
+        text = named.get("content") if isinstance(named, dict) else named
+        id_ = id_of.get(text) if isinstance(text, str) else index.config.get(f"{key}_id")
+        if isinstance(id_, list):
+            id_ = id_[0] if id_ else None
+        if id_ is None:
+            continue
+        if not isinstance(id_, int) or not 0 <= id_ < len(tokens):
+            raise SourceRejected(f"config.json: {key}_id {id_!r} is not one of the {len(tokens)} tokens")
+        ids[role] = id_
+    if "eos" not in ids:
+        raise SourceRejected("no end-of-sequence token is named in tokenizer_config.json or config.json")
+    return {"bos": ids["eos"], **ids}  # left out, llama.cpp would take the token with id 11 for it
+
+
+def _added_around(data: Mapping[str, Any], settings: Mapping[str, Any], ids: Mapping[str, int]) -> tuple[bool, bool]:
+    """Whether the tokenizer puts bos before and eos after a text: its template decides, else its settings."""
+    for step in _flatten(data.get("post_processor"), "processors"):
+        if step.get("type") == "ByteLevel":
+            continue
+        if step.get("type") != "TemplateProcessing":
+            raise SourceRejected(f"tokenizer.json: the post-processor {step.get('type')!r} cannot be carried")
+        return _template_adds(step, ids)
+    return bool(settings.get("add_bos_token")), bool(settings.get("add_eos_token"))
+
+
+def _template_adds(step: Mapping[str, Any], ids: Mapping[str, int]) -> tuple[bool, bool]:
+    pieces = _list(step, "single")
+    specials = step.get("special_tokens") or {}
+    around: list[int | None] = []
+    for piece in pieces:
+        special = piece.get("SpecialToken") if isinstance(piece, dict) else None
+        if special is None:
+            around.append(None)  # the text itself
+            continue
+        added = (specials.get(special.get("id")) or {}).get("ids") or [-1]
+        around.extend(added)
+    for add_bos in (False, True):
+        for add_eos in (False, True):
+            if around == [ids["bos"]] * add_bos + [None] + [ids["eos"]] * add_eos:
+                return add_bos, add_eos
+    raise SourceRejected(f"tokenizer.json: the template {_shorten(pieces)} adds more than bos before and eos after")
+
+
+def _chat_template(index: ModelIndex, settings: Mapping[str, Any]) -> tuple[str, list[str]]:
+    if "chat_template.jinja" in index.files:
+        return index.files["chat_template.jinja"].read_text("utf-8"), []
+    template = settings.get("chat_template")
+    if isinstance(template, str):
+        return template, []
+    if not isinstance(template, list):
+        return "", []
+    by_name = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+    chosen = by_name.get("default")
+    warning = f"chat templates: of {len(template)} only the one named 'default' is carried"
+    return (chosen if isinstance(chosen, str) else ""), [warning]
+
+
+MAX_FILE_BYTES = 256 * 2**20
+
+
+def _json(index: ModelIndex, name: str) -> dict[str, Any]:
+    if name not in index.files:
+        raise SourceRejected(f"the checkpoint has no {name}; gguf needs a fast tokenizer's file", file=name)
+    path: Path = index.files[name]
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise SourceRejected(f"{name} is larger than {MAX_FILE_BYTES} bytes", file=name)
+    try:
+        data = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise SourceRejected(f"{name} is not JSON: {error}", file=name) from error
+    if not isinstance(data, dict):
+        raise SourceRejected(f"{name} is not a JSON object", file=name)
+    return data
+
+
+def _list(data: Mapping[str, Any], key: str) -> list[Any]:
+    value = data.get(key) or []
+    if not isinstance(value, list):
+        raise SourceRejected(f"tokenizer.json: {key} is not a list")
+    return value
+
+
+def _shorten(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 160 else text[:160] + "..."
