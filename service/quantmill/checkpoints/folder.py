@@ -1,0 +1,287 @@
+"""Model folders as Hugging Face writes them: config.json, safetensors weights, tokenizer files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import rfc8785
+
+from quantmill.checkpoints.confined import check_name, open_inside, real_path
+from quantmill.checkpoints.safetensors import TensorFile
+from quantmill.checkpoints.strictjson import parse_object, shown
+from quantmill.contract.errors import NotFound, SourceRejected
+from quantmill.contract.tensors import ModelIndex, SourceTensor, TensorInfo
+
+CONFIG = "config.json"
+SINGLE = "model.safetensors"
+SHARDED = "model.safetensors.index.json"
+
+# Files that belong to a model beside its weights; they are carried along by their bytes and count for its digest.
+CARRIED = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tekken.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+
+CONFIG_LIMIT = 10 << 20  # bytes; the largest real ones list some 100,000 labels
+INDEX_LIMIT = 100_000_000  # bytes, as a single header may have
+SHARDS_LIMIT = 512  # each holds a descriptor open; the largest public checkpoints have about 200
+CHUNK = 4 << 20
+
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+Progress = Callable[[int, int], None]
+
+
+class Checkpoint:
+    """An opened model folder. Its files stay open, so that what was checked is what will be read.
+
+    `index` has been made from config.json and the headers alone; its digest is empty.
+    """
+
+    def __init__(
+        self, folder: Path, index: ModelIndex, files: tuple[TensorFile, ...], read: Mapping[str, bytes]
+    ) -> None:
+        """`read` are the JSON files that `index` was made from."""
+        self.folder = folder
+        self.index = index
+        self._files = files
+        self._file_of = {name: file for file in files for name in file.tensors}
+        self._read_digests = {name: _sha256(data) for name, data in read.items()}
+
+    def tensor(self, name: str) -> SourceTensor:
+        """One stored tensor, memory-mapped and read-only.
+
+        Raises NotFound for a name that is not stored (a tied one is not), SourceRejected when its file has
+        changed since the checkpoint was opened.
+        """
+        if name not in self._file_of:
+            raise NotFound(f"The checkpoint holds no tensor {shown(name)}.", tensor=name)
+        return SourceTensor(self.index.tensors[name], self._file_of[name].values(name))
+
+    def source_digest(self, progress: Progress | None = None) -> str:
+        """`sha256:...` over the RFC 8785 JSON of {file name: sha256:... of its bytes}.
+
+        Covers config.json, the weights, their index and the carried files. `progress(done, total)` counts bytes.
+        Raises SourceRejected when a weight file has changed since the checkpoint was opened.
+        """
+        with ExitStack() as stack:
+            descriptors = {file.path.name: file.descriptor for file in self._files}
+            for name in self.index.files:
+                descriptors[name] = open_inside(self.folder, name)
+                stack.callback(os.close, descriptors[name])
+            digests = _digests(descriptors, progress)
+        for file in self._files:
+            file.check_unchanged()
+        return _sha256(rfc8785.dumps({**digests, **self._read_digests}))
+
+    def close(self) -> None:
+        """Close the files; tensors that were handed out stay valid."""
+        for file in self._files:
+            file.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Open the model in `folder`, reading config.json and the safetensors headers; no weight is read.
+
+    Raises SourceRejected, naming the file and what to do about it, when `folder` is not a model that can be read
+    safely.
+    """
+    try:
+        return _open_checkpoint(folder)
+    except OSError as error:
+        raise SourceRejected(f"{folder} cannot be read: {error.strerror}.") from error
+
+
+def _open_checkpoint(folder: Path) -> Checkpoint:
+    if not folder.is_dir():
+        raise SourceRejected(f"{folder} is not a folder.")
+    if not _exists(folder, CONFIG):
+        raise SourceRejected(f"{folder} has no {CONFIG}; it is not a model folder.", file=CONFIG)
+    read = {CONFIG: _read(folder, CONFIG, CONFIG_LIMIT)}
+    if _exists(folder, SHARDED):
+        read[SHARDED] = _read(folder, SHARDED, INDEX_LIMIT)
+    config = _config(read[CONFIG])
+    with ExitStack() as opened:
+        files = tuple(opened.enter_context(file) for file in _weights(folder, read.get(SHARDED)))
+        tensors = {name: info for file in files for name, info in file.tensors.items()}
+        if not tensors:
+            raise SourceRejected(f"{files[0].path.name} holds no tensors.", file=files[0].path.name)
+        index = ModelIndex(config, dict(sorted(tensors.items())), _tied(config, tensors), _carried(folder))
+        opened.pop_all()
+    return Checkpoint(folder, index, files, read)
+
+
+def _config(data: bytes) -> Mapping[str, Any]:
+    try:
+        config = parse_object(data, non_finite=True)
+    except ValueError as error:
+        raise SourceRejected(f"{CONFIG} cannot be read: {error}.", file=CONFIG) from error
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures or not all(isinstance(a, str) for a in architectures):
+        raise SourceRejected(f'{CONFIG} has no "architectures" that name the model\'s class.', file=CONFIG)
+    for key in _remote_code(config):
+        raise SourceRejected(
+            f'{CONFIG} has the key "{key}": it points at code that comes with the model, and that is never run. '
+            "Where the architecture is built into transformers, remove the key; the weights stay the same.",
+            file=CONFIG,
+            key=key,
+        )
+    return config
+
+
+def _remote_code(value: object) -> Iterator[str]:
+    """Keys anywhere in a config that make loaders import the model's own Python."""
+    if isinstance(value, dict):
+        yield from (key for key in ("auto_map", "trust_remote_code") if value.get(key))
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _remote_code(inner)
+
+
+def _weights(folder: Path, index: bytes | None) -> Iterator[TensorFile]:
+    """The opened weight files, checked against the index of shards where there is one."""
+    single = _exists(folder, SINGLE)
+    if single and index is not None:
+        raise SourceRejected(
+            f"The folder holds both {SINGLE} and {SHARDED}; remove the one that is not the model.", file=SHARDED
+        )
+    if single:
+        yield TensorFile(folder / SINGLE, open_inside(folder, SINGLE))
+    elif index is not None:
+        for shard, names in _shards(index).items():
+            yield _checked_shard(TensorFile(folder / shard, open_inside(folder, shard)), names)
+    else:
+        raise _no_weights(folder)
+
+
+def _shards(index: bytes) -> dict[str, set[str]]:
+    """What the index says: the tensors of each shard."""
+    try:
+        weight_map = parse_object(index).get("weight_map")
+    except ValueError as error:
+        raise SourceRejected(f"{SHARDED} cannot be read: {error}.", file=SHARDED) from error
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise SourceRejected(f'{SHARDED} has no "weight_map" from tensors to files.', file=SHARDED)
+    shards: dict[str, set[str]] = {}
+    for tensor, shard in weight_map.items():
+        shards.setdefault(check_name(shard, SHARDED), set()).add(tensor)
+    if len(shards) > SHARDS_LIMIT:
+        raise SourceRejected(f"{SHARDED} names {len(shards)} files; the limit is {SHARDS_LIMIT}.", file=SHARDED)
+    return dict(sorted(shards.items()))
+
+
+def _checked_shard(file: TensorFile, names: set[str]) -> TensorFile:
+    """`file`, when it holds exactly the tensors that the index expects there; so none is in two files."""
+    different = sorted(names ^ file.tensors.keys())
+    if not different:
+        return file
+    file.close()
+    where = "is said by the index to be in" if different[0] in names else "is not said by the index to be in"
+    raise SourceRejected(
+        f"{SHARDED} and {file.path.name} disagree: tensor {shown(different[0])} {where} {file.path.name}.",
+        file=file.path.name,
+        tensor=different[0],
+    )
+
+
+def _no_weights(folder: Path) -> SourceRejected:
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
+    if pickles:
+        return SourceRejected(
+            f"The folder holds its weights as Python pickles only ({shown(pickles[0])}): loading them runs code. "
+            "Convert them to safetensors where you trust them: "
+            "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder).",
+            file=pickles[0],
+        )
+    return SourceRejected(f"The folder has neither {SINGLE} nor {SHARDED}; it holds no weights that can be read.")
+
+
+def _tied(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> Mapping[str, str]:
+    """Which of the two ends of a causal language model is stored once and used twice.
+
+    As transformers does it: config.json's `tie_word_embeddings` ties whichever of the two is missing to the one
+    that is stored. Where both are stored they are kept apart, whatever the config says: transformers ties them
+    only if all their values are equal, and then it makes no difference. Where config.json does not say (its
+    defaults depend on the model type), a missing head is a tied one.
+    """
+    stored = {name for name in (HEAD, EMBEDDING) if name in tensors}
+    if len(stored) != 1 or not str(config["architectures"][0]).endswith("ForCausalLM"):
+        return {}
+    (kept,) = stored
+    missing = HEAD if kept == EMBEDDING else EMBEDDING
+    if not config.get("tie_word_embeddings", kept == EMBEDDING):
+        raise SourceRejected(
+            f"The checkpoint does not store {missing}, and {CONFIG} does not tie it to {kept} (tie_word_embeddings).",
+            tensor=missing,
+        )
+    return {missing: kept}
+
+
+def _carried(folder: Path) -> Mapping[str, Path]:
+    present = [name for name in CARRIED if _exists(folder, name)]
+    for name in present:
+        os.close(open_inside(folder, name))
+    return {name: real_path(folder, name) for name in present}
+
+
+def _exists(folder: Path, name: str) -> bool:
+    return os.path.lexists(folder / name)
+
+
+def _read(folder: Path, name: str, limit: int) -> bytes:
+    with os.fdopen(open_inside(folder, name), "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise SourceRejected(f"{name} is larger than {limit} bytes.", file=name)
+    return data
+
+
+def _sha256(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _digests(descriptors: Mapping[str, int], progress: Progress | None) -> dict[str, str]:
+    """The digest of each open file, read in chunks."""
+    total = sum(os.fstat(descriptor).st_size for descriptor in descriptors.values())
+    done = 0
+    digests = {}
+    for name, descriptor in descriptors.items():
+        digest, position = hashlib.sha256(), 0
+        while chunk := os.pread(descriptor, CHUNK, position):
+            digest.update(chunk)
+            position += len(chunk)
+            done += len(chunk)
+            if progress is not None:
+                progress(done, total)
+        digests[name] = f"sha256:{digest.hexdigest()}"
+    return digests
