@@ -1,0 +1,98 @@
+#include "codec.h"
+
+#include <array>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "formats/bf16.h"
+#include "formats/f16.h"
+#include "formats/f32.h"
+#include "formats/q8_0.h"
+
+namespace quantmill {
+namespace {
+
+template <typename Block>
+using Encode = void (*)(const float*, const float*, Block*, size_t);
+template <typename Block>
+using Decode = void (*)(const Block*, float*, size_t);
+
+template <typename Block>
+size_t first_overflow(const void* blocks, size_t n_blocks) {
+    const Block* const typed = static_cast<const Block*>(blocks);
+    size_t b = 0;
+    while (b < n_blocks && is_finite(typed[b])) ++b;
+    return b;
+}
+
+template <typename Block, Encode<Block> encode, Decode<Block> decode>
+constexpr Codec row(const char* name) {
+    return {
+        name, Block::values, sizeof(Block), Block::largest,
+        [](const float* values, const float* imatrix, void* blocks, size_t n_blocks) {
+            encode(values, imatrix, static_cast<Block*>(blocks), n_blocks);
+        },
+        [](const void* blocks, float* values, size_t n_blocks) {
+            decode(static_cast<const Block*>(blocks), values, n_blocks);
+        },
+        first_overflow<Block>,
+    };
+}
+
+template <Isa isa>
+constexpr std::array codecs = {
+    row<BlockF32,  encode_f32<isa>,  decode_f32<isa>>("F32"),
+    row<BlockF16,  encode_f16<isa>,  decode_f16<isa>>("F16"),
+    row<BlockBF16, encode_bf16<isa>, decode_bf16<isa>>("BF16"),
+    row<BlockQ8_0, encode_q8_0<isa>, decode_q8_0<isa>>("Q8_0"),
+};
+
+constexpr std::array all_columns = {
+    Column{Isa::scalar, codecs<Isa::scalar>},
+};
+
+std::string names_of_columns() {
+    std::string names;
+    for (const Column& candidate : all_columns) names += (names.empty() ? "" : ", ") + std::string(name(candidate.isa));
+    return names;
+}
+
+const Column& best_column() {
+    for (const Column& candidate : all_columns) {
+        if (machine_has(candidate.isa)) return candidate;
+    }
+    return all_columns.back();
+}
+
+const Column& forced_column(std::string_view word) {
+    const Isa isa = isa_named(word);
+    const std::string request = "QUANTMILL_ISA=" + std::string(word);
+    for (const Column& candidate : all_columns) {
+        if (candidate.isa != isa) continue;
+        if (!machine_has(isa)) throw std::runtime_error(request + ": this machine lacks these instructions");
+        return candidate;
+    }
+    throw std::runtime_error(request + " is not in this build of quantmill_kernels, which has: " + names_of_columns());
+}
+
+}  // namespace
+
+std::span<const Column> columns() { return all_columns; }
+
+const Column& column() {
+    static const Column& chosen = [&]() -> const Column& {
+        const char* const word = std::getenv("QUANTMILL_ISA");
+        return word == nullptr || *word == '\0' ? best_column() : forced_column(word);
+    }();
+    return chosen;
+}
+
+const Codec* find(std::string_view name) {
+    for (const Codec& codec : column().codecs) {
+        if (name == codec.name) return &codec;
+    }
+    return nullptr;
+}
+
+}  // namespace quantmill

@@ -1,0 +1,24 @@
+// BF16: the upper half of an IEEE binary32; 16 bits per weight. Round to nearest even, subnormals kept.
+#pragma once
+
+#include <cstddef>
+
+#include "../float16.h"
+#include "../isa.h"
+
+namespace quantmill {
+
+struct BlockBF16 {
+    static constexpr size_t values = 1;
+    static constexpr float largest = 0x1.fefffep+127f;  // the last float32 that does not round to infinity
+
+    Bfloat value;
+};
+static_assert(sizeof(BlockBF16) == 2);
+
+inline bool is_finite(const BlockBF16& block) { return is_finite(block.value); }
+
+template <Isa> void encode_bf16(const float* values, const float* imatrix, BlockBF16* blocks, size_t n_blocks);
+template <Isa> void decode_bf16(const BlockBF16* blocks, float* values, size_t n_blocks);
+
+}  // namespace quantmill
