@@ -1,0 +1,59 @@
+{{/* Names and labels. All take the root context unless they say otherwise. */}}
+
+{{- define "quantmill.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Prefix of all object names: 40 characters at most, so that "-worker-" and a pool's name still fit into a label. */}}
+{{- define "quantmill.fullname" -}}
+{{- $name := include "quantmill.name" . -}}
+{{- $default := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
+{{- .Values.fullnameOverride | default $default | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "quantmill.serviceAccountName" -}}
+{{- $default := .Values.serviceAccount.create | ternary (include "quantmill.fullname" .) "default" -}}
+{{- .Values.serviceAccount.name | default $default -}}
+{{- end -}}
+
+{{/* The Secret of a URL: (dict "root" $ "store" "database" | "broker"). */}}
+{{- define "quantmill.urlSecret" -}}
+{{- $external := (index .root.Values .store).external -}}
+{{- $external.existingSecret | default (printf "%s-%s" (include "quantmill.fullname" .root) .store) -}}
+{{- end -}}
+
+{{- define "quantmill.claim" -}}
+{{- .Values.artifacts.pvc.existingClaim | default (printf "%s-data" (include "quantmill.fullname" .)) -}}
+{{- end -}}
+
+{{/* What a selector matches; immutable in a Deployment, so nothing here may carry a version.
+     (dict "root" $ "component" name "pool" name or "") */}}
+{{- define "quantmill.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "quantmill.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- with .pool }}
+quantmill/pool: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels of an object: as selectorLabels, without a component for what belongs to all. */}}
+{{- define "quantmill.labels" -}}
+{{- $labels := dict
+    "app.kubernetes.io/name" (include "quantmill.name" .root)
+    "app.kubernetes.io/instance" .root.Release.Name
+    "app.kubernetes.io/managed-by" .root.Release.Service
+    "app.kubernetes.io/part-of" "quantmill"
+    "app.kubernetes.io/version" .root.Chart.AppVersion
+    "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_")
+-}}
+{{- with .component }}{{- $_ := set $labels "app.kubernetes.io/component" . }}{{- end }}
+{{- with .pool }}{{- $_ := set $labels "quantmill/pool" . }}{{- end }}
+{{- toYaml (mustMergeOverwrite (deepCopy .root.Values.commonLabels) $labels) -}}
+{{- end -}}
+
+{{/* One pool with its defaults filled in, as YAML: (dict "root" $ "name" pool). */}}
+{{- define "quantmill.pool" -}}
+{{- $pool := index .root.Values.workers.pools .name | default dict -}}
+{{- toYaml (mustMergeOverwrite (deepCopy .root.Values.workers.defaults) (deepCopy $pool)) -}}
+{{- end -}}
