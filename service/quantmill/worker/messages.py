@@ -1,0 +1,138 @@
+"""What the supervisor and its runner say to each other.
+
+Each message is one frame: a length of four bytes, big-endian, and that many bytes of JSON. Both sides validate what
+they read: the runner executes plugin code, so the supervisor trusts it no more than a client.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from quantmill.domain.jobs import Phase
+
+LENGTH = struct.Struct(">I")
+MAX_FRAME_BYTES = 64 << 20
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FinishedUnit(Message):
+    """A unit that is done: its tensors are in the blob `digest` of the job's own unit store."""
+
+    key: str
+    digest: str
+    size: int
+
+
+class Start(Message):
+    """Supervisor to runner, once: everything that one attempt needs to know."""
+
+    type: Literal["start"] = "start"
+    source: Path
+    method: str
+    params: dict[str, Any]
+    seed: int
+    threads: int
+    plan: dict[str, Any]  # empty: nobody has planned yet
+    source_digest: str | None  # as an earlier attempt found it
+    evaluation_text: Path | None
+    unit_store: Path
+    export_folder: Path
+    finished: tuple[FinishedUnit, ...]
+
+
+class Cancel(Message):
+    """Supervisor to runner: stop at the next unit."""
+
+    type: Literal["cancel"] = "cancel"
+
+
+class Progressed(Message):
+    """Runner to supervisor: where the work stands. The supervisor decides what of it is kept."""
+
+    type: Literal["progress"] = "progress"
+    phase: Phase
+    done: int = 0
+    total: int = 0
+    message: str = ""
+
+
+class SourceKnown(Message):
+    type: Literal["source"] = "source"
+    digest: str
+
+
+class UnitFinished(Message):
+    type: Literal["unit"] = "unit"
+    unit: FinishedUnit
+
+
+class MetricValue(Message):
+    name: str
+    value: float
+    unit: str
+    subject: str = "artifact"
+    n: int | None = None
+    higher_is_better: bool | None = None
+
+
+class Finished(Message):
+    """Runner to supervisor: the export folder is complete and verified."""
+
+    type: Literal["finished"] = "finished"
+    format: str
+    plan: dict[str, Any]
+    verification: dict[str, Any]
+    metrics: tuple[MetricValue, ...]
+    environment: dict[str, Any]
+    peak_memory_bytes: int
+
+
+class Failed(Message):
+    """Runner to supervisor: the job cannot succeed; `error` is errors.describe()."""
+
+    type: Literal["failed"] = "failed"
+    error: dict[str, Any]
+    peak_memory_bytes: int
+
+
+ToRunner = Annotated[Start | Cancel, Field(discriminator="type")]
+ToSupervisor = Annotated[Progressed | SourceKnown | UnitFinished | Finished | Failed, Field(discriminator="type")]
+TO_RUNNER: TypeAdapter[Start | Cancel] = TypeAdapter(ToRunner)
+TO_SUPERVISOR: TypeAdapter[Progressed | SourceKnown | UnitFinished | Finished | Failed] = TypeAdapter(ToSupervisor)
+
+
+def send(connection: socket.socket, message: Message) -> None:
+    body = message.model_dump_json().encode()
+    connection.sendall(LENGTH.pack(len(body)) + body)
+
+
+def receive(connection: socket.socket) -> Any:
+    """The next frame's JSON value, or None at the end of the stream. Raises ValueError for a broken frame."""
+    head = _exactly(connection, LENGTH.size)
+    if head is None:
+        return None
+    (length,) = LENGTH.unpack(head)
+    if length > MAX_FRAME_BYTES:
+        raise ValueError(f"a frame of {length} bytes; at most {MAX_FRAME_BYTES} are allowed")
+    body = _exactly(connection, length)
+    return None if body is None else json.loads(body)
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes | None:
+    """`count` bytes, or None when the other side has gone."""
+    received = bytearray()
+    while len(received) < count:
+        piece = connection.recv(min(count - len(received), 1 << 20))
+        if not piece:
+            return None
+        received += piece
+    return bytes(received)

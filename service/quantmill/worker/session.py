@@ -1,0 +1,85 @@
+"""The host's side of a running method."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterator
+
+import numpy as np
+
+from quantmill.checkpoints import Checkpoint
+from quantmill.contract.errors import Canceled, NonFiniteTensor
+from quantmill.contract.tensors import ModelIndex, Plan, SourceTensor, Unit
+
+CHUNK_VALUES = 1 << 22  # values looked at in one step, so that the check needs no second copy of a tensor
+
+
+class RunnerSession:
+    """Session over an open checkpoint; `finished` names the units that an earlier attempt has done."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        plan: Plan,
+        *,
+        threads: int,
+        seed: int,
+        finished: Collection[str],
+        canceled: threading.Event,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._plan = plan
+        self._threads = threads
+        self._seed = seed
+        self._finished = frozenset(finished)
+        self._canceled = canceled
+
+    @property
+    def index(self) -> ModelIndex:
+        return self._checkpoint.index
+
+    @property
+    def plan(self) -> Plan:
+        return self._plan
+
+    @property
+    def threads(self) -> int:
+        return self._threads
+
+    @property
+    def seed(self) -> int:
+        return self._seed
+
+    def units(self) -> Iterator[Unit]:
+        for unit in self._plan.units:
+            if unit.key in self._finished:
+                continue
+            check_canceled(self._canceled)
+            yield unit
+
+    def tensor(self, name: str) -> SourceTensor:
+        tensor = self._checkpoint.tensor(name)
+        require_finite(tensor)
+        return tensor
+
+
+def check_canceled(canceled: threading.Event) -> None:
+    if canceled.is_set():
+        raise Canceled("the job was canceled")
+
+
+def require_finite(tensor: SourceTensor) -> None:
+    """Raise NonFiniteTensor with the first bad position of a float tensor."""
+    if np.issubdtype(tensor.values.dtype, np.integer) or tensor.values.dtype == np.bool_:
+        return
+    flat = tensor.values.reshape(-1)
+    for start in range(0, flat.size, CHUNK_VALUES):
+        finite = np.isfinite(flat[start : start + CHUNK_VALUES])
+        if not finite.all():
+            offset = start + int(np.argmin(finite))
+            position = [int(axis) for axis in np.unravel_index(offset, tensor.values.shape)]
+            raise NonFiniteTensor(
+                f"tensor {tensor.info.name!r} holds {flat[offset]} at {position}; repair or re-export the checkpoint",
+                tensor=tensor.info.name,
+                position=position,
+            )

@@ -1,0 +1,276 @@
+"""The supervisor: claims an attempt, keeps its lease, listens to its runner, and writes down how it ended.
+
+Everything it writes is guarded by the attempt's epoch. When the lease is lost it writes nothing more: another attempt
+has taken over, and what this one made is only wasted work.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from quantmill.contract.errors import (
+    Canceled,
+    IllegalTransition,
+    QuantmillError,
+    ResourceExhausted,
+    describe,
+)
+from quantmill.domain.jobs import FINAL, Job, Outcome, Phase, Progress, State
+from quantmill.files.blobs import BlobStore
+from quantmill.services import Services
+from quantmill.store import jobs, units
+from quantmill.worker.child import Child, Ended
+from quantmill.worker.lease import Lease
+from quantmill.worker.messages import (
+    Cancel,
+    Failed,
+    Finished,
+    FinishedUnit,
+    Message,
+    Progressed,
+    SourceKnown,
+    Start,
+    UnitFinished,
+)
+from quantmill.worker.publish import publish
+
+log = structlog.get_logger()
+
+POLL_SECONDS = 0.1  # how soon a lost lease, a cancellation or a shutdown is noticed
+PROGRESS_SECONDS = 0.5  # progress is written at most this often
+MEMORY_SECONDS = 1.0  # resident memory is looked at this often
+CANCELED = describe(Canceled(""))["type"]
+
+
+class LeaseLost(Exception):
+    """The job moved on without this attempt."""
+
+
+class ShuttingDown(Exception):
+    """This worker was asked to stop; the job goes back to the queue."""
+
+
+@dataclass
+class Attempt:
+    """One attempt while it runs: what is known of it and when things were last done."""
+
+    job: Job
+    child: Child
+    lease: Lease
+    export_folder: Path
+    progress_written: float = 0.0
+    memory_checked: float = 0.0
+    cancel_steps: list[tuple[float, signal.Signals]] | None = None
+    phase: Phase | None = None
+
+
+class Supervisor:
+    """Runs attempts for one worker; with several slots `run_attempt` is called from several threads."""
+
+    def __init__(self, services: Services, worker: str) -> None:
+        self._services = services
+        self._worker = worker
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Hand every running job back to the queue; its finished units are kept."""
+        self._stopping.set()
+
+    def run_attempt(self, job_id: UUID, epoch: int) -> None:
+        """Claim (job, epoch) and see it through. Does nothing when somebody else was faster or the job has moved on."""
+        if self._stopping.is_set():
+            return
+        with self._services.database.write() as tx:
+            job = jobs.claim(tx, job_id, epoch, self._worker, self._services.settings.lease_seconds)
+        if job is None:
+            return
+        with structlog.contextvars.bound_contextvars(job_id=str(job_id), epoch=epoch):
+            self._hold(job)
+
+    def _hold(self, job: Job) -> None:
+        folder = self._services.settings.staging_dir / str(job.id)
+        attempt_folder = folder / str(job.epoch)
+        try:
+            attempt_folder.mkdir(parents=True, exist_ok=True)
+            with Lease(self._services, job.id, job.epoch, self._worker) as lease:
+                self._run_child(job, lease, folder, attempt_folder)
+        except LeaseLost:
+            log.warning("lease_lost")
+        except ShuttingDown:
+            with self._services.database.write() as tx:
+                jobs.release(tx, job.id, job.epoch)
+        except IllegalTransition:
+            log.warning("fenced")  # canceled, expired or taken over in the very moment of the write
+        finally:
+            shutil.rmtree(attempt_folder, ignore_errors=True)
+        self._remove_staging_when_over(job.id, folder)
+
+    def _run_child(self, job: Job, lease: Lease, folder: Path, attempt_folder: Path) -> None:
+        child = Child()
+        attempt = Attempt(job, child, lease, attempt_folder / "artifact")
+        try:
+            child.send(self._start_message(job, folder, attempt.export_folder))
+            self._settle(attempt, self._follow(attempt))
+        finally:
+            child.close()
+
+    def _start_message(self, job: Job, folder: Path, export_folder: Path) -> Start:
+        text = job.request.evaluation_text
+        unit_store = folder / "units"
+        return Start(
+            source=Path(job.request.source),
+            method=job.request.method,
+            params=dict(job.request.params),
+            seed=job.request.seed,
+            threads=self._services.settings.threads,
+            plan=dict(job.plan),
+            source_digest=job.source_digest,
+            evaluation_text=Path(text) if text else None,
+            unit_store=unit_store,
+            export_folder=export_folder,
+            finished=self._verified_units(job.id, BlobStore(unit_store)),
+        )
+
+    def _verified_units(self, job_id: UUID, store: BlobStore) -> tuple[FinishedUnit, ...]:
+        """The units of earlier attempts whose bytes are still what was recorded; others are done again."""
+        with self._services.database.read() as tx:
+            recorded = units.finished_units(tx, job_id)
+        verified = []
+        for unit in recorded:
+            try:
+                store.verify(unit.digest)
+            except (QuantmillError, OSError) as error:
+                log.warning("unit_damaged", unit=unit.key, error=str(error))
+                continue
+            verified.append(FinishedUnit(key=unit.key, digest=unit.digest, size=unit.size))
+        return tuple(verified)
+
+    # While the runner works
+
+    def _follow(self, attempt: Attempt) -> Finished | Failed | Ended:
+        """Listen until the runner gives a result or ends; between messages, look after the attempt's limits."""
+        while True:
+            message = attempt.child.receive(POLL_SECONDS)
+            if attempt.lease.lost.is_set():
+                raise LeaseLost
+            if self._stopping.is_set() and not isinstance(message, Finished | Failed):
+                raise ShuttingDown
+            if isinstance(message, Finished | Failed | Ended):
+                return message
+            if message is not None:
+                self._note(attempt, message)
+            self._press_cancel(attempt)
+            if (failed := self._check_memory(attempt)) is not None:
+                return failed
+
+    def _note(self, attempt: Attempt, message: Message) -> None:
+        job = attempt.job
+        match message:
+            case UnitFinished(unit=unit):
+                with self._services.database.write() as tx:
+                    kept = units.finish_unit(tx, job.id, job.epoch, unit.key, unit.digest, unit.size, self._worker)
+                if not kept:
+                    raise LeaseLost
+            case SourceKnown(digest=digest):
+                with self._services.database.write() as tx:
+                    jobs.record_source(tx, job.id, job.epoch, digest)
+            case Progressed():
+                self._note_progress(attempt, message)
+
+    def _note_progress(self, attempt: Attempt, message: Progressed) -> None:
+        """Write a new phase at once, and progress within one at a bearable rate."""
+        now = time.monotonic()
+        new_phase = message.phase is not attempt.phase
+        if not new_phase and now - attempt.progress_written < PROGRESS_SECONDS:
+            return
+        attempt.phase, attempt.progress_written = message.phase, now
+        progress = Progress(message.done, message.total, message.message) if message.total else None
+        with self._services.database.write() as tx:
+            jobs.record_progress(tx, attempt.job.id, attempt.job.epoch, message.phase, progress, event=True)
+
+    def _press_cancel(self, attempt: Attempt) -> None:
+        """Ask the runner to stop at its next unit; after a grace terminate its process group, then kill it."""
+        if not attempt.lease.canceling.is_set():
+            return
+        now = time.monotonic()
+        if attempt.cancel_steps is None:
+            grace = self._services.settings.cancel_grace_seconds
+            attempt.cancel_steps = [(now + grace, signal.SIGTERM), (now + 2 * grace, signal.SIGKILL)]
+            attempt.child.send(Cancel())
+        elif attempt.cancel_steps and now >= attempt.cancel_steps[0][0]:
+            attempt.child.signal(attempt.cancel_steps.pop(0)[1])
+
+    def _check_memory(self, attempt: Attempt) -> Failed | None:
+        """A failure once the runner holds more memory than this worker allows; closing the child then ends it."""
+        limit = self._services.settings.runner_memory_bytes
+        now = time.monotonic()
+        if limit is None or now - attempt.memory_checked < MEMORY_SECONDS:
+            return None
+        attempt.memory_checked = now
+        resident = attempt.child.resident_bytes()
+        if resident > limit:
+            error = ResourceExhausted(
+                f"the job held {resident} bytes of memory; this worker allows {limit} (QUANTMILL_RUNNER_MEMORY_BYTES)",
+                resident_bytes=resident,
+                limit_bytes=limit,
+            )
+            return Failed(error=describe(error), peak_memory_bytes=resident)
+        return None
+
+    # When it has ended
+
+    def _settle(self, attempt: Attempt, last: Finished | Failed | Ended) -> None:
+        match last:
+            case Finished():
+                publish(self._services, attempt.job, last, attempt.export_folder)
+            case Failed(error=error, peak_memory_bytes=peak) if error.get("type") == CANCELED:
+                self._end(attempt, State.CANCELED, peak_memory_bytes=peak)
+            case Failed(error=error, peak_memory_bytes=peak):
+                self._end(attempt, State.FAILED, error=error, peak_memory_bytes=peak)
+            case Ended() if attempt.lease.canceling.is_set():
+                self._end(attempt, State.CANCELED, peak_memory_bytes=last.peak_memory_bytes)
+            case Ended():
+                self._lose(attempt, last)
+
+    def _end(
+        self, attempt: Attempt, state: State, *, peak_memory_bytes: int, error: dict[str, Any] | None = None
+    ) -> None:
+        """Close the attempt and move the job to a final state, in one transaction."""
+        job = attempt.job
+        payload = {"error": error} if error else {}
+        with self._services.database.write() as tx:
+            jobs.end_attempt(tx, job.id, job.epoch, Outcome(state.value), peak_memory_bytes=peak_memory_bytes)
+            jobs.transition(tx, job.id, epoch=job.epoch, to=state, payload=payload, error=error)
+
+    def _lose(self, attempt: Attempt, ended: Ended) -> None:
+        """The runner died without a word: back to the queue, or failed when it has done so too often."""
+        settings = self._services.settings
+        with self._services.database.write() as tx:
+            jobs.lose(
+                tx,
+                attempt.job.id,
+                attempt.job.epoch,
+                reason=ended.reason,
+                exit_code=ended.exit_code,
+                signal=ended.signal,
+                peak_memory_bytes=ended.peak_memory_bytes,
+                max_attempts=settings.max_attempts,
+                backoff_seconds=settings.retry_backoff_seconds,
+            )
+
+    def _remove_staging_when_over(self, job_id: UUID, folder: Path) -> None:
+        with self._services.database.write() as tx:
+            over = jobs.get_job(tx, job_id).state in FINAL
+            if over:
+                units.forget_units(tx, job_id)
+        if over:
+            shutil.rmtree(folder, ignore_errors=True)

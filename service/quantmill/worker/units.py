@@ -1,0 +1,35 @@
+"""Finished units on disk: one safetensors file each, so that a later attempt goes on where this one stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from quantmill.checkpoints.safetensors import TensorFile
+from quantmill.contract.tensors import QuantizedTensor
+
+INDEX = "quantmill.unit"
+
+
+def write_unit(tensors: Sequence[QuantizedTensor], path: Path) -> None:
+    """Write all tensors of a unit. The file's parts are named by position; its metadata says what they belong to."""
+    arrays = {
+        f"{position}/{part}": np.ascontiguousarray(values)
+        for position, tensor in enumerate(tensors)
+        for part, values in tensor.parts.items()
+    }
+    index = [{"name": tensor.name, "scheme": tensor.scheme, "shape": list(tensor.shape)} for tensor in tensors]
+    save_file(arrays, path, metadata={INDEX: json.dumps(index)})
+
+
+def read_unit(path: Path) -> Iterator[QuantizedTensor]:
+    """The tensors of a unit file, memory-mapped; they stay readable until the iterator moves on."""
+    with TensorFile(path) as file:
+        for position, entry in enumerate(json.loads(file.metadata[INDEX])):
+            prefix = f"{position}/"
+            parts = {name.removeprefix(prefix): file.values(name) for name in file.tensors if name.startswith(prefix)}
+            yield QuantizedTensor(entry["name"], entry["scheme"], tuple(entry["shape"]), parts)
