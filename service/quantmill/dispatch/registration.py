@@ -1,0 +1,65 @@
+"""A worker's row in the database: what it can do, and that it lives."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from types import TracebackType
+
+import structlog
+
+from quantmill.domain.identifiers import uuid7
+from quantmill.services import Services
+from quantmill.store import methods, workers
+from quantmill.worker.environment import capture_environment
+
+log = structlog.get_logger()
+
+
+def worker_name() -> str:
+    """Unique for each worker process, also over restarts and reused process ids."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid7().hex[-8:]}"
+
+
+class Registration:
+    """Registers a worker and its methods on entry, and keeps its heartbeat until exit."""
+
+    def __init__(self, services: Services, name: str) -> None:
+        self._services = services
+        self._name = name
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="worker-heartbeat", daemon=True)
+
+    def __enter__(self) -> Registration:
+        settings, plugins = self._services.settings, self._services.plugins
+        environment = capture_environment()
+        with self._services.database.write() as tx:
+            workers.register(
+                tx,
+                self._name,
+                queue=settings.queue,
+                slots=settings.slots,
+                host=socket.gethostname(),
+                versions=environment["versions"],
+                plugin_failures=[{"name": failure.name, "reason": failure.reason} for failure in plugins.failures],
+            )
+            methods.publish_methods(tx, self._name, [method.describe() for method in plugins.methods.values()])
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        self._thread.join()
+        with self._services.database.write() as tx:
+            workers.deregister(tx, self._name)
+
+    def _run(self) -> None:
+        while not self._closed.wait(self._services.settings.heartbeat_seconds):
+            try:
+                with self._services.database.write() as tx:
+                    workers.beat(tx, self._name)
+            except Exception as error:
+                log.warning("worker_heartbeat_failed", error=str(error))
