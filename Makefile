@@ -1,0 +1,42 @@
+# make demo, make test: each works as the first command on a fresh machine (Python 3.11+, a C++20 compiler).
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+NATIVE := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)
+
+.PHONY: setup servers demo test lint bench conformance clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(NATIVE)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt scikit-build-core nanobind cmake ninja
+	$(PIP) install -c constraints.txt --no-build-isolation -e ".[worker,postgres,redis,dev]"
+	touch $@
+
+# PostgreSQL and Redis for the tests: found, or installed as Debian packages. The tests start and stop them.
+servers:
+	tests/servers/install.sh
+
+demo: setup
+	$(BIN)/python tests/demo.py
+
+test: setup servers
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m kernels.bench
+	$(BIN)/python tests/benchmarks/peak_memory.py
+
+conformance: setup
+	$(BIN)/python tests/conformance/run.py
+
+clean:
+	rm -rf $(VENV) build .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
