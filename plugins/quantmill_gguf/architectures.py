@@ -184,7 +184,6 @@ def model_of(index: ModelIndex) -> Model:
         raise SourceRejected(f"config.json: rope needs an even head_dim, not {head_dim}")
     if blocks > len(index.tensors):
         raise SourceRejected(f"config.json: {blocks} layers, but the checkpoint has {len(index.tensors)} tensors")
-    context = _count(config, "max_position_embeddings")
     return Model(
         vocab=_count(config, "vocab_size"),
         hidden=hidden,
@@ -193,16 +192,16 @@ def model_of(index: ModelIndex) -> Model:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        context=context,
+        context=_count(config, "max_position_embeddings"),
         norm_epsilon=_positive(config, "rms_norm_eps", 1e-6),
-        rope=_rope(config, context),
+        rope=_rope(config),
     )
 
 
-ROPE_TYPES = ("default", "linear", "yarn", "llama3")
+ROPE_TYPES = ("default", "linear", "llama3")
 
 
-def _rope(config: Mapping[str, Any], context: int) -> Rope:
+def _rope(config: Mapping[str, Any]) -> Rope:
     """transformers 5 writes `rope_parameters`, earlier versions `rope_scaling` beside `rope_theta`."""
     asked = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(asked, Mapping):
@@ -213,14 +212,13 @@ def _rope(config: Mapping[str, Any], context: int) -> Rope:
     base = _positive(asked, "rope_theta", _positive(config, "rope_theta", 10000.0))
     if type_ == "default":
         return Rope(base, type_)
-    original = 8192 if type_ == "llama3" else context
     rope = Rope(
         base,
         type_,
         factor=_positive(asked, "factor"),
         low_freq_factor=_positive(asked, "low_freq_factor", 1.0),
         high_freq_factor=_positive(asked, "high_freq_factor", 4.0),
-        original_context=_count(asked, "original_max_position_embeddings", original),
+        original_context=_count(asked, "original_max_position_embeddings", 8192),
     )
     if rope.high_freq_factor <= rope.low_freq_factor:
         raise SourceRejected("config.json: rope's high_freq_factor must be above its low_freq_factor")

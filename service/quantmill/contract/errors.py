@@ -48,6 +48,12 @@ class NonFiniteTensor(QuantmillError):
     kind = ErrorKind.DATA
 
 
+class RangeExceeded(QuantmillError):
+    """A source tensor holds values that the chosen type cannot hold."""
+
+    kind = ErrorKind.DATA
+
+
 class TextRejected(QuantmillError):
     """The text cannot be used for evaluation or calibration."""
 
@@ -126,6 +132,10 @@ class Canceled(QuantmillError):
     """The job was canceled."""
 
     kind = ErrorKind.USER
+
+
+class DatabaseUnavailable(QuantmillError):
+    """The database cannot be used."""
 
 
 class WorkerLost(QuantmillError):

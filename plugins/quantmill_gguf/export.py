@@ -1,0 +1,120 @@
+"""Writing the GGUF file: metadata that llama.cpp needs, then the tensors one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from quantmill.contract.errors import PluginBroken
+from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, QuantizedTensor
+from quantmill_gguf.architectures import ROPE_FREQS, Model, architecture_of, model_of, rope_divisors
+from quantmill_gguf.params import GgufParams
+from quantmill_gguf.policies import MIXES
+from quantmill_gguf.tokenizer import Tokenizer, read_tokenizer
+from quantmill_gguf.types import TYPES
+
+QUANTIZATION_VERSION = 2  # GGML's, of the block layouts
+
+
+def write(
+    tensors: Iterable[QuantizedTensor], plan: Plan, index: ModelIndex, params: GgufParams, folder: Path
+) -> list[Path]:
+    """Write `model-<type>.gguf` into `folder`; holds one tensor at a time.
+
+    The bytes depend on the tensors, the model's config and its tokenizer only: no paths, no dates. Raises
+    PluginBroken when the tensors are not those of the plan, in its order.
+    """
+    path = folder / f"model-{params.type}.gguf"
+    model = model_of(index)
+    generated = _generated(model)
+    writer = gguf.GGUFWriter(None, architecture_of(index).name)
+    _describe_model(writer, model, params)
+    _describe_tokenizer(writer, read_tokenizer(index, model.vocab))
+    for name, values in generated.items():
+        _announce(writer, name, "F32", values.shape, values.nbytes)
+    stored = [row for row in plan.tensors if row.action != "drop"]
+    for row in stored:
+        _announce(writer, row.output, row.scheme, row.shape, row.nbytes)
+    writer.write_header_to_file(path)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    with path.open("ab") as file:
+        for values in generated.values():
+            _append(file, values)
+        for row, tensor in zip(stored, tensors, strict=True):
+            packed = tensor.parts["packed"]
+            if (tensor.name, tensor.scheme, packed.nbytes) != (row.name, row.scheme, row.nbytes):
+                raise PluginBroken(f"the plan has {row.name} ({row.scheme}) next, got {tensor.name} ({tensor.scheme})")
+            _append(file, packed)
+        _pad(file)
+    return [path]
+
+
+def _generated(model: Model) -> dict[str, FloatArray]:
+    """Tensors that no checkpoint has: the divisors of Llama 3's rope scaling."""
+    if model.rope.type != "llama3":
+        return {}
+    return {ROPE_FREQS: np.array(rope_divisors(model.rope, model.head_dim), np.float32)}
+
+
+def _announce(writer: gguf.GGUFWriter, name: str, scheme: str, shape: tuple[int, ...], nbytes: int) -> None:
+    # float32 here only says that `shape` counts values, not bytes; the type is `raw_dtype`
+    type_ = gguf.GGMLQuantizationType(TYPES[scheme].id)
+    writer.add_tensor_info(name, shape, np.dtype(np.float32), nbytes, raw_dtype=type_)
+
+
+def _append(file: BinaryIO, values: NDArray[Any]) -> None:
+    """Written here and not by GGUFWriter, whose `tofile` turns a full disk into an error without its number."""
+    _pad(file)
+    file.write(np.ascontiguousarray(values).data.cast("B"))
+
+
+def _pad(file: BinaryIO) -> None:
+    file.write(bytes(-file.tell() % gguf.GGUF_DEFAULT_ALIGNMENT))
+
+
+def _describe_model(writer: gguf.GGUFWriter, model: Model, params: GgufParams) -> None:
+    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_file_type(MIXES[params.type].file_type)
+    writer.add_quantization_version(QUANTIZATION_VERSION)
+    writer.add_vocab_size(model.vocab)
+    writer.add_context_length(model.context)
+    writer.add_embedding_length(model.hidden)
+    writer.add_block_count(model.blocks)
+    writer.add_feed_forward_length(model.ffn)
+    writer.add_head_count(model.heads)
+    writer.add_head_count_kv(model.kv_heads)
+    writer.add_key_length(model.head_dim)
+    writer.add_value_length(model.head_dim)
+    writer.add_layer_norm_rms_eps(model.norm_epsilon)
+    writer.add_rope_dimension_count(model.head_dim)
+    writer.add_rope_freq_base(model.rope.base)
+    if model.rope.type == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(model.rope.factor)
+
+
+def _describe_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(tokenizer.pre)
+    writer.add_token_list(tokenizer.tokens)
+    writer.add_token_types(tokenizer.types)
+    writer.add_token_merges(tokenizer.merges)
+    add_id = {
+        "bos": writer.add_bos_token_id,
+        "eos": writer.add_eos_token_id,
+        "unknown": writer.add_unk_token_id,
+        "padding": writer.add_pad_token_id,
+    }
+    for role, id_ in tokenizer.ids.items():
+        add_id[role](id_)
+    writer.add_add_bos_token(tokenizer.add_bos)
+    writer.add_add_eos_token(tokenizer.add_eos)
+    if tokenizer.chat_template:
+        writer.add_chat_template(tokenizer.chat_template)
