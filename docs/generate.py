@@ -62,9 +62,7 @@ def config_schema() -> dict[str, Any]:
     return {
         "type": "object",
         "additionalProperties": False,
-        "properties": {
-            name: _constraint(field) for name, field in fields.items() if name not in DECIDED_BY_CHART
-        },
+        "properties": {name: _constraint(field) for name, field in fields.items() if name not in DECIDED_BY_CHART},
     }
 
 

@@ -1,14 +1,14 @@
 {{/* Names and labels. All take the root context unless they say otherwise. */}}
 
 {{- define "quantmill.name" -}}
-{{- .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 34 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Prefix of all object names: 40 characters at most, so that "-worker-" and a pool's name still fit into a label. */}}
+{{/* Prefix of all object names: 34 characters at most, so that "-worker-" and a pool's name still fit into a label. */}}
 {{- define "quantmill.fullname" -}}
 {{- $name := include "quantmill.name" . -}}
 {{- $default := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
-{{- .Values.fullnameOverride | default $default | trunc 40 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | default $default | trunc 34 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "quantmill.serviceAccountName" -}}

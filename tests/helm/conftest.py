@@ -1,0 +1,58 @@
+"""The chart, rendered by Helm itself, without a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import helm_python as helm
+import pytest
+import yaml
+
+Document = dict[str, Any]
+Render = Callable[..., list[Document]]
+
+CHART = Path(__file__).parents[2] / "helm" / "quantmill"
+VALUES = Path(__file__).parent / "values"
+PROFILES = ["default", *sorted(path.stem for path in VALUES.glob("*.yaml"))]
+
+
+def values_of(profile: str) -> dict[str, Any]:
+    if profile == "default":
+        return {}
+    return yaml.safe_load((VALUES / f"{profile}.yaml").read_text())
+
+
+@pytest.fixture(scope="session")
+def chart_path() -> Path:
+    return CHART
+
+
+@pytest.fixture(scope="session")
+def chart() -> Iterator[helm.Chart]:
+    with helm.Chart.load(CHART) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="session")
+def render(chart: helm.Chart) -> Render:
+    """The documents that release `r` in namespace `ns` consists of."""
+
+    def rendered(values: dict[str, Any] | None = None) -> list[Document]:
+        files = chart.render(values or {}, name="r", namespace="ns")
+        texts = [text for path, text in files.items() if path.endswith(".yaml")]
+        return [document for text in texts for document in yaml.safe_load_all(text) if document]
+
+    return rendered
+
+
+@pytest.fixture(scope="session", params=PROFILES)
+def values(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The values of each profile in tests/helm/values, and none at all."""
+    return values_of(request.param)
+
+
+@pytest.fixture(scope="session")
+def documents(render: Render, values: dict[str, Any]) -> list[Document]:
+    return render(values)

@@ -1,0 +1,371 @@
+"""What single values do to the manifests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+Document = dict[str, Any]
+Render = Callable[..., list[Document]]
+
+DIGEST = "sha256:" + "a" * 64
+
+
+def named(documents: list[Document], kind: str, name: str) -> Document:
+    [found] = [item for item in documents if (item["kind"], item["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+def pod(documents: list[Document], component: str) -> Document:
+    kind = "Job" if component == "migrate" else "Deployment"
+    return named(documents, kind, f"r-quantmill-{component}")["spec"]["template"]
+
+
+def container(documents: list[Document], component: str) -> Document:
+    return pod(documents, component)["spec"]["containers"][0]
+
+
+def env(documents: list[Document], component: str) -> dict[str, Any]:
+    entries = container(documents, component)["env"]
+    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in entries}
+
+
+# What a plain installation consists of
+
+
+def test_a_plain_installation_is_an_api_a_scheduler_one_pool_and_a_migration(render: Render) -> None:
+    assert sorted((item["kind"], item["metadata"]["name"]) for item in render()) == [
+        ("ConfigMap", "r-quantmill"),
+        ("Deployment", "r-quantmill-api"),
+        ("Deployment", "r-quantmill-scheduler"),
+        ("Deployment", "r-quantmill-worker-cpu"),
+        ("Job", "r-quantmill-migrate"),
+        ("PersistentVolumeClaim", "r-quantmill-data"),
+        ("Service", "r-quantmill-api"),
+        ("ServiceAccount", "r-quantmill"),
+    ]
+
+
+def test_each_component_runs_its_command(render: Render) -> None:
+    documents = render()
+    commands = {
+        component: " ".join(container(documents, component)["command"] + container(documents, component)["args"])
+        for component in ("api", "scheduler", "worker-cpu", "migrate")
+    }
+
+    assert commands == {
+        "api": "quantmill serve --host 0.0.0.0 --port 8642",
+        "scheduler": "quantmill scheduler",
+        "worker-cpu": "quantmill worker",
+        "migrate": "quantmill migrate",
+    }
+
+
+def test_names_follow_the_release_and_can_be_replaced(render: Render) -> None:
+    named(render({"fullnameOverride": "mill"}), "Deployment", "mill-api")
+    named(render({"nameOverride": "compression"}), "Deployment", "r-compression-api")
+
+
+def test_names_stay_short_enough_for_labels(render: Render) -> None:
+    documents = render({"fullnameOverride": "a" * 63, "workers": {"pools": {"b" * 20: {}}}})
+
+    assert max(len(item["metadata"]["name"]) for item in documents) <= 63
+
+
+# API
+
+
+def test_the_api_is_live_without_its_database_and_ready_only_with_it(render: Render) -> None:
+    api = container(render(), "api")
+
+    assert api["startupProbe"]["httpGet"] == {"path": "/livez", "port": "http"}
+    assert api["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "http"}
+    assert api["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+
+
+def test_a_stopping_api_pod_still_answers_while_load_balancers_forget_it(render: Render) -> None:
+    command = container(render({"api": {"preStopSeconds": 7}}), "api")["lifecycle"]["preStop"]["exec"]["command"]
+
+    assert command == ["python3", "-c", "import time; time.sleep(7)"]
+    assert "lifecycle" not in container(render({"api": {"preStopSeconds": 0}}), "api")
+
+
+# Images
+
+
+@pytest.mark.parametrize(
+    ("values", "image"),
+    [
+        ({}, "docker.io/quantmill/quantmill:0.1.0"),
+        ({"image": {"tag": "0.2.0"}}, "docker.io/quantmill/quantmill:0.2.0"),
+        ({"image": {"tag": "0.2.0", "digest": DIGEST}}, f"docker.io/quantmill/quantmill@{DIGEST}"),
+        ({"global": {"imageRegistry": "mirror:5000/hub"}}, "mirror:5000/hub/quantmill/quantmill:0.1.0"),
+    ],
+    ids=["chart's version", "tag", "digest wins", "mirror"],
+)
+def test_every_container_gets_the_image_of_the_values(render: Render, values: dict[str, Any], image: str) -> None:
+    documents = render(values)
+
+    assert {container(documents, name)["image"] for name in ("api", "scheduler", "worker-cpu", "migrate")} == {image}
+
+
+def test_pull_secrets_reach_every_pod(render: Render) -> None:
+    documents = render({"global": {"imagePullSecrets": ["login"]}})
+
+    for component in ("api", "scheduler", "worker-cpu", "migrate"):
+        assert pod(documents, component)["spec"]["imagePullSecrets"] == [{"name": "login"}]
+
+
+# Settings and secrets
+
+
+def test_large_numbers_reach_the_service_as_digits(render: Render) -> None:
+    config = {"job_timeout_seconds": 8_640_000, "runner_memory_bytes": 103_079_215_104, "lease_seconds": 2.5}
+
+    data = named(render({"config": config}), "ConfigMap", "r-quantmill")["data"]
+
+    assert data["QUANTMILL_JOB_TIMEOUT_SECONDS"] == "8640000"
+    assert data["QUANTMILL_RUNNER_MEMORY_BYTES"] == "103079215104"
+    assert data["QUANTMILL_LEASE_SECONDS"] == "2.5"
+
+
+def test_existing_secrets_are_used_by_name_and_key(render: Render) -> None:
+    documents = render({"database": {"external": {"existingSecret": "pg", "urlKey": "uri"}}})
+
+    for component in ("api", "scheduler", "worker-cpu", "migrate"):
+        assert env(documents, component)["QUANTMILL_DATABASE_URL"] == {"secretKeyRef": {"name": "pg", "key": "uri"}}
+    assert not [item for item in documents if item["kind"] == "Secret"]
+
+
+def test_a_url_in_the_values_becomes_a_secret(render: Render) -> None:
+    documents = render({"broker": {"external": {"url": "redis://h/0", "urlKey": "u"}}})
+
+    assert named(documents, "Secret", "r-quantmill-broker")["stringData"] == {"u": "redis://h/0"}
+    assert env(documents, "api")["QUANTMILL_BROKER_URL"] == {"secretKeyRef": {"name": "r-quantmill-broker", "key": "u"}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"config": {"lease_seconds": 90}}, {"broker": {"external": {"url": "redis://other/0"}}}],
+    ids=["setting", "url"],
+)
+@pytest.mark.parametrize("component", ["api", "scheduler", "worker-cpu"])
+def test_a_changed_setting_or_url_restarts_the_pods(render: Render, component: str, change: dict[str, Any]) -> None:
+    before = pod(render(), component)["metadata"]["annotations"]
+    after = pod(render(change), component)["metadata"]["annotations"]
+
+    assert before != after
+
+
+def test_an_unrelated_value_restarts_no_worker(render: Render) -> None:
+    unrelated = {
+        "api": {"replicas": 5},
+        "artifacts": {"pvc": {"size": "1Ti"}},
+        "serviceAccount": {"annotations": {"a": "b"}},
+    }
+
+    assert pod(render(), "worker-cpu") == pod(render(unrelated), "worker-cpu")
+
+
+# Migration
+
+
+def test_the_migration_runs_before_installs_and_upgrades(render: Render) -> None:
+    annotations = named(render(), "Job", "r-quantmill-migrate")["metadata"]["annotations"]
+
+    assert annotations["helm.sh/hook"] == "pre-install,pre-upgrade"
+    assert annotations["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded"
+
+
+def test_the_migration_needs_nothing_that_its_own_release_makes(render: Render) -> None:
+    documents = render({"database": {"external": {"url": "postgresql://h/d"}}})
+    migrate = pod(documents, "migrate")["spec"]
+
+    assert "serviceAccountName" not in migrate
+    assert "envFrom" not in migrate["containers"][0]
+    assert all("emptyDir" in volume for volume in migrate["volumes"])
+    secret = named(documents, "Secret", env(documents, "migrate")["QUANTMILL_DATABASE_URL"]["secretKeyRef"]["name"])
+    hook = secret["metadata"]["annotations"]
+    assert hook["helm.sh/hook"] == "pre-install,pre-upgrade"
+    assert int(hook["helm.sh/hook-weight"]) < 0
+
+
+def test_the_migration_uses_an_account_that_was_there_before(render: Render) -> None:
+    documents = render({"serviceAccount": {"create": False, "name": "mill"}})
+
+    assert pod(documents, "migrate")["spec"]["serviceAccountName"] == "mill"
+
+
+# Storage and sources
+
+
+def test_the_claim_is_shared_and_survives_the_release(render: Render) -> None:
+    claim = named(render(), "PersistentVolumeClaim", "r-quantmill-data")
+
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_an_existing_claim_is_used_instead(render: Render) -> None:
+    documents = render({"artifacts": {"pvc": {"existingClaim": "team"}}})
+
+    assert not [item for item in documents if item["kind"] == "PersistentVolumeClaim"]
+    assert pod(documents, "worker-cpu")["spec"]["volumes"][0] == {
+        "name": "data",
+        "persistentVolumeClaim": {"claimName": "team"},
+    }
+
+
+def test_sources_are_mounted_read_only_where_models_are_read(render: Render) -> None:
+    documents = render({"sources": {"hub": {"claim": "models", "mountPath": "/models", "subPath": "approved"}}})
+    mount = {"name": "source-hub", "mountPath": "/models", "subPath": "approved", "readOnly": True}
+
+    assert mount in container(documents, "api")["volumeMounts"]
+    assert mount in container(documents, "worker-cpu")["volumeMounts"]
+    assert mount not in container(documents, "scheduler")["volumeMounts"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "roots"),
+    [
+        ({}, ["/var/lib/quantmill/sources"]),
+        ({"b": {"claim": "c", "mountPath": "/texts"}, "a": {"claim": "c", "mountPath": "/m"}}, ["/m", "/texts"]),
+    ],
+)
+def test_jobs_may_read_the_sources_and_nothing_else(render: Render, sources: dict[str, Any], roots: list[str]) -> None:
+    data = named(render({"sources": sources}), "ConfigMap", "r-quantmill")["data"]
+
+    assert json.loads(data["QUANTMILL_SOURCE_ROOTS"]) == roots
+
+
+# OpenShift
+
+
+def test_openshift_chooses_the_group_of_volumes_itself(render: Render) -> None:
+    values = {"podSecurityContext": {"fsGroup": 10001, "runAsUser": 10001, "supplementalGroups": [7]}}
+    elsewhere = pod(render(values), "api")["spec"]["securityContext"]
+    openshift = pod(render({**values, "global": {"openshift": True}}), "api")["spec"]["securityContext"]
+
+    assert (elsewhere["fsGroup"], elsewhere["runAsUser"]) == (10001, 10001)
+    assert openshift == {
+        "runAsNonRoot": True,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+        "supplementalGroups": [7],
+    }
+
+
+# Worker pools
+
+
+def pool(render: Render, values: dict[str, Any], name: str = "gpu", **defaults: Any) -> Document:
+    documents = render({"workers": {"defaults": defaults, "pools": {name: values}}})
+    return named(documents, "Deployment", f"r-quantmill-worker-{name}")
+
+
+def variables(deployment: Document) -> dict[str, Any]:
+    entries = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in entries}
+
+
+def test_pools_stand_beside_each_other_and_each_serves_its_queue(render: Render) -> None:
+    documents = render({"workers": {"pools": {"zinc": {}, "alpha": {"queue": "shared"}}}})
+    queues = {
+        name: variables(named(documents, "Deployment", f"r-quantmill-worker-{name}"))["QUANTMILL_QUEUE"]
+        for name in ("alpha", "cpu", "zinc")
+    }
+
+    assert queues == {"alpha": "shared", "cpu": "cpu", "zinc": "zinc"}
+
+
+@pytest.mark.parametrize("pools", [{"cpu": {"enabled": False}}, {"cpu": None}], ids=["disabled", "null"])
+def test_a_pool_can_be_taken_away(render: Render, pools: dict[str, Any]) -> None:
+    documents = render({"workers": {"pools": pools}})
+
+    assert not [item for item in documents if "worker" in item["metadata"]["name"]]
+
+
+def test_a_pool_overrides_single_keys_of_the_defaults(render: Render) -> None:
+    defaults = {"nodeSelector": {"arch": "amd64"}, "tolerations": [{"key": "a", "operator": "Exists"}], "replicas": 3}
+    own = {"nodeSelector": {"disk": "nvme"}, "tolerations": [{"key": "b", "operator": "Exists"}], "replicas": 0}
+
+    deployment = pool(render, own, **defaults)
+
+    assert deployment["spec"]["replicas"] == 0
+    assert deployment["spec"]["template"]["spec"]["nodeSelector"] == {"arch": "amd64", "disk": "nvme"}
+    assert deployment["spec"]["template"]["spec"]["tolerations"] == [{"key": "b", "operator": "Exists"}]
+
+
+def test_one_pools_overrides_do_not_leak_into_the_next(render: Render) -> None:
+    documents = render({"workers": {"pools": {"a": {"resources": {"limits": {"memory": "64Gi"}}}, "b": {}}}})
+
+    limits = [container(documents, f"worker-{name}")["resources"]["limits"]["memory"] for name in ("a", "b", "cpu")]
+
+    assert limits == ["64Gi", "8Gi", "8Gi"]
+
+
+def test_threads_follow_the_cpu_limit_unless_they_are_set(render: Render) -> None:
+    from_limit = {"resourceFieldRef": {"containerName": "worker", "resource": "limits.cpu", "divisor": "1"}}
+
+    assert variables(pool(render, {}))["QUANTMILL_THREADS"] == from_limit
+    assert variables(pool(render, {"threads": 6, "slots": 2}))["QUANTMILL_THREADS"] == "6"
+
+
+def test_a_pools_settings_win_over_the_common_ones(render: Render) -> None:
+    deployment = pool(render, {"config": {"runner_memory_bytes": 68_719_476_736}})
+
+    assert variables(deployment)["QUANTMILL_RUNNER_MEMORY_BYTES"] == "68719476736"
+
+
+def test_a_pool_may_run_another_image(render: Render) -> None:
+    image = {"repository": "team/worker", "digest": DIGEST, "pullPolicy": "Always"}
+
+    worker = pool(render, {"image": image})["spec"]["template"]["spec"]["containers"][0]
+
+    assert worker["image"] == f"docker.io/team/worker@{DIGEST}"
+    assert worker["imagePullPolicy"] == "Always"
+
+
+def test_workers_are_given_time_to_hand_their_job_back(render: Render) -> None:
+    spec = pool(render, {"terminationGracePeriodSeconds": 900})["spec"]["template"]["spec"]
+
+    assert spec["terminationGracePeriodSeconds"] == 900
+
+
+@pytest.mark.parametrize(("value", "expected"), [(True, "true"), (False, None)])
+def test_autoscalers_leave_busy_nodes_alone_unless_told_otherwise(
+    render: Render, value: bool, expected: str | None
+) -> None:
+    annotations = pool(render, {"doNotDisrupt": value})["spec"]["template"]["metadata"]["annotations"]
+
+    assert annotations.get("karpenter.sh/do-not-disrupt") == expected
+
+
+# What the user is told
+
+
+def test_the_notes_name_the_secrets_and_the_way_to_the_api(chart: Any) -> None:
+    notes = chart.render({"broker": {"external": {"existingSecret": "team-redis"}}}, name="r", namespace="ns")[
+        "quantmill/templates/NOTES.txt"
+    ]
+
+    assert "r-quantmill-database (key url)" in notes
+    assert "team-redis (key url)" in notes
+    assert "kubectl --namespace ns port-forward service/r-quantmill-api 8642:8642" in notes
+
+
+def test_the_readme_installs_the_secrets_that_the_chart_reads(chart: Any, chart_path: Any) -> None:
+    readme = (chart_path / "README.md").read_text()
+    files = chart.render({}, name="quantmill", namespace="ns")
+    documents = [
+        item for path, text in files.items() if path.endswith(".yaml") for item in yaml.safe_load_all(text) if item
+    ]
+    api = named(documents, "Deployment", "quantmill-api")["spec"]["template"]["spec"]["containers"][0]
+
+    for entry in api["env"]:
+        if "valueFrom" in entry:
+            assert f"create secret generic {entry['valueFrom']['secretKeyRef']['name']} " in readme
