@@ -1,0 +1,185 @@
+"""Blobs: bytes named by their SHA-256, in a directory.
+
+Layout below the root: `sha256/ab/abcd...` (64 hex digits, mode 0444) and `incoming/` for what is not whole yet.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, BinaryIO
+from uuid import uuid4
+
+from quantmill.contract.errors import ArtifactDamaged, NotFound
+from quantmill.files.atomic import exhaustion_reported, open_new, sync_folder
+
+CHUNK = 4 << 20
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Stored bytes. `digest` is sha256:<hex>."""
+
+    digest: str
+    size: int
+
+
+class BlobStore:
+    """A directory of blobs. Any number of processes may use one at the same time."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put_file(self, path: Path, *, expect: str | None = None, move: bool = False) -> Blob:
+        """Store the bytes of the regular file `path`; with `move` it is gone afterwards.
+
+        The digest is computed from the stored copy. Storing the same bytes again is harmless and repairs a damaged
+        blob. Raises ArtifactDamaged when the digest is not `expect`, ResourceExhausted when there is no room, OSError
+        when `path` is a link or not a regular file; then nothing is stored and `path` is still there.
+        """
+        with self._incoming() as part:
+            if not (move and _moved(path, part)):
+                copy_file(path, part)
+            try:
+                blob = self._publish(part, expect)
+            except BaseException:
+                if move and not path.exists():
+                    part.replace(path)
+                raise
+        if move:
+            path.unlink(missing_ok=True)
+        return blob
+
+    def put_bytes(self, data: bytes) -> Blob:
+        """Store `data`. Raises ResourceExhausted when there is no room."""
+        with self._incoming() as part:
+            with open_new(part) as file:
+                file.write(data)
+            return self._publish(part, None)
+
+    def open(self, digest: str) -> BinaryIO:
+        """The blob's bytes, for reading. Raises NotFound."""
+        try:
+            return self.path(digest).open("rb")
+        except FileNotFoundError as error:
+            raise NotFound(f"There is no blob {digest}.", digest=digest) from error
+
+    def path(self, digest: str) -> Path:
+        """Where the blob is or would be; read it, never write there. Raises NotFound when `digest` is not one."""
+        found = _DIGEST.fullmatch(digest)
+        if found is None:
+            raise NotFound(f"{digest[:100]!r} is not a digest (sha256: and 64 hex digits).")
+        name = found[1]
+        return self.root / "sha256" / name[:2] / name
+
+    def exists(self, digest: str) -> bool:
+        return self.path(digest).is_file()
+
+    def verify(self, digest: str) -> None:
+        """Read the blob again. Raises ArtifactDamaged when it is missing or its bytes are not `digest`'s."""
+        try:
+            with self.open(digest) as file:
+                actual = digest_of(file)
+        except NotFound as error:
+            raise ArtifactDamaged(f"The blob {digest} is missing.", digest=digest) from error
+        _check(digest, actual, f"The blob {digest}")
+
+    def delete(self, digest: str) -> None:
+        """Forget the blob; one that is not there is fine."""
+        self.path(digest).unlink(missing_ok=True)
+
+    @contextmanager
+    def _incoming(self) -> Iterator[Path]:
+        """A new name in the blobs' own file system; what stands there is removed in the end."""
+        folder = self.root / "incoming"
+        part = folder / uuid4().hex
+        with exhaustion_reported(self.root):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                yield part
+            finally:
+                part.unlink(missing_ok=True)
+
+    def _publish(self, part: Path, expect: str | None) -> Blob:
+        """Give the whole file `part` its final name. Renaming over an equal blob changes nothing for its readers."""
+        with _open_regular(part) as file:
+            os.fchmod(file.fileno(), 0o444)
+            os.fsync(file.fileno())
+            blob = Blob(digest_of(file), os.fstat(file.fileno()).st_size)
+        if expect is not None:
+            _check(expect, blob.digest, "The file to be stored")
+        final = self.path(blob.digest)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        part.replace(final)
+        for folder in (final.parent, final.parent.parent, self.root):
+            sync_folder(folder)
+        return blob
+
+
+def digest_of(file: BinaryIO) -> str:
+    """`sha256:<hex>` of the bytes from the file's position to its end."""
+    digest = hashlib.sha256()
+    while chunk := file.read(CHUNK):
+        digest.update(chunk)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a regular file's bytes to the new file `target`; file systems that can share them until one is changed.
+
+    Anything else as `source`, a link for one, is refused with OSError.
+    """
+    with _open_regular(source) as from_file, open_new(target) as to_file:
+        if not _copied_by_the_kernel(from_file, to_file):
+            shutil.copyfileobj(from_file, to_file, CHUNK)
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def _copied_by_the_kernel(source: IO[bytes], target: IO[bytes]) -> bool:
+    if not hasattr(os, "copy_file_range"):
+        return False
+    try:
+        while os.copy_file_range(source.fileno(), target.fileno(), 1 << 30):
+            pass
+    except OSError as error:
+        if (
+            error.errno in {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
+            and not target.tell()
+        ):
+            return False
+        raise
+    return True
+
+
+def _moved(path: Path, target: Path) -> bool:
+    """Rename `path` to `target`, unless they are in different file systems."""
+    try:
+        path.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    return True
+
+
+def _check(expected: str, actual: str, what: str) -> None:
+    if actual != expected:
+        raise ArtifactDamaged(
+            f"{what} does not hold the bytes that it should.", expected_digest=expected, actual_digest=actual
+        )
