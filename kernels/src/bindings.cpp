@@ -115,8 +115,8 @@ std::string sentence(const Codec& codec, const Refused& refused) {
             return text(place, " is ", text_of(refused.value), ", the largest magnitude ", codec.name, " can hold is ",
                         text_of(codec.largest));
         case Refusal::scale_overflow:
-            return text(place, ": the scale of the ", codec.block_values, " values from there on is above 65504, the ",
-                        "largest that ", codec.name, " can hold");
+            return text(place, ": the ", codec.block_values, " values from there on need a scale that float16 cannot hold, ",
+                        "so ", codec.name, " cannot hold them");
     }
     return place;
 }

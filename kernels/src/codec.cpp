@@ -8,6 +8,10 @@
 #include "formats/bf16.h"
 #include "formats/f16.h"
 #include "formats/f32.h"
+#include "formats/q4_0.h"
+#include "formats/q4_K.h"
+#include "formats/q5_K.h"
+#include "formats/q6_K.h"
 #include "formats/q8_0.h"
 
 namespace quantmill {
@@ -46,6 +50,10 @@ constexpr std::array codecs = {
     row<BlockF16,  encode_f16<isa>,  decode_f16<isa>>("F16"),
     row<BlockBF16, encode_bf16<isa>, decode_bf16<isa>>("BF16"),
     row<BlockQ8_0, encode_q8_0<isa>, decode_q8_0<isa>>("Q8_0"),
+    row<BlockQ4_0, encode_q4_0<isa>, decode_q4_0<isa>>("Q4_0"),
+    row<BlockQ4_K, encode_q4_K<isa>, decode_q4_K<isa>>("Q4_K"),
+    row<BlockQ5_K, encode_q5_K<isa>, decode_q5_K<isa>>("Q5_K"),
+    row<BlockQ6_K, encode_q6_K<isa>, decode_q6_K<isa>>("Q6_K"),
 };
 
 constexpr std::array all_columns = {
