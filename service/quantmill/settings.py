@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     )
     host: str = "127.0.0.1"
     port: int = 8642
+    server: str = Field(default="http://127.0.0.1:8642", description="the service that client commands talk to")
 
     threads: PositiveInt = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)), description="kernel threads of one running job"

@@ -41,6 +41,11 @@ class Artifact:
     def size(self) -> int:
         return sum(file.size for file in self.files)
 
+    @property
+    def all_files(self) -> tuple[ArtifactFile, ...]:
+        """The files of the manifest and, last, the description."""
+        return self.files + ((self.description,) if self.description else ())
+
 
 @dataclass(frozen=True)
 class Metric:

@@ -1,0 +1,456 @@
+"""What the API takes and shows. Bodies refuse unknown keys; views are built by `of` from domain values."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from quantmill.contract.tensors import Plan
+from quantmill.domain.artifacts import Artifact, ArtifactFile, Lineage, Metric
+from quantmill.domain.jobs import Attempt, Event, Job, JobRequest, Outcome, Progress, State
+
+if TYPE_CHECKING:  # the client shares these schemas, and needs neither plugins nor a database
+    from quantmill.jobs.plan import Planned
+    from quantmill.plugins import Plugins
+    from quantmill.store.workers import WorkerRow
+
+LARGEST_INTEGER = 2**53 - 1  # beyond it JSON numbers are not exact (RFC 8785)
+DEEPEST_JSON = 16
+
+
+def printable(text: str) -> str:
+    """Refuse what a database or UTF-8 cannot hold: NUL and lone surrogates."""
+    if "\0" in text:
+        raise ValueError("must not contain NUL")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be valid Unicode, without lone surrogates") from None
+    return text
+
+
+def storable(value: Any, depth: int = 0) -> Any:
+    """Refuse JSON that has no canonical form: non-finite or inexact numbers, bad text, deep nesting."""
+    if depth > DEEPEST_JSON:
+        raise ValueError(f"must not be nested deeper than {DEEPEST_JSON} levels")
+    if isinstance(value, str):
+        printable(value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must not contain NaN or infinite numbers")
+    elif isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        raise ValueError(f"must not contain integers beyond {LARGEST_INTEGER}")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            printable(key)
+            storable(item, depth + 1)
+    elif isinstance(value, Sequence):
+        for item in value:
+            storable(item, depth + 1)
+    return value
+
+
+Text = Annotated[str, AfterValidator(printable)]
+Uri = Annotated[Text, Field(min_length=1, max_length=4096)]
+MethodName = Annotated[Text, Field(min_length=1, max_length=64)]
+Params = Annotated[dict[str, Any], AfterValidator(storable), Field(json_schema_extra={"additionalProperties": True})]
+Labels = Annotated[
+    dict[Annotated[Text, Field(min_length=1, max_length=63)], Annotated[Text, Field(max_length=255)]],
+    Field(max_length=32),
+]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", examples=["sha256:" + "0" * 64])]
+
+SUBMIT_EXAMPLE: dict[str, Any] = {
+    "source": "/models/millstone-4m",
+    "method": "gguf",
+    "params": {"type": "Q4_K_M"},
+    "evaluation_text": "/models/text/evaluation.txt",
+    "labels": {"team": "search"},
+}
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class View(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class SubmitPlan(Body):
+    """A dry run: which method to plan for which source."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={"examples": [{key: SUBMIT_EXAMPLE[key] for key in ("source", "method", "params")}]},
+    )
+
+    source: Uri = Field(description="checkpoint folder: a path or a file:// URI below one of the source roots")
+    method: MethodName = Field(description="one of GET /v1/methods")
+    params: Params = Field(default_factory=dict, description="what the method's params_schema accepts; no other keys")
+
+
+class SubmitJob(SubmitPlan):
+    """A compression job."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [SUBMIT_EXAMPLE]})
+
+    evaluation_text: Uri | None = Field(default=None, description="UTF-8 text to measure perplexity on")
+    seed: int = Field(default=0, ge=0, le=LARGEST_INTEGER)
+    timeout_seconds: int | None = Field(default=None, ge=1, le=31_536_000, description="running longer expires the job")
+    labels: Labels = Field(default_factory=dict, description="yours; list jobs by them")
+
+    def to_request(self) -> JobRequest:
+        return JobRequest(**dict(self))
+
+
+class ProblemPlace(View):
+    """Where in the request a problem is: `pointer` (RFC 6901) into the body, or the name of a `parameter`."""
+
+    pointer: str | None = None
+    parameter: str | None = None
+    code: str
+    message: str
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457. `kind` says who can act: user, data, plugin, infrastructure, resource, policy."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str | None = None
+    instance: str | None = None
+    kind: str | None = None
+    errors: list[ProblemPlace] | None = None
+
+
+Item = TypeVar("Item", bound=BaseModel)
+
+
+class Page(View, Generic[Item]):
+    """Newest first. `next_page_token` is null on the last page."""
+
+    items: list[Item]
+    next_page_token: str | None
+
+
+class ProgressView(View):
+    done: int
+    total: int
+    message: str
+
+    @classmethod
+    def of(cls, progress: Progress) -> ProgressView:
+        return cls(done=progress.done, total=progress.total, message=progress.message)
+
+
+class AttemptView(View):
+    """One claim of the job by a worker."""
+
+    epoch: int
+    worker: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: Outcome | None
+    exit_code: int | None
+    signal: int | None
+    peak_memory_bytes: int | None
+
+    @classmethod
+    def of(cls, attempt: Attempt) -> AttemptView:
+        return cls(**vars(attempt))
+
+
+class PlanException(View):
+    """Tensors that don't get the nominal scheme, with the reason."""
+
+    reason: str
+    scheme: str
+    tensors: list[str]
+
+
+class PlanSummary(View):
+    """A plan without its rows: sizes, the schemes with their number of tensors, and every exception."""
+
+    nbytes: int
+    bits_per_weight: float
+    quantized_bits_per_weight: float
+    peak_memory_bytes: int
+    schemes: dict[str, int]
+    exceptions: list[PlanException]
+    warnings: list[str]
+
+    @classmethod
+    def of(cls, plan: Plan) -> PlanSummary:
+        reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for tensor in plan.tensors:
+            if tensor.reason:
+                reasons[tensor.reason, tensor.scheme].append(tensor.name)
+        return cls(
+            nbytes=plan.nbytes,
+            bits_per_weight=plan.bits_per_weight,
+            quantized_bits_per_weight=plan.quantized_bits_per_weight,
+            peak_memory_bytes=plan.peak_memory_bytes,
+            schemes=dict(Counter(tensor.scheme for tensor in plan.tensors if tensor.action != "drop")),
+            exceptions=[
+                PlanException(reason=reason, scheme=scheme, tensors=names)
+                for (reason, scheme), names in reasons.items()
+            ],
+            warnings=list(plan.warnings),
+        )
+
+
+class TensorPlanView(View):
+    name: str
+    shape: list[int]
+    source_dtype: str
+    action: str
+    scheme: str
+    output: str
+    nbytes: int
+    reason: str
+
+
+class PlanView(View):
+    """What a job would do, tensor by tensor."""
+
+    method: str
+    params: dict[str, Any]
+    architecture: str
+    source_nbytes: int
+    summary: PlanSummary
+    tensors: list[TensorPlanView]
+
+    @classmethod
+    def of(cls, method: str, planned: Planned) -> PlanView:
+        return cls(
+            method=method,
+            params=planned.params.model_dump(mode="json"),
+            architecture=planned.index.architecture,
+            source_nbytes=planned.index.nbytes,
+            summary=PlanSummary.of(planned.plan),
+            tensors=[TensorPlanView(**row) for row in planned.plan.to_json()["tensors"]],
+        )
+
+
+class JobSummary(View):
+    """A job as listings show it. The states are closed; phases may be added, so tolerate unknown ones."""
+
+    id: UUID
+    state: State
+    phase: str | None
+    progress: ProgressView | None
+    source: str
+    source_digest: str | None
+    method: str
+    method_version: str
+    params: dict[str, Any]
+    evaluation_text: str | None
+    seed: int
+    timeout_seconds: int | None
+    labels: dict[str, str]
+    artifact_digest: str | None
+    error: dict[str, Any] | None = Field(description="why the job failed: type, title, detail, kind and more")
+    retry_of: UUID | None
+    queue: str | None
+    epoch: int
+    cancel_requested_at: datetime | None
+    deadline_at: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+    @classmethod
+    def of(cls, job: Job) -> JobSummary:
+        return cls(**_job_fields(job))
+
+
+class JobView(JobSummary):
+    """A job with its plan and its attempts."""
+
+    plan: PlanSummary | None = Field(description="null for a method that only workers have: they plan it")
+    attempts: list[AttemptView]
+
+    @classmethod
+    def of(cls, job: Job) -> JobView:
+        plan = PlanSummary.of(Plan.from_json(job.plan)) if job.plan else None
+        return cls(**_job_fields(job), plan=plan, attempts=[AttemptView.of(attempt) for attempt in job.attempts])
+
+
+def _job_fields(job: Job) -> dict[str, Any]:
+    fields = vars(job.request) | vars(job) | {"progress": ProgressView.of(job.progress) if job.progress else None}
+    return {name: fields[name] for name in JobSummary.model_fields}
+
+
+class EventView(View):
+    """Something that happened to a job; `seq` counts from 1 without gaps."""
+
+    seq: int
+    type: str
+    at: datetime
+    epoch: int
+    payload: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: Event) -> EventView:
+        return cls(seq=event.seq, type=event.type, at=event.at, epoch=event.epoch, payload=dict(event.payload))
+
+
+class EventList(View):
+    """Oldest first. `last_seq` is what to ask after next; `ended` says that no more will come."""
+
+    items: list[EventView]
+    last_seq: int
+    ended: bool
+
+
+class RuntimeView(View):
+    name: str
+    command: str
+
+
+class MethodView(View):
+    """A method: what it accepts (a JSON schema) and what loads its artifacts."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+    version: str
+    api_version: int
+    summary: str
+    params_schema: dict[str, Any]
+    formats: list[str]
+    architectures: list[str]
+    runtimes: list[RuntimeView]
+
+
+class MethodList(View):
+    items: list[MethodView]
+
+
+class FileView(View):
+    path: str
+    digest: str
+    size: int
+    media_type: str
+
+    @classmethod
+    def of(cls, file: ArtifactFile) -> FileView:
+        return cls(**vars(file))
+
+
+class MetricView(View):
+    """One measured number; null where it is not a finite one."""
+
+    name: str
+    value: float | None
+    unit: str
+    subject: str
+    n: int | None
+    higher_is_better: bool | None
+
+    @classmethod
+    def of(cls, metric: Metric) -> MetricView:
+        return cls(**vars(metric) | {"value": metric.value if math.isfinite(metric.value) else None})
+
+
+class ArtifactSummary(View):
+    digest: str
+    kind: str
+    format: str
+    size: int
+    created_at: datetime
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> ArtifactSummary:
+        return cls(
+            digest=artifact.digest,
+            kind=artifact.kind,
+            format=artifact.format,
+            size=artifact.size,
+            created_at=artifact.created_at,
+        )
+
+
+class ArtifactView(ArtifactSummary):
+    """An artifact with its files, quantmill.json last, and what was measured on it."""
+
+    files: list[FileView]
+    metrics: list[MetricView]
+
+    @classmethod
+    def with_metrics(cls, artifact: Artifact, metrics: Sequence[Metric]) -> ArtifactView:
+        return cls(
+            **dict(ArtifactSummary.of(artifact)),
+            files=[FileView.of(file) for file in artifact.all_files],
+            metrics=[MetricView.of(metric) for metric in metrics],
+        )
+
+
+class LineageView(View):
+    """One step: `child` was derived from `parent` by a job."""
+
+    child: str
+    parent: str
+    relation: str
+    job_id: UUID
+    method: str
+    method_version: str
+    params: dict[str, Any]
+    seed: int
+    depth: int
+
+    @classmethod
+    def of(cls, step: Lineage) -> LineageView:
+        return cls(**vars(step))
+
+
+class LineageList(View):
+    items: list[LineageView]
+
+
+class PluginFailureView(View):
+    name: str
+    reason: str
+
+
+class WorkerView(View):
+    name: str
+    queue: str
+    slots: int
+    host: str
+    versions: dict[str, Any]
+    plugin_failures: list[PluginFailureView]
+    started_at: datetime
+    seen_at: datetime
+
+    @classmethod
+    def of(cls, worker: WorkerRow) -> WorkerView:
+        return cls.model_validate(worker, from_attributes=True)
+
+
+class WorkerList(View):
+    """Every worker, and the plugins that failed to load in this API process."""
+
+    items: list[WorkerView]
+    plugin_failures: list[PluginFailureView]
+
+    @classmethod
+    def of(cls, workers: Sequence[WorkerRow], plugins: Plugins) -> WorkerList:
+        return cls(
+            items=[WorkerView.of(worker) for worker in workers],
+            plugin_failures=[PluginFailureView(name=each.name, reason=each.reason) for each in plugins.failures],
+        )
+
+
+class Health(View):
+    status: str

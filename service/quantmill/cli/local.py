@@ -1,0 +1,302 @@
+"""Commands that need no service: the embedded store and this machine's cores."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from quantmill.cli import options
+from quantmill.cli.exits import OF_STATE
+from quantmill.cli.logs import log_to_stderr
+from quantmill.cli.output import note, say, show_fields, show_json, show_table, size
+from quantmill.cli.progress import Watch, watch
+from quantmill.contract.errors import ArtifactDamaged, RequestRejected, SourceRejected, TextRejected
+from quantmill.domain.jobs import FINAL, Job, JobRequest, State
+
+if TYPE_CHECKING:
+    from quantmill.contract.method import Method
+    from quantmill.domain.artifacts import Artifact, Metric
+    from quantmill.jobs.plan import Planned
+    from quantmill.services import Services
+
+POLL_SECONDS = 0.1
+
+
+def quantize(
+    model: options.LocalModel,
+    method: options.MethodName,
+    output: options.Output,
+    sets: options.Sets = None,
+    evaluate: options.Evaluate = None,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+    data_dir: options.DataDir = None,
+    as_json: options.Json = False,
+) -> int:
+    """Compress MODEL into the new folder OUTPUT. Ctrl-C cancels."""
+    from quantmill.dispatch.embedded import Embedded
+    from quantmill.files.artifacts import materialize
+    from quantmill.jobs import artifacts
+
+    refuse_occupied(output)
+    log_to_stderr(level=logging.ERROR)
+    request = JobRequest(
+        source=str(model.resolve()),
+        method=method,
+        params=options.parse_sets(sets),
+        evaluation_text=str(evaluate.resolve()) if evaluate else None,
+        seed=seed,
+    )
+    with embedded_store(data_dir, model, evaluate, threads) as services:
+        with Embedded(services), interruptible():
+            job = run_to_end(services, request, watch(as_json))
+        if job.state is not State.SUCCEEDED or job.artifact_digest is None:
+            return report_failure(job, as_json)
+        artifact, metrics = artifacts.get(services, job.artifact_digest)
+        materialize(artifact, services.blobs, output)
+        show_result(job, artifact, metrics, services.plugins.method(method), output, as_json)
+    return OF_STATE[job.state]
+
+
+def plan(
+    model: options.LocalModel,
+    method: options.MethodName,
+    sets: options.Sets = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show what `quantize` would do, tensor by tensor, without reading a weight."""
+    from quantmill.api.schemas import PlanView
+    from quantmill.jobs.plan import plan_folder
+    from quantmill.plugins import load_plugins
+
+    planned = plan_folder(load_plugins().method(method), model, options.parse_sets(sets))
+    if as_json:
+        show_json(PlanView.of(method, planned))
+        return
+    show_plan(planned)
+
+
+def verify(artifact: options.LocalArtifact, against: options.Against, as_json: options.Json = False) -> None:
+    """Check ARTIFACT's files against their digests, and its weights against the checkpoint they were made from."""
+    from quantmill.checkpoints import open_checkpoint
+    from quantmill.jobs.plan import plan_folder
+    from quantmill.verification import verify as verify_weights
+
+    description, method = read_description(artifact)
+    check_digests(artifact, description)
+    planned = plan_folder(method, against, description["params"])
+    with open_checkpoint(against) as checkpoint:
+        result = verify_weights(checkpoint, planned.plan, method, artifact).to_json()
+    if as_json:
+        show_json({"digest": description["digest"], "verification": result})
+    else:
+        say(f"{artifact} is what it should be")
+        show_fields({name: value for name, value in result.items() if not isinstance(value, dict | list)})
+
+
+def evaluate(
+    artifact: options.LocalArtifact,
+    against: options.Against,
+    text: options.Text,
+    threads: options.Threads = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure the perplexity of ARTIFACT and of the checkpoint that it was made from on a text."""
+    from quantmill.checkpoints import open_checkpoint
+    from quantmill.evaluation import perplexity, source_weights
+
+    _, method = read_description(artifact)
+    written = read_text(text)
+    used = threads or options.settings().threads
+    with open_checkpoint(against) as checkpoint:
+        source = perplexity(checkpoint, source_weights(checkpoint), written, threads=used)
+        compressed = perplexity(checkpoint, method.read.load()(artifact), written, threads=used)
+    ratio = compressed.perplexity / source.perplexity
+    if as_json:
+        show_json({"source": vars(source), "artifact": vars(compressed), "ratio": ratio})
+        return
+    rows = [("source", source), ("artifact", compressed)]
+    columns = ("", "perplexity", "tokens", "windows", "seconds")
+    show_table(columns, [(name, *(getattr(found, each) for each in columns[1:])) for name, found in rows])
+    say(f"ratio {ratio:.4f}")
+
+
+# Running a job
+
+
+def refuse_occupied(output: Path) -> None:
+    """Before any work: an artifact never mixes with other files."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise RequestRejected(f"{output} exists and is not an empty folder; name a new one", path=str(output))
+
+
+@contextmanager
+def embedded_store(data_dir: Path | None, model: Path, text: Path | None, threads: int | None) -> Iterator[Services]:
+    """The embedded store, up to date. Whoever sits at the terminal may read the files that they named."""
+    from quantmill.services import Services
+    from quantmill.store.migrate import upgrade
+
+    roots = tuple(path.resolve() for path in (model, text) if path)
+    services = Services.open(options.settings(data_dir=data_dir, source_roots=roots, threads=threads, broker_url=None))
+    try:
+        upgrade(services.database)
+        yield services
+    finally:
+        services.close()
+
+
+def run_to_end(services: Services, request: JobRequest, watching: Watch) -> Job:
+    """Submit and follow one job; an interrupt cancels it and waits for its end."""
+    from quantmill.jobs.cancel import cancel
+    from quantmill.jobs.submit import submit
+
+    job = submit(services, request)
+    with watching:
+        try:
+            return follow(services, job.id, watching)
+        except KeyboardInterrupt:
+            note("canceling")
+            cancel(services, job.id)
+            return follow(services, job.id, watching)
+
+
+def follow(services: Services, job_id: UUID, watching: Watch) -> Job:
+    from quantmill.jobs.inspect import get
+
+    while True:
+        job = get(services, job_id)
+        watching.show(job)
+        if job.state in FINAL:
+            return job
+        time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM means what Ctrl-C means."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# What came out
+
+
+def report_failure(job: Job, as_json: bool) -> int:
+    if as_json:
+        show_json({"job": str(job.id), "state": job.state.value, "error": job.error})
+    else:
+        error = job.error or {}
+        note(f"{error.get('title', 'The job ended').rstrip('.')}: {error.get('detail', job.state.value)}")
+    return OF_STATE[job.state]
+
+
+def show_result(
+    job: Job, artifact: Artifact, metrics: list[Metric], method: Method, output: Path, as_json: bool
+) -> None:
+    from quantmill.api.schemas import ArtifactView
+
+    commands = {runtime.name: command(runtime.command, artifact, output) for runtime in method.runtimes}
+    if as_json:
+        view = ArtifactView.with_metrics(artifact, metrics).model_dump(mode="json")
+        show_json({"job": str(job.id), "state": job.state.value, "output": str(output), "run": commands, **view})
+        return
+    measured = {(metric.subject, metric.name): metric.value for metric in metrics}
+    fields: dict[str, Any] = {
+        "artifact": artifact.digest,
+        "folder": output,
+        "size": size(artifact.size),
+        "bits per weight": f"{measured['artifact', 'bits_per_weight']:.3f}",
+        "verified": "yes, every tensor against its source",
+    }
+    if ("artifact", "perplexity") in measured:
+        source, made = measured["source", "perplexity"], measured["artifact", "perplexity"]
+        fields["perplexity"] = f"{made:.4f} (source {source:.4f}, {100 * (made / source - 1):+.2f} %)"
+    show_fields(fields | {f"run with {name}": line for name, line in commands.items()})
+
+
+def command(template: str, artifact: Artifact, folder: Path) -> str:
+    main = max(artifact.files, key=lambda file: file.size)
+    return template.format(file=folder / main.path, folder=folder)
+
+
+def show_plan(planned: Planned) -> None:
+    plan = planned.plan
+    columns = ("tensor", "shape", "from", "scheme", "bytes", "reason")
+    show_table(
+        columns,
+        [
+            (
+                tensor.name,
+                "x".join(map(str, tensor.shape)),
+                tensor.source_dtype,
+                tensor.scheme,
+                tensor.nbytes,
+                tensor.reason,
+            )
+            for tensor in plan.tensors
+        ],
+    )
+    show_fields(
+        {
+            "source": size(planned.index.nbytes),
+            "artifact": size(plan.nbytes),
+            "bits per weight": f"{plan.bits_per_weight:.3f}",
+            "quantized tensors": f"{plan.quantized_bits_per_weight:.3f} bits per weight",
+            "working memory": size(plan.peak_memory_bytes),
+        }
+    )
+    for warning in plan.warnings:
+        note(f"warning: {warning}")
+
+
+# An artifact's folder
+
+
+def read_description(folder: Path) -> tuple[dict[str, Any], Method]:
+    """The folder's quantmill.json and the method that it names. Raises SourceRejected, UnknownMethod."""
+    from quantmill.domain.artifacts import DESCRIPTION_FILE
+    from quantmill.plugins import load_plugins
+
+    try:
+        description = json.loads((folder / DESCRIPTION_FILE).read_bytes())
+        name, _ = (
+            str(description["method"]["name"]),
+            (description["params"], description["files"], description["digest"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceRejected(
+            f"{folder} is not an artifact's folder: {DESCRIPTION_FILE} cannot be read ({error})"
+        ) from None
+    return description, load_plugins().method(name)
+
+
+def check_digests(folder: Path, description: dict[str, Any]) -> None:
+    """Raises ArtifactDamaged, naming the first file that is missing or not what it was."""
+    from quantmill.files.blobs import digest_of
+
+    for file in description["files"]:
+        path = folder / file["path"]
+        try:
+            with path.open("rb") as opened:
+                found = digest_of(opened)
+        except OSError as error:
+            raise ArtifactDamaged(f"{path} cannot be read: {error.strerror}", path=file["path"]) from None
+        if found != file["digest"]:
+            raise ArtifactDamaged(f"{path} has the digest {found}, not {file['digest']}", path=file["path"])
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TextRejected(f"{path}: {error}") from None

@@ -1,0 +1,77 @@
+"""Options that several commands share, and how their texts become values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quantmill.contract.errors import RequestRejected
+
+if TYPE_CHECKING:
+    from quantmill.client import Client
+    from quantmill.settings import Settings
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder.")]
+LocalModel = Annotated[Path, typer.Argument(metavar="MODEL", help="A checkpoint folder.")]
+LocalArtifact = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="An artifact's folder.")]
+Against = Annotated[Path, typer.Option("--against", metavar="MODEL", help="The checkpoint that it was made from.")]
+MethodName = Annotated[str, typer.Option("--method", "-m", help="A name from `quantmill methods`.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the method; may be repeated.")
+]
+Evaluate = Annotated[
+    Path | None, typer.Option("--evaluate", metavar="FILE", help="UTF-8 text to measure perplexity on.")
+]
+Text = Annotated[Path, typer.Option("--text", metavar="FILE", help="UTF-8 text to measure perplexity on.")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A new folder.")]
+Seed = Annotated[int, typer.Option(min=0)]
+DataDir = Annotated[Path | None, typer.Option(help="Blobs, staging and the embedded database.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Kernel threads; results do not depend on them.")]
+Server = Annotated[str | None, typer.Option(metavar="URL", help="The service; QUANTMILL_SERVER sets the default.")]
+
+
+def parse_sets(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """`key=value` texts as parameters: a value that parses as JSON is that, anything else is a string."""
+    return {key: _value(text) for key, text in map(_pair, pairs or ())}
+
+
+def parse_labels(pairs: Sequence[str] | None) -> dict[str, str]:
+    return dict(map(_pair, pairs or ()))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise RequestRejected(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def settings(**given: Any) -> Settings:
+    """The environment's settings, overridden by the options that were given."""
+    from pydantic import ValidationError
+
+    from quantmill.settings import Settings
+
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise RequestRejected(f"the settings (QUANTMILL_...) do not hold: {problems}") from None
+
+
+def client(server: str | None) -> Client:
+    from quantmill.client import Client
+
+    return Client(server or settings().server)

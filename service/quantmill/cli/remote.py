@@ -1,0 +1,210 @@
+"""Commands that talk to a service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from uuid import UUID
+
+import typer
+
+from quantmill.cli import options
+from quantmill.cli.exits import OF_STATE
+from quantmill.cli.local import refuse_occupied
+from quantmill.cli.output import note, say, show_fields, show_json, show_table, size
+from quantmill.contract.errors import ResourceExhausted
+from quantmill.domain.jobs import FINAL, State
+
+if TYPE_CHECKING:
+    from quantmill.api.schemas import EventView, JobSummary, JobView
+
+JobId = Annotated[UUID, typer.Argument(metavar="ID")]
+ArtifactDigest = Annotated[str, typer.Argument(metavar="DIGEST", help="sha256:...")]
+Label = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")]
+LabelFilter = Annotated[str | None, typer.Option(metavar="KEY=VALUE")]
+Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds; default: however long it takes.")]
+TimeLimit = Annotated[int | None, typer.Option(min=1, help="Seconds that the job may run.")]
+Limit = Annotated[int, typer.Option(min=1, max=200)]
+IdempotencyKey = Annotated[str | None, typer.Option(help="Repeats with this key give the first one's job.")]
+RemoteText = Annotated[str | None, typer.Option("--evaluate", metavar="FILE", help="Text to measure perplexity on.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for the job's end; the exit code is the job's.")]
+
+
+def submit(
+    model: options.Model,
+    method: options.MethodName,
+    sets: options.Sets = None,
+    evaluate: RemoteText = None,
+    seed: options.Seed = 0,
+    label: Label = None,
+    time_limit: TimeLimit = None,
+    idempotency_key: IdempotencyKey = None,
+    wait_for_end: Wait = False,
+    server: options.Server = None,
+    as_json: options.Json = False,
+) -> int:
+    """Queue a job. A path that exists here is sent absolute, any other as it is written."""
+    with options.client(server) as service:
+        job = service.submit(
+            _as_seen_there(model),
+            method,
+            options.parse_sets(sets),
+            idempotency_key=idempotency_key,
+            evaluation_text=_as_seen_there(evaluate) if evaluate else None,
+            seed=seed,
+            labels=options.parse_labels(label),
+            timeout_seconds=time_limit,
+        )
+        if not wait_for_end:
+            show_json(job) if as_json else say(str(job.id))
+            return 0
+        try:
+            return _show_job(service.wait(job.id), as_json)
+        except KeyboardInterrupt:
+            return _show_job(service.wait(service.cancel(job.id).id), as_json)
+
+
+def jobs(
+    state: State | None = None,
+    method: str | None = None,
+    label: LabelFilter = None,
+    limit: Limit = 20,
+    server: options.Server = None,
+    as_json: options.Json = False,
+) -> None:
+    """The newest jobs."""
+    with options.client(server) as service:
+        page = service.list(state=state, method=method, label=label, page_size=limit)
+    if as_json:
+        show_json(page)
+        return
+    columns = ("id", "state", "method", "params", "created", "source")
+    show_table(columns, [_job_row(job) for job in page.items])
+
+
+def job(job_id: JobId, server: options.Server = None, as_json: options.Json = False) -> None:
+    """One job."""
+    with options.client(server) as service:
+        _show_job(service.get(job_id), as_json)
+
+
+def wait(job_id: JobId, timeout: Timeout = None, server: options.Server = None, as_json: options.Json = False) -> int:
+    """Wait for a job's end. The exit code is the job's."""
+    with options.client(server) as service:
+        found = service.wait(job_id, timeout)
+    if found.state not in FINAL:
+        raise ResourceExhausted(
+            f"job {job_id} is still {found.state} after {timeout:g} seconds; it goes on", state=found.state
+        )
+    return _show_job(found, as_json)
+
+
+def events(
+    job_id: JobId,
+    after: Annotated[int, typer.Option(min=0, help="Leave out events up to this number.")] = 0,
+    server: options.Server = None,
+    as_json: options.Json = False,
+) -> None:
+    """Follow a job's events to its end; with --json one object per line."""
+    with options.client(server) as service:
+        for event in service.events(job_id, after):
+            show_json(event, indent=None) if as_json else say(_event_line(event))
+
+
+def cancel(job_id: JobId, server: options.Server = None, as_json: options.Json = False) -> None:
+    """Stop a job."""
+    with options.client(server) as service:
+        _show_job(service.cancel(job_id), as_json)
+
+
+def retry(
+    job_id: JobId, idempotency_key: IdempotencyKey = None, server: options.Server = None, as_json: options.Json = False
+) -> None:
+    """Queue a failed, canceled or expired job anew, as another job."""
+    with options.client(server) as service:
+        found = service.retry(job_id, idempotency_key=idempotency_key)
+    show_json(found) if as_json else say(str(found.id))
+
+
+def artifacts(limit: Limit = 20, server: options.Server = None, as_json: options.Json = False) -> None:
+    """The newest artifacts."""
+    with options.client(server) as service:
+        page = service.artifacts(page_size=limit)
+    if as_json:
+        show_json(page)
+        return
+    columns = ("digest", "format", "size", "created")
+    show_table(
+        columns, [(each.digest, each.format, size(each.size), f"{each.created_at:%F %T}") for each in page.items]
+    )
+
+
+def lineage(
+    digest: ArtifactDigest,
+    direction: Annotated[Literal["up", "down"], typer.Option(help="Ancestors or descendants.")] = "up",
+    depth: Annotated[int, typer.Option(min=1, max=100)] = 10,
+    server: options.Server = None,
+    as_json: options.Json = False,
+) -> None:
+    """What an artifact was made from, or what was made from it."""
+    with options.client(server) as service:
+        steps = service.lineage(digest, direction=direction, depth=depth)
+    if as_json:
+        show_json(list(steps))
+        return
+    for step in steps:
+        say(f"{step.child}\n  {step.relation} from {step.parent}")
+        say(f"  by {step.method} {step.method_version} {_params(step.params)} seed={step.seed}, job {step.job_id}")
+
+
+def download(
+    digest: ArtifactDigest, output: options.Output, server: options.Server = None, as_json: options.Json = False
+) -> None:
+    """Fetch an artifact into the new folder OUTPUT, every file checked against its digest."""
+    refuse_occupied(output)
+    with options.client(server) as service:
+        artifact = service.download(digest, output)
+    show_json(artifact) if as_json else say(f"{output}: {len(artifact.files)} files, {size(artifact.size)}")
+
+
+def _as_seen_there(path: str) -> str:
+    local = Path(path)
+    return str(local.resolve()) if local.exists() else path
+
+
+def _show_job(job: JobView, as_json: bool) -> int:
+    if as_json:
+        show_json(job)
+    else:
+        show_fields(_job_fields(job))
+        if job.error:
+            note(f"{job.error['title'].rstrip('.')}: {job.error['detail']}")
+    return OF_STATE.get(job.state, 0)
+
+
+def _job_fields(job: JobView) -> dict[str, Any]:
+    fields = {
+        "job": job.id,
+        "state": job.state,
+        "phase": job.phase,
+        "source": job.source,
+        "method": f"{job.method} {job.method_version} {_params(job.params)}",
+        "bits per weight": f"{job.plan.bits_per_weight:.3f}" if job.plan else None,
+        "attempts": len(job.attempts),
+        "artifact": job.artifact_digest,
+        "retry of": job.retry_of,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _job_row(job: JobSummary) -> tuple[Any, ...]:
+    return job.id, job.state, job.method, _params(job.params), f"{job.created_at:%F %T}", job.source
+
+
+def _params(params: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in params.items())
+
+
+def _event_line(event: EventView) -> str:
+    said = " ".join(f"{name}={value}" for name, value in event.payload.items() if value not in ("", None))
+    return f"{event.at:%F %T}  {event.seq:>4}  {event.type}  {said}".rstrip()

@@ -1,0 +1,100 @@
+"""Takes a job in: everything that can be refused is refused now."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+from uuid import UUID
+
+import rfc8785
+
+from quantmill.checkpoints.uris import resolve
+from quantmill.contract.errors import RequestRejected
+from quantmill.domain.identifiers import uuid7
+from quantmill.domain.jobs import Job, JobRequest
+from quantmill.jobs.methods import published_method
+from quantmill.jobs.params import validate_by_schema
+from quantmill.jobs.plan import find_text, make_plan, pointing_at
+from quantmill.services import Services
+from quantmill.store.idempotency import recall, remember
+from quantmill.store.jobs import get_job, insert_job
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    """A request that can run: URIs resolved, defaults filled in, planned where the method is installed here."""
+
+    request: JobRequest
+    method_version: str
+    plan: dict[str, Any]
+    timeout_seconds: int
+
+
+def submit(
+    services: Services, request: JobRequest, *, idempotency_key: str | None = None, retry_of: UUID | None = None
+) -> Job:
+    """Queue a job, or give back the earlier one of the same idempotency key and body.
+
+    Job, idempotency row, first event and outbox row are one transaction. Raises what `make_plan` raises, TextRejected,
+    RequestRejected, and IdempotencyMismatch when the key was used with another body.
+    """
+    digest = request_digest(request, retry_of)
+    if idempotency_key is not None and (earlier := _recall(services, idempotency_key, digest)) is not None:
+        return earlier
+    accepted = _accept(services, request)
+    job_id = uuid7()
+    with services.database.write() as tx:
+        if idempotency_key is not None:
+            keep = services.settings.idempotency_seconds
+            first = remember(tx, idempotency_key, digest, job_id, keep)
+            if first != job_id:  # another request with this key committed since `_recall`
+                return get_job(tx, first)
+        return insert_job(
+            tx,
+            accepted.request,
+            method_version=accepted.method_version,
+            plan=accepted.plan,
+            timeout_seconds=accepted.timeout_seconds,
+            job_id=job_id,
+            retry_of=retry_of,
+        )
+
+
+def request_digest(request: JobRequest, retry_of: UUID | None = None) -> str:
+    """sha256 over the RFC 8785 form of what was asked for, before anything is resolved or filled in."""
+    body: Mapping[str, Any] = {**asdict(request), "retry_of": str(retry_of) if retry_of else None}
+    return "sha256:" + hashlib.sha256(rfc8785.dumps(dict(body))).hexdigest()
+
+
+def _recall(services: Services, key: str, digest: str) -> Job | None:
+    """The job that this key and body made before; a repeated request succeeds though its source is gone since."""
+    with services.database.read() as tx:
+        job_id = recall(tx, key, digest)
+        return None if job_id is None else get_job(tx, job_id)
+
+
+def _accept(services: Services, request: JobRequest) -> _Accepted:
+    timeout = _timeout(services, request)
+    if request.evaluation_text is not None:
+        request = replace(request, evaluation_text=str(find_text(services, request.evaluation_text)))
+    with pointing_at("/source"):
+        folder = resolve(request.source, services.settings.source_roots)
+    if request.method in services.plugins.methods:
+        planned = make_plan(services, request.source, request.method, request.params)
+        version = services.plugins.methods[request.method].version
+        resolved = replace(request, source=str(folder), params=planned.params.model_dump(mode="json"))
+        return _Accepted(resolved, version, planned.plan.to_json(), timeout)
+    with pointing_at("/method"):
+        description = published_method(services, request.method)
+    validate_by_schema(request.method, description["params_schema"], request.params)
+    return _Accepted(replace(request, source=str(folder)), description["version"], {}, timeout)  # its worker plans it
+
+
+def _timeout(services: Services, request: JobRequest) -> int:
+    limit = services.settings.job_timeout_seconds
+    if request.timeout_seconds is not None and request.timeout_seconds > limit:
+        with pointing_at("/timeout_seconds"):
+            raise RequestRejected(f"timeout_seconds {request.timeout_seconds} is above this installation's {limit}")
+    return request.timeout_seconds or limit
