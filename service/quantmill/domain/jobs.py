@@ -46,6 +46,9 @@ NEXT: dict[State, frozenset[State]] = {
     State.CANCELED: frozenset(),
     State.EXPIRED: frozenset(),
 }
+PREVIOUS: dict[State, frozenset[State]] = {
+    state: frozenset(before for before, following in NEXT.items() if state in following) for state in State
+}
 FINAL = frozenset(state for state, following in NEXT.items() if not following)
 HELD = frozenset({State.RUNNING, State.CANCELING})  # a worker holds a lease
 

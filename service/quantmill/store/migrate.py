@@ -1,0 +1,93 @@
+"""Brings a database's schema to where this version of quantmill needs it.
+
+The revisions are the package `quantmill.migrations`, in the wheel as in a checkout; no alembic.ini is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, func, select
+
+from quantmill.contract.errors import DatabaseUnavailable
+from quantmill.store.database import Database, unavailable
+
+ADVISORY_LOCK = 0x7175616E746D696C  # "quantmil": one number that all our migrations share
+LOCK_TIMEOUT = "10s"  # a migration that waits for a table's lock makes every later query of it wait as well
+
+
+def upgrade(database: Database, revision: str = "head") -> None:
+    """Bring the schema to `revision`. Does nothing where it is there already; several processes may call it at once.
+
+    Raises DatabaseUnavailable where the database cannot be reached or a table stays locked.
+    """
+    _run(database, lambda config: command.upgrade(config, revision))
+
+
+def downgrade(database: Database, revision: str) -> None:
+    """Take the schema back to `revision` ("base": before the first), and with it the data that only later ones hold."""
+    _run(database, lambda config: command.downgrade(config, revision))
+
+
+def is_current(database: Database) -> bool:
+    """Whether the schema is the one that this version of quantmill needs."""
+    with _config() as config, database.read() as tx:
+        there = MigrationContext.configure(tx).get_current_heads()
+        return set(there) == set(ScriptDirectory.from_config(config).get_heads())
+
+
+@contextmanager
+def _config() -> Iterator[Config]:
+    with as_file(files("quantmill.migrations")) as folder:
+        config = Config()
+        config.set_main_option("script_location", str(folder).replace("%", "%%"))
+        yield config
+
+
+def _run(database: Database, command_on: Callable[[Config], None]) -> None:
+    with _config() as config, migrating(database) as connection:
+        config.attributes["connection"] = connection
+        command_on(config)
+
+
+@contextmanager
+def migrating(database: Database) -> Iterator[Connection]:
+    """A connection for the revisions to run on, while no other process runs any. It goes back to no pool."""
+    with unavailable(database.engine.url), database.engine.connect() as connection:
+        connection.detach()
+        with _EXCLUSIVE[database.engine.dialect.name](connection):
+            yield connection
+
+
+@contextmanager
+def _exclusive_sqlite(connection: Connection) -> Iterator[None]:
+    """One write transaction around all revisions. Foreign keys rest meanwhile, and are checked at its end: a table is
+    changed by copying and dropping it, and the drop would delete the rows that refer to it.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    driver.execute("PRAGMA foreign_keys = OFF")  # means nothing inside a transaction
+    connection.execution_options(sqlite_begin="IMMEDIATE")
+    with connection.begin():
+        yield
+        if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all():
+            raise DatabaseUnavailable(f"the migration would break {len(broken)} references, first {broken[0]}; undone")
+
+
+@contextmanager
+def _exclusive_postgresql(connection: Connection) -> Iterator[None]:
+    """A transaction for each revision, all under an advisory lock of the session: it ends when the connection does."""
+    connection.exec_driver_sql("SET statement_timeout = 0")
+    connection.execute(select(func.pg_advisory_lock(ADVISORY_LOCK)))
+    connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+    connection.commit()
+    yield
+
+
+_EXCLUSIVE = {"sqlite": _exclusive_sqlite, "postgresql": _exclusive_postgresql}

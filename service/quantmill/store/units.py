@@ -1,0 +1,68 @@
+"""Finished units of a job: what the next attempt need not do again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection, delete, select
+
+from quantmill.contract.errors import IllegalTransition
+from quantmill.domain.jobs import FINAL
+from quantmill.store.jobs import get_job, is_held
+from quantmill.store.tables import artifact_file, job, job_output, job_unit
+from quantmill.store.types import clock
+from quantmill.store.upsert import upsert
+
+
+@dataclass(frozen=True)
+class FinishedUnit:
+    """`digest` and `size` are those of the blob that holds the unit's tensors."""
+
+    key: str
+    digest: str
+    size: int
+
+
+def finish_unit(tx: Connection, job_id: UUID, epoch: int, key: str, blob_digest: str, size: int, worker: str) -> bool:
+    """Note a unit as finished; one finished before is replaced (its blob may have been damaged).
+
+    False when the job is no longer held at this epoch; then nothing was noted.
+    """
+    held = select(job.c.id).where(is_held(job_id, epoch)).with_for_update(read=True)
+    if tx.execute(held).one_or_none() is None:
+        return False
+    values = {"epoch": epoch, "worker": worker, "digest": blob_digest, "size": size, "finished_at": clock()}
+    tx.execute(
+        upsert(tx, job_unit)
+        .values(job_id=job_id, key=key, **values)
+        .on_conflict_do_update(index_elements=["job_id", "key"], set_=values)
+    )
+    return True
+
+
+def finished_units(tx: Connection, job_id: UUID) -> list[FinishedUnit]:
+    """The units that are finished, by whichever attempt, in the order of their keys."""
+    wanted = select(job_unit).where(job_unit.c.job_id == job_id).order_by(job_unit.c.key)
+    return [FinishedUnit(row.key, row.digest, row.size) for row in tx.execute(wanted)]
+
+
+def forget_units(tx: Connection, job_id: UUID) -> list[str]:
+    """Forget the units of a job that has ended; gives the digests of the blobs that nothing needs any more.
+
+    Equal units of two jobs share a blob: one that another job or an artifact refers to is not among them.
+    Raises IllegalTransition for a job that has not ended, NotFound when there is no such job.
+    """
+    ended = get_job(tx, job_id)
+    if ended.state not in FINAL:
+        raise IllegalTransition(f"job {job_id} is {ended.state}; its finished units are still needed")
+    forgotten = set(
+        tx.execute(delete(job_unit).where(job_unit.c.job_id == job_id).returning(job_unit.c.digest)).scalars()
+    )
+    references = (job_unit.c.digest, artifact_file.c.blob_digest, job_output.c.description_digest)
+    needed = {
+        digest
+        for column in references
+        for digest in tx.execute(select(column).where(column.in_(forgotten)).distinct()).scalars()
+    }
+    return sorted(forgotten - needed)
