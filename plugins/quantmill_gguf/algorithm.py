@@ -26,20 +26,18 @@ def quantize(session: Session, params: GgufParams) -> Iterator[QuantizedTensor]:
     tensors = architecture_of(index).tensors(model_of(index), index.config)
     heads = {tensor.name: tensor.heads for tensor in tensors}
     for unit in session.units():
-        for name in unit.tensors:
-            row = session.plan.by_name[name]
-            packed = _encode(row.scheme, session.tensor(name), session.threads)
-            if heads[name]:
-                interleave_halves(packed.reshape(row.shape[0], -1), heads[name])
-            yield QuantizedTensor(name, row.scheme, row.shape, {"packed": packed})
+        for name in unit.tensors:  # no name holds a tensor across the yield: the plan counts one at a time
+            yield _quantized(session.tensor(name), session.plan.by_name[name].scheme, heads[name], session.threads)
 
 
-def _encode(scheme: str, source: SourceTensor, threads: int) -> Packed:
-    values = source.values.reshape(-1, source.info.shape[-1])  # (rows, cols), a view
-    packed: Packed = quantmill_kernels.encode(scheme, values, threads=threads)
+def _quantized(source: SourceTensor, scheme: str, heads: int, threads: int) -> QuantizedTensor:
+    name, shape = source.info.name, source.info.shape
+    packed: Packed = quantmill_kernels.encode(scheme, source.values.reshape(-1, shape[-1]), threads=threads)
     if scheme == "F16":
-        _check_finite(source.info.name, packed)
-    return packed
+        _check_finite(name, packed)
+    if heads:
+        interleave_halves(packed.reshape(shape[0], -1), heads)
+    return QuantizedTensor(name, scheme, shape, {"packed": packed})
 
 
 def interleave_halves(rows: Packed, heads: int) -> None:

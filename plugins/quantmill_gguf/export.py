@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantmill.contract.errors import PluginBroken
-from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, QuantizedTensor
+from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, QuantizedTensor, TensorPlan
 from quantmill_gguf.architectures import ROPE_FREQS, Model, architecture_of, model_of, rope_divisors
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.policies import MIXES
@@ -47,13 +47,19 @@ def write(
     with path.open("ab") as file:
         for values in generated.values():
             _append(file, values)
-        for row, tensor in zip(stored, tensors, strict=True):
-            packed = tensor.parts["packed"]
-            if (tensor.name, tensor.scheme, packed.nbytes) != (row.name, row.scheme, row.nbytes):
-                raise PluginBroken(f"the plan has {row.name} ({row.scheme}) next, got {tensor.name} ({tensor.scheme})")
-            _append(file, packed)
+        remaining = iter(tensors)
+        for row in stored:  # no name and no zip holds a tensor while the next one is made
+            _append(file, _packed(row, next(remaining, None)))
         _pad(file)
     return [path]
+
+
+def _packed(row: TensorPlan, tensor: QuantizedTensor | None) -> NDArray[np.uint8]:
+    if tensor is None:
+        raise PluginBroken(f"the plan has {row.name} next, but there are no more tensors")
+    if (tensor.name, tensor.scheme, tensor.nbytes) != (row.name, row.scheme, row.nbytes):
+        raise PluginBroken(f"the plan has {row.name} ({row.scheme}) next, got {tensor.name} ({tensor.scheme})")
+    return tensor.parts["packed"]
 
 
 def _generated(model: Model) -> dict[str, FloatArray]:

@@ -12,8 +12,10 @@ from quantmill_gguf.types import TYPES
 
 SOURCE_DTYPES = ("F32", "F16", "BF16")
 
+HEAD = "lm_head.weight"  # may be tied to the embedding: llama.cpp then uses token_embd for both
+
 # Source tensors that llama.cpp computes by itself, by the end of their names
-REBUILT = {"rotary_emb.inv_freq": "llama.cpp computes the rope frequencies itself"}
+REBUILT = {".rotary_emb.inv_freq": "llama.cpp computes the rope frequencies itself"}
 
 
 def plan(index: ModelIndex, params: GgufParams) -> Plan:
@@ -27,8 +29,8 @@ def plan(index: ModelIndex, params: GgufParams) -> Plan:
     """
     architecture, model = architecture_of(index), model_of(index)
     expected = list(architecture.tensors(model, index.config))
-    tied = bool(index.config.get("tie_word_embeddings")) or "lm_head.weight" in index.tied
-    dropped = _dropped(index, tied)
+    tied = HEAD in index.tied
+    dropped = _dropped(index)
     _check_names(index, expected, dropped)
     rows, warnings = [], []
     for tensor in expected:
@@ -44,14 +46,9 @@ def plan(index: ModelIndex, params: GgufParams) -> Plan:
     return Plan((*rows, *drops), units, peak, tuple(warnings))
 
 
-def _dropped(index: ModelIndex, tied: bool) -> dict[str, str]:
+def _dropped(index: ModelIndex) -> dict[str, str]:
     """Source tensors that are left out, with the reason."""
-    dropped = {
-        name: reason for name in index.tensors for ending, reason in REBUILT.items() if name.endswith(f".{ending}")
-    }
-    if tied and "lm_head.weight" in index.tensors:
-        dropped["lm_head.weight"] = "tied: llama.cpp uses the embedding as the output matrix"
-    return dropped
+    return {name: reason for name in index.tensors for ending, reason in REBUILT.items() if name.endswith(ending)}
 
 
 def _check_names(index: ModelIndex, expected: list[ExpectedTensor], dropped: dict[str, str]) -> None:
@@ -61,7 +58,7 @@ def _check_names(index: ModelIndex, expected: list[ExpectedTensor], dropped: dic
         raise SourceRejected(
             f"{index.architecture} has no tensor named {unknown[0]!r} ({len(unknown)} unknown)", tensors=unknown[:20]
         )
-    missing = sorted(known - set(index.tensors) - set(index.tied))
+    missing = sorted(known - set(index.tensors) - set(index.tied).intersection({HEAD}))
     if missing:
         raise SourceRejected(f"the checkpoint lacks {missing[0]!r} ({len(missing)} missing)", tensors=missing[:20])
 

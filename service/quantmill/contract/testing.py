@@ -1,0 +1,367 @@
+"""The laws that every method obeys, as a test class to inherit from.
+
+    class TestMyMethod(MethodConformance):
+        method = MY_METHOD
+        open_source = lazy("quantmill.checkpoints:open_checkpoint")
+        ladder = ({"bits": 2}, {"bits": 4}, {"bits": 8})
+
+runs them all with pytest. `ladder` holds parameters from the fewest bits to the most. The checkpoints are small
+synthetic ones (`CHECKPOINTS`); a method for other architectures overrides the fixture `checkpoint`, and `wide`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from quantmill.contract.method import Method, lazy
+from quantmill.contract.synthetic import SyntheticLlama
+from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, SourceTensor, Unit
+
+# Running a method without a service
+
+
+class Source(Protocol):
+    """An opened checkpoint."""
+
+    @property
+    def index(self) -> ModelIndex: ...
+
+    def tensor(self, name: str) -> SourceTensor: ...
+
+
+OpenSource = Callable[[Path], AbstractContextManager[Source]]
+
+
+@dataclass(frozen=True)
+class MemorySession:
+    """A Session over an opened source. `finished` are the keys of units that an earlier attempt has done."""
+
+    source: Source
+    plan: Plan
+    threads: int = 1
+    seed: int = 0
+    finished: Collection[str] = field(default=())
+
+    @property
+    def index(self) -> ModelIndex:
+        return self.source.index
+
+    def units(self) -> Iterator[Unit]:
+        return (unit for unit in self.plan.units if unit.key not in self.finished)
+
+    def tensor(self, name: str) -> SourceTensor:
+        return self.source.tensor(name)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A method with its parameters on one source."""
+
+    method: Method
+    params: BaseModel
+    source: Source
+
+    @property
+    def plan(self) -> Plan:
+        return self.method.plan.load()(self.source.index, self.params)
+
+    def quantize(self, threads: int = 1, finished: Collection[str] = ()) -> Iterator[QuantizedTensor]:
+        session = MemorySession(self.source, self.plan, threads, finished=finished)
+        return self.method.quantize.load()(session, self.params)
+
+    def write(self, tensors: Iterator[QuantizedTensor], folder: Path) -> list[Path]:
+        folder.mkdir(parents=True)
+        return self.method.write.load()(tensors, self.plan, self.source.index, self.params, folder)
+
+    def relative_errors(self, folder: Path) -> dict[str, float]:
+        """rms(read - source) / rms(source) of each tensor that `read` gives."""
+        errors = {}
+        for name, values in self.method.read.load()(folder):
+            source = self.source.tensor(name).values.astype(np.float64)
+            errors[name] = float(np.sqrt(np.mean((values - source) ** 2) / np.mean(source**2)))
+        return errors
+
+
+# The laws
+
+CHECKPOINTS = {
+    "bf16, tied": SyntheticLlama(tied=True),
+    "f16, sharded": SyntheticLlama(dtype="F16", shards=3, kv_heads=4, seed=1),
+    "f32, odd rows": SyntheticLlama(hidden=80, ffn=96, heads=2, kv_heads=1, blocks=3, vocab=301, dtype="F32", seed=2),
+}
+WIDE = SyntheticLlama(hidden=1024, ffn=16384, blocks=1, heads=8, kv_heads=2, tied=True)  # 32 MiB in each of three
+
+# What a process needs beside the method's own working memory: the allocator's reserve, buffers, tables of names.
+# Far below the 64 MiB that one float32 copy of a tensor of WIDE would take.
+MEMORY_ALLOWANCE_BYTES = 24 * 2**20
+
+
+class MethodConformance:
+    """Inherit, set the three attributes, and pytest runs the laws."""
+
+    method: ClassVar[Method]
+    open_source: ClassVar[lazy[OpenSource]]
+    ladder: ClassVar[tuple[Mapping[str, Any], ...]]
+
+    @pytest.fixture(scope="class", params=sorted(CHECKPOINTS))
+    @classmethod
+    def checkpoint(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """The folder of a small checkpoint; each of CHECKPOINTS in turn."""
+        return CHECKPOINTS[request.param].write(tmp_path_factory.mktemp("checkpoint") / "model")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def wide(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """The folder of a checkpoint whose largest tensor outweighs MEMORY_ALLOWANCE_BYTES."""
+        return WIDE.write(tmp_path_factory.mktemp("checkpoint") / "wide")
+
+    @pytest.fixture
+    def runs(self, checkpoint: Path) -> Iterator[list[Run]]:
+        """The method on `checkpoint`, once for each rung of the ladder."""
+        with self.open_source.load()(checkpoint) as source:
+            yield [Run(self.method, self.method.params(**rung), source) for rung in self.ladder]
+
+    # Parameters
+
+    def test_a_foreign_parameter_is_refused(self) -> None:
+        with pytest.raises(ValidationError):
+            self.method.params(**{**self.ladder[0], "no_such_parameter": 1})
+
+    def test_a_parameter_of_another_kind_is_refused(self) -> None:
+        for name in self.method.params.model_fields:
+            with pytest.raises(ValidationError):
+                self.method.params(**{**self.ladder[0], name: {"of": ["another", "kind"]}})
+
+    def test_parameters_are_frozen(self) -> None:
+        assert self.method.params.model_config.get("frozen")
+
+    def test_the_description_is_json(self) -> None:
+        assert json.loads(json.dumps(self.method.describe())) == self.method.describe()
+
+    # Plans
+
+    def test_a_plan_is_the_same_each_time_and_survives_json(self, runs: list[Run]) -> None:
+        for run in runs:
+            assert run.plan == run.plan == Plan.from_json(json.loads(json.dumps(run.plan.to_json())))
+
+    def test_a_plan_reads_no_weight(self, checkpoint: Path, tmp_path: Path) -> None:
+        without_weights = tmp_path / "model"
+        without_weights.mkdir()
+        with self.open_source.load()(checkpoint) as source:
+            index = source.index
+        files = {name: without_weights / name for name in index.files}
+        for name, path in files.items():
+            path.write_bytes(index.files[name].read_bytes())
+        moved = ModelIndex(index.config, index.tensors, index.tied, files, index.digest)
+        params = self.method.params(**self.ladder[0])
+        assert self.method.plan.load()(moved, params) == self.method.plan.load()(index, params)
+
+    def test_a_plan_has_every_source_tensor_once(self, runs: list[Run]) -> None:
+        for run in runs:
+            assert sorted(row.name for row in run.plan.tensors) == sorted(run.source.index.tensors)
+
+    def test_a_plan_has_every_stored_tensor_in_one_unit(self, runs: list[Run]) -> None:
+        for run in runs:
+            stored = [row.name for row in run.plan.tensors if row.action != "drop"]
+            assert sorted(name for unit in run.plan.units for name in unit.tensors) == sorted(stored)
+            assert len({unit.key for unit in run.plan.units}) == len(run.plan.units)
+
+    def test_whatever_is_not_quantized_has_a_reason(self, runs: list[Run]) -> None:
+        nominal = {row.scheme for run in runs for row in run.plan.tensors if not row.reason}
+        for run in runs:
+            for row in run.plan.tensors:
+                assert row.reason or row.scheme in nominal, row
+                assert row.reason or row.action != "drop", row
+
+    # Outputs
+
+    def test_the_outputs_are_those_of_the_plan(self, runs: list[Run]) -> None:
+        for run in runs:
+            made = [(tensor.name, tensor.scheme, tensor.shape, tensor.nbytes) for tensor in run.quantize()]
+            planned = {row.name: (row.name, row.scheme, row.shape, row.nbytes) for row in run.plan.tensors}
+            assert made == [planned[name] for unit in run.plan.units for name in unit.tensors]
+
+    def test_unit_by_unit_gives_the_same_bytes(self, runs: list[Run]) -> None:
+        for run in runs:
+            whole = _digests(run.quantize())
+            keys = {unit.key for unit in run.plan.units}
+            alone = [_digests(run.quantize(finished=keys - {key})) for key in keys]
+            assert whole == {name: digest for unit in alone for name, digest in unit.items()}
+
+    def test_a_run_stopped_after_any_unit_resumes_to_the_same_artifact(self, runs: list[Run], tmp_path: Path) -> None:
+        run = runs[0]
+        expected = _folder_digest(run, list(run.quantize()), tmp_path / "undisturbed")
+        for done in range(1, len(run.plan.units)):
+            finished = run.plan.units[:done]
+            count = sum(len(unit.tensors) for unit in finished)
+            stopped = run.quantize()
+            tensors = [next(stopped) for _ in range(count)]
+            del stopped  # what an attempt that lost its worker leaves: its finished units
+            tensors += run.quantize(finished={unit.key for unit in finished})
+            assert _folder_digest(run, tensors, tmp_path / f"resumed-{done}") == expected
+
+    def test_threads_do_not_change_a_byte(self, runs: list[Run]) -> None:
+        for run in runs:
+            assert _digests(run.quantize(1)) == _digests(run.quantize(2)) == _digests(run.quantize(4))
+
+    # Artifacts
+
+    def test_the_artifact_reopens_with_every_stored_tensor(self, runs: list[Run], tmp_path: Path) -> None:
+        for rung, run in enumerate(runs):
+            folder = tmp_path / str(rung)
+            written = run.write(run.quantize(), folder)
+            assert sorted(written) == sorted(path for path in folder.rglob("*") if path.is_file())
+            read = {name: values.shape for name, values in self.method.read.load()(folder)}
+            assert read == {row.name: row.shape for row in run.plan.tensors if row.action != "drop"}
+
+    def test_the_error_of_each_tensor_is_within_its_scheme_s_bound(self, runs: list[Run], tmp_path: Path) -> None:
+        for rung, run in enumerate(runs):
+            run.write(run.quantize(), tmp_path / str(rung))
+            for name, error in run.relative_errors(tmp_path / str(rung)).items():
+                assert error <= self.method.error_bounds[run.plan.by_name[name].scheme], name
+
+    def test_the_error_falls_as_the_bits_rise(self, runs: list[Run], tmp_path: Path) -> None:
+        errors = []
+        for rung, run in enumerate(runs):
+            run.write(run.quantize(), tmp_path / str(rung))
+            squares = [error**2 for error in run.relative_errors(tmp_path / str(rung)).values()]
+            errors.append(float(np.mean(squares)))
+        # equal where the rows leave two rungs the same schemes to choose from
+        assert errors == sorted(errors, reverse=True), errors
+        assert errors[0] > errors[-1]
+
+    # The process
+
+    def test_the_peak_memory_is_within_the_plan(self, wide: Path, tmp_path: Path) -> None:
+        for rung, params in enumerate(self.ladder):
+            seen = _observe(self, params, wide, tmp_path / str(rung))
+            assert seen["peak_bytes"] <= seen["planned_bytes"] + MEMORY_ALLOWANCE_BYTES, (params, seen)
+
+    def test_a_run_stays_off_the_network_and_inside_its_folder(self, checkpoint: Path, tmp_path: Path) -> None:
+        seen = _observe(self, self.ladder[0], checkpoint, tmp_path / "artifact")
+        assert seen["trespasses"] == []
+
+
+def _digests(tensors: Iterator[QuantizedTensor]) -> dict[str, str]:
+    """Each tensor's digest over its parts, so that no two runs have to be held in memory."""
+    return {tensor.name: _digest(tensor) for tensor in tensors}
+
+
+def _digest(tensor: QuantizedTensor) -> str:
+    digest = hashlib.sha256(f"{tensor.scheme} {tensor.shape}".encode())
+    for part, values in sorted(tensor.parts.items()):
+        digest.update(f"{part} {values.dtype} {values.shape}".encode() + values.tobytes())
+    return digest.hexdigest()
+
+
+def _folder_digest(run: Run, tensors: list[QuantizedTensor], folder: Path) -> dict[str, str]:
+    files = run.write(iter(tensors), folder)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+# One run in a process of its own, watched
+
+
+@dataclass(frozen=True)
+class _Errand:
+    """What the watched process is to do, as it travels through its command line."""
+
+    plan: str
+    quantize: str
+    write: str
+    params_class: str
+    params: str
+    open_source: str
+    checkpoint: str
+    folder: str
+
+
+def _observe(laws: MethodConformance, params: Mapping[str, Any], checkpoint: Path, folder: Path) -> dict[str, Any]:
+    """Run the method in a fresh process: its peak_bytes, the planned_bytes, and its trespasses."""
+    method = laws.method
+    errand = _Errand(
+        plan=method.plan.target,
+        quantize=method.quantize.target,
+        write=method.write.target,
+        params_class=f"{method.params.__module__}:{method.params.__qualname__}",
+        params=method.params(**params).model_dump_json(),
+        open_source=laws.open_source.target,
+        checkpoint=str(checkpoint),
+        folder=str(folder),
+    )
+    folder.mkdir(parents=True)
+    command = [
+        sys.executable,
+        "-B",
+        "-c",
+        f"from {__name__} import run_errand; run_errand()",
+        json.dumps(asdict(errand)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return seen
+
+
+def run_errand() -> None:
+    """The watched process: one job, from opening the source to the written files. Prints what was seen as JSON."""
+    errand = _Errand(**json.loads(sys.argv[1]))
+    plan, quantize, write, params_class, open_source = (
+        lazy[Any](target).load()
+        for target in (errand.plan, errand.quantize, errand.write, errand.params_class, errand.open_source)
+    )
+    folder = Path(errand.folder)
+    trespasses: list[str] = []
+    sys.addaudithook(lambda event, details: _watch(event, details, folder, trespasses))
+    params = params_class.model_validate_json(errand.params)
+    with open_source(Path(errand.checkpoint)) as source:
+        planned: Plan = plan(source.index, params)
+        before = _memory("VmRSS")
+        write(quantize(MemorySession(source, planned), params), planned, source.index, params, folder)
+        peak = _memory("VmHWM") - before
+    print(json.dumps({"peak_bytes": peak, "planned_bytes": planned.peak_memory_bytes, "trespasses": trespasses}))  # noqa: T201
+
+
+def _memory(field_: str) -> int:
+    """Bytes of this process from /proc; `ru_maxrss` would start from the parent's peak, which execve hands on."""
+    found = re.search(rf"^{field_}:\s+(\d+) kB$", Path("/proc/self/status").read_text("ascii"), re.MULTILINE)
+    assert found is not None, "needs Linux's /proc"
+    return int(found[1]) * 1024
+
+
+NETWORK_AND_PROCESSES = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "ctypes.dlopen")
+CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
+
+
+def _watch(event: str, details: tuple[Any, ...], folder: Path, trespasses: list[str]) -> None:
+    """An audit hook: notes each way out of `folder`. Raising here could be caught by the method, a note cannot."""
+    if event.startswith(NETWORK_AND_PROCESSES):
+        trespasses.append(f"{event} {details!r}")
+    elif event in CHANGES or (event == "open" and _writes(details)):
+        paths = [part for part in details[:2] if isinstance(part, str | bytes | os.PathLike)]
+        paths = paths[:1] if event == "open" else paths
+        if not all(_is_inside(path, folder) for path in paths):
+            trespasses.append(f"{event} {details!r}")
+
+
+def _writes(details: tuple[Any, ...]) -> bool:
+    flags = details[2]
+    return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC))
+
+
+def _is_inside(path: Any, folder: Path) -> bool:
+    return Path(os.fsdecode(path)).resolve().is_relative_to(folder.resolve())
