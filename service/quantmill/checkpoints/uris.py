@@ -29,14 +29,14 @@ def resolve(uri: str, roots: Sequence[Path]) -> Path:
             f"{shown(uri)} is not below a folder that sources may be read from (QUANTMILL_SOURCE_ROOTS).", uri=uri
         )
     for found in allowed:
-        if found.exists():
+        if os.path.exists(found):  # noqa: PTH110  Path.exists raises for a name that is too long
             return found
     raise SourceRejected(f"There is nothing at {shown(uri)}.", uri=uri)
 
 
 def _path(uri: str) -> Path:
     text = _file_uri(uri) if _SCHEME.match(uri) else uri
-    if not text or "\0" in text or "\\" in text:
+    if not text or "\0" in text or "\\" in text or any("\ud800" <= mark <= "\udfff" for mark in text):
         raise SourceRejected(f"{shown(uri)} is not the path of a file or folder.", uri=uri)
     return Path(text)
 
