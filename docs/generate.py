@@ -30,7 +30,7 @@ COMPUTED_DEFAULTS = {
 }
 # settings that the chart decides from other values
 DECIDED_BY_CHART = frozenset(
-    {"data_dir", "database_url", "broker_url", "source_roots", "host", "port", "queue", "slots", "threads"}
+    {"data_dir", "database_url", "broker_url", "source_roots", "host", "port", "queue", "slots", "threads", "server"}
 )
 
 
