@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.main import get_command
+
+from quantmill.cli.app import app
+from quantmill.settings import Settings
 
 Document = dict[str, Any]
 Render = Callable[..., list[Document]]
@@ -63,6 +67,16 @@ def test_each_component_runs_its_command(render: Render) -> None:
         "worker-cpu": "quantmill worker",
         "migrate": "quantmill migrate",
     }
+
+
+@pytest.mark.parametrize("component", ["api", "scheduler", "worker-cpu", "migrate"])
+def test_every_command_line_is_one_that_quantmill_understands(render: Render, component: str) -> None:
+    name, *options = container(render(), component)["args"]
+    command = get_command(app).commands[name]
+
+    context = command.make_context(name, options)
+
+    assert context.args == []
 
 
 def test_names_follow_the_release_and_can_be_replaced(render: Render) -> None:
@@ -272,14 +286,14 @@ def variables(deployment: Document) -> dict[str, Any]:
     return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in entries}
 
 
-def test_pools_stand_beside_each_other_and_each_serves_its_queue(render: Render) -> None:
-    documents = render({"workers": {"pools": {"zinc": {}, "alpha": {"queue": "shared"}}}})
+def test_a_pool_serves_the_queue_that_jobs_are_sent_to_unless_told_otherwise(render: Render) -> None:
+    documents = render({"workers": {"pools": {"zinc": {}, "alpha": {"queue": "batch"}}}})
     queues = {
         name: variables(named(documents, "Deployment", f"r-quantmill-worker-{name}"))["QUANTMILL_QUEUE"]
         for name in ("alpha", "cpu", "zinc")
     }
 
-    assert queues == {"alpha": "shared", "cpu": "cpu", "zinc": "zinc"}
+    assert queues == {"alpha": "batch", "cpu": Settings.model_fields["queue"].default, "zinc": "cpu"}
 
 
 @pytest.mark.parametrize("pools", [{"cpu": {"enabled": False}}, {"cpu": None}], ids=["disabled", "null"])

@@ -26,17 +26,12 @@
 {{- toYaml (mustMergeOverwrite (include "quantmill.settings" .Values.config | fromYaml) $decided) -}}
 {{- end -}}
 
-{{/* Caches and identity of a process that runs under any user id on a read-only root. */}}
+{{/* What a process under any user id on a read-only root cannot find out itself; caches go below HOME. */}}
 {{- define "quantmill.processEnv" -}}
-HOME: /cache/home
-HF_HOME: /cache/huggingface
+HOME: /cache
 LOGNAME: quantmill
-NUMBA_CACHE_DIR: /cache/numba
 TMPDIR: /tmp
-TORCHINDUCTOR_CACHE_DIR: /cache/torchinductor
-TRITON_CACHE_DIR: /cache/triton
 USER: quantmill
-XDG_CACHE_HOME: /cache
 {{- end -}}
 
 {{/* A container's `env` list from a map of name -> string, or -> the map that stands under valueFrom. */}}
