@@ -20,7 +20,7 @@ Packed = NDArray[np.uint8]
 def quantize(session: Session, params: GgufParams) -> Iterator[QuantizedTensor]:
     """Encode each unit's tensors as the plan says; one part, `packed`, uint8 (rows, row_bytes).
 
-    Raises RangeExceeded for values that F16 cannot hold.
+    Raises RangeExceeded, naming tensor and place, for a value whose magnitude the format cannot hold.
     """
     index = session.index
     tensors = architecture_of(index).tensors(model_of(index), index.config)
@@ -32,9 +32,10 @@ def quantize(session: Session, params: GgufParams) -> Iterator[QuantizedTensor]:
 
 def _quantized(source: SourceTensor, scheme: str, heads: int, threads: int) -> QuantizedTensor:
     name, shape = source.info.name, source.info.shape
-    packed: Packed = quantmill_kernels.encode(scheme, source.values.reshape(-1, shape[-1]), threads=threads)
-    if scheme == "F16":
-        _check_finite(name, packed)
+    try:
+        packed: Packed = quantmill_kernels.encode(scheme, source.values.reshape(-1, shape[-1]), threads=threads)
+    except ValueError as error:  # finite, as the session promises, but beyond what the format holds
+        raise RangeExceeded(f"{name}: {error}; choose another type", tensor=name) from error
     if heads:
         interleave_halves(packed.reshape(shape[0], -1), heads)
     return QuantizedTensor(name, scheme, shape, {"packed": packed})
@@ -48,12 +49,3 @@ def interleave_halves(rows: Packed, heads: int) -> None:
     """
     for head in rows.reshape(heads, -1, rows.shape[1]):  # (size, row_bytes)
         head[:] = np.stack(np.split(head.copy(), 2), axis=1).reshape(head.shape)
-
-
-def _check_finite(name: str, packed: Packed) -> None:
-    for row, halves in enumerate(packed.view(np.float16)):
-        if not np.isfinite(halves).all():
-            raise RangeExceeded(
-                f"{name} row {row} holds values above 65504, the largest that F16 can hold; choose a type of blocks",
-                tensor=name,
-            )

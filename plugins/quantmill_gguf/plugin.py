@@ -6,16 +6,17 @@ from quantmill.contract import Method, Runtime, hookimpl, lazy
 from quantmill_gguf.architectures import ARCHITECTURES
 from quantmill_gguf.params import GgufParams
 
-# Largest relative RMSE of one tensor that verification accepts; the encoders' searches make them differ by the
-# shape of the weights' tails. Measured with tests/unit/gguf/test_error_bounds.py, whose table holds the numbers.
+# Largest relative RMSE of one tensor that verification accepts: about 1.3 times the worst of those measured on
+# millstone-4m and on (512, 2048) samples of eleven distributions, normal to log-normal, Student's t with 2 to 5
+# degrees of freedom and 20- and 100-fold outliers. tests/unit/gguf/test_error_bounds.py measures them again.
 ERROR_BOUNDS = {
-    "F32": 0.0,
-    "F16": 0.0005,
-    "Q8_0": 0.012,
-    "Q6_K": 0.03,
-    "Q5_K": 0.06,
-    "Q4_K": 0.12,
-    "Q4_0": 0.17,
+    "F32": 0.0,  # exact
+    "F16": 0.0005,  # 0.00022; more for tensors whose values are mostly below 6e-5, where F16 is subnormal
+    "Q8_0": 0.016,  # millstone 0.0058, normal 0.0054, worst 0.0124
+    "Q6_K": 0.036,  # millstone 0.0189, normal 0.0177, worst 0.0272
+    "Q5_K": 0.064,  # millstone 0.0380, normal 0.0361, worst 0.0490
+    "Q4_K": 0.126,  # millstone 0.0748, normal 0.0714, worst 0.0966
+    "Q4_0": 0.18,  # millstone 0.0926, normal 0.0860, worst 0.1382
 }
 
 GGUF = Method(
