@@ -3,11 +3,14 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 
+#include <charconv>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <memory>
+#include <cstring>
+#include <optional>
 #include <string>
+#include <type_traits>
+#include <vector>
 
 #include "codec.h"
 #include "isa.h"
@@ -39,10 +42,10 @@ std::string text(const Parts&... parts) {
     return whole;
 }
 
+// The fewest digits that are this float32 and no other.
 std::string text_of(float value) {
     char digits[32];
-    std::snprintf(digits, sizeof digits, "%.9g", static_cast<double>(value));
-    return digits;
+    return std::string(digits, std::to_chars(digits, digits + sizeof digits, value).ptr);
 }
 
 [[noreturn]] void refuse(const std::string& message) { throw nb::value_error(message.c_str()); }
@@ -71,7 +74,10 @@ Array checked_array(nb::handle object, const char* what, size_t ndim) {
     const bool bfloat16 = dtype_name(object) == "bfloat16";
     const nb::object exchangeable = bfloat16 ? object.attr("view")("uint16") : nb::borrow(object);
     Array array;
-    if (!nb::try_cast(exchangeable, array)) refuse_type(text(what, " has the unusable dtype ", dtype_name(object)));
+    if (!nb::try_cast(exchangeable, array)) {
+        const std::string dtype = nb::cast<std::string>(nb::repr(object.attr("dtype")));
+        refuse_type(text(what, " has a dtype that cannot be read in place: ", dtype));
+    }
     if (array.ndim() != ndim) refuse(text(what, " must have ", ndim, " dimensions, got ", array.ndim()));
     if (!nb::cast<bool>(object.attr("flags").attr("c_contiguous"))) refuse(text(what, " must be C-contiguous"));
     return array;
@@ -84,14 +90,16 @@ Source source_of(nb::handle values, const Array& array) {
     refuse_type(text("values must be float32, float16 or bfloat16 (also as uint16 bits), got ", dtype_name(values)));
 }
 
-Array checked_imatrix(nb::handle imatrix, size_t cols) {
-    const Array weights = checked_array(imatrix, "imatrix", 1);
-    if (weights.dtype() != nb::dtype<float>()) refuse_type(text("imatrix must be float32, got ", dtype_name(imatrix)));
-    if (weights.shape(0) != cols) refuse(text("imatrix has ", weights.shape(0), " values for ", cols, " columns"));
-    const float* const weight = static_cast<const float*>(weights.data());
+// A copy, because a view of a file may stand at any address.
+std::vector<float> checked_imatrix(nb::handle imatrix, size_t cols) {
+    const Array array = checked_array(imatrix, "imatrix", 1);
+    if (array.dtype() != nb::dtype<float>()) refuse_type(text("imatrix must be float32, got ", dtype_name(imatrix)));
+    if (array.shape(0) != cols) refuse(text("imatrix has ", array.shape(0), " values for ", cols, " columns"));
+    std::vector<float> weights(cols);
+    if (cols > 0) std::memcpy(weights.data(), array.data(), cols * sizeof(float));
     for (size_t col = 0; col < cols; ++col) {
-        if (std::isfinite(weight[col]) && weight[col] >= 0.0f) continue;
-        refuse(text("imatrix must be finite and not negative, column ", col, " is ", text_of(weight[col])));
+        if (std::isfinite(weights[col]) && weights[col] >= 0.0f) continue;
+        refuse(text("imatrix must be finite and not negative, column ", col, " is ", text_of(weights[col])));
     }
     return weights;
 }
@@ -131,15 +139,16 @@ Matrix<uint8_t> encode(const std::string& format, nb::handle values, nb::handle 
         refuse(text(codec.name, " packs blocks of ", codec.block_values, " values, ", cols,
                     " columns are not a multiple of that"));
     }
-    const Array weights = imatrix.is_none() ? Array() : checked_imatrix(imatrix, cols);
+    std::optional<std::vector<float>> weights;
+    if (!imatrix.is_none()) weights = checked_imatrix(imatrix, cols);
     const size_t row_bytes = cols / codec.block_values * codec.block_bytes;
     uint8_t* const packed = new uint8_t[rows * row_bytes];
     const nb::capsule owner = owning(packed);
     std::optional<Refused> refused;
     {
         const nb::gil_scoped_release unlocked;
-        refused = encode_rows(codec, source, array.data(), rows, cols,
-                              imatrix.is_none() ? nullptr : static_cast<const float*>(weights.data()), packed, n_threads);
+        refused = encode_rows(codec, source, array.data(), rows, cols, weights ? weights->data() : nullptr, packed,
+                              n_threads);
     }
     if (refused) refuse(sentence(codec, *refused));
     return new_matrix(packed, owner, rows, row_bytes);

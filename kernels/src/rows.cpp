@@ -23,12 +23,17 @@ void widen_as(const void* row, size_t cols, float* widened) {
     for (size_t i = 0; i < cols; ++i) widened[i] = to_float(stored[i]);
 }
 
-void widen(Source source, const void* row, size_t cols, float* widened) {
+// The row as float32: in place if it is that already, else in `widened`.
+const float* as_floats(Source source, const void* row, size_t cols, float* widened) {
     switch (source) {
-        case Source::float32:  std::memcpy(widened, row, cols * sizeof(float)); break;
-        case Source::float16:  widen_as<Half>(row, cols, widened); break;
+        case Source::float32:
+            if (reinterpret_cast<uintptr_t>(row) % alignof(float) == 0) return static_cast<const float*>(row);
+            std::memcpy(widened, row, cols * sizeof(float));
+            break;
+        case Source::float16: widen_as<Half>(row, cols, widened); break;
         case Source::bfloat16: widen_as<Bfloat>(row, cols, widened); break;
     }
+    return widened;
 }
 
 // Index of the first value that is not finite or whose magnitude is above `largest`; cols if there is none.
@@ -71,9 +76,10 @@ std::optional<Refused> encode_rows(const Codec& codec, Source source, const void
     for_rows(rows, grain(cols), threads, [&](size_t begin, size_t end) {
         const auto widened = std::make_unique_for_overwrite<float[]>(cols);
         for (size_t row = begin; row < end; ++row) {
-            widen(source, static_cast<const uint8_t*>(values) + row * cols * size_of(source), cols, widened.get());
-            const auto refused = encode_row(codec, widened.get(), row, cols, imatrix,
-                                            static_cast<uint8_t*>(packed) + row * row_bytes);
+            const void* const source_row = static_cast<const uint8_t*>(values) + row * cols * size_of(source);
+            const float* const floats = as_floats(source, source_row, cols, widened.get());
+            const auto refused =
+                encode_row(codec, floats, row, cols, imatrix, static_cast<uint8_t*>(packed) + row * row_bytes);
             if (!refused) continue;
             const std::lock_guard lock(guards_first);
             if (!first || refused->row < first->row) first = refused;
