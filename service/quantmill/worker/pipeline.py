@@ -16,7 +16,6 @@ from quantmill.contract.method import Method
 from quantmill.contract.tensors import Plan, QuantizedTensor
 from quantmill.domain.artifacts import Metric
 from quantmill.domain.jobs import Phase
-from quantmill.evaluation import perplexity, source_weights
 from quantmill.files.blobs import BlobStore
 from quantmill.plugins import Plugins
 from quantmill.verification import Verification, verify
@@ -59,7 +58,7 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
         verification = verify(checkpoint, plan, method, task.export_folder, progress=reporter(send, Phase.VERIFY))
 
         check_canceled(canceled)
-        metrics = [*size_metrics(plan, task), *verification.metrics(), *evaluate(task, method, checkpoint, send)]
+        metrics = [*size_metrics(plan), *verification.metrics(), *evaluate(task, method, checkpoint, send)]
     send(finished(method, plan, verification, metrics))
 
 
@@ -164,6 +163,7 @@ def evaluate(task: Start, method: Method, checkpoint: Checkpoint, send: Send) ->
     """Perplexity of source and artifact on the text, when one was given."""
     if task.evaluation_text is None:
         return []
+    from quantmill.evaluation import perplexity, source_weights
     text = read_text(task)
     subjects = {
         "source": lambda: source_weights(checkpoint),
@@ -188,12 +188,11 @@ def read_text(task: Start) -> str:
         raise TextRejected(f"{task.evaluation_text.name}: {error}", text=task.evaluation_text.name) from error
 
 
-def size_metrics(plan: Plan, task: Start) -> list[Metric]:
-    size = sum(path.stat().st_size for path in task.export_folder.rglob("*") if path.is_file())
+def size_metrics(plan: Plan) -> list[Metric]:
+    """Stored bits per weight of the tensors, which verification has held the files to."""
     return [
         Metric("bits_per_weight", plan.bits_per_weight, "bit", higher_is_better=False),
         Metric("quantized_bits_per_weight", plan.quantized_bits_per_weight, "bit", higher_is_better=False),
-        Metric("size", size, "byte", higher_is_better=False),
     ]
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
+from quantmill.contract.tensors import Plan
 from quantmill.domain.artifacts import DESCRIPTION_FILE, Artifact, ArtifactFile, Metric
 from quantmill.domain.jobs import Job, Outcome, Phase
-from quantmill.files.artifacts import describe, store_folder
+from quantmill.files.artifacts import describe, description_bytes, store_folder
 from quantmill.files.manifest import manifest_digest
 from quantmill.services import Services
 from quantmill.store import artifacts, jobs
 from quantmill.worker.messages import Finished
+
+KIND = "model"
 
 
 def publish(services: Services, job: Job, result: Finished, folder: Path) -> Job:
@@ -22,28 +26,34 @@ def publish(services: Services, job: Job, result: Finished, folder: Path) -> Job
     with services.database.write() as tx:
         jobs.record_progress(tx, job.id, job.epoch, Phase.PUBLISH, None, event=True)
         source_digest = jobs.get_job(tx, job.id).source_digest or ""
-    files = store_folder(folder, services.blobs)
-    digest = manifest_digest(files)
+    files = store_folder(folder, services.blobs, move=True)
+    now = datetime.now(UTC)
     metrics = [Metric(**dict(metric)) for metric in result.metrics]
-    description = services.blobs.put_bytes(
-        describe(
-            digest=digest,
-            files=files,
-            job=job,
-            source_digest=source_digest,
-            plan=result.plan,
-            verification=result.verification,
-            metrics=metrics,
-            environment=result.environment,
-        )
+    description = describe(
+        files=files,
+        kind=KIND,
+        format=result.format,
+        source_uri=job.request.source,
+        source_digest=source_digest,
+        method=job.request.method,
+        method_version=job.method_version,
+        params=job.request.params,
+        seed=job.request.seed,
+        plan=Plan.from_json(result.plan),
+        verification=result.verification,
+        metrics=metrics,
+        environment=result.environment,
+        job_id=job.id,
+        created_at=now,
     )
+    described = services.blobs.put_bytes(description_bytes(description))
     artifact = Artifact(
-        digest=digest,
-        kind="model",
+        digest=manifest_digest(files),
+        kind=KIND,
         format=result.format,
         files=files,
-        description=ArtifactFile(DESCRIPTION_FILE, description.digest, description.size, "application/json"),
-        created_at=job.created_at,
+        description=ArtifactFile(DESCRIPTION_FILE, described.digest, described.size, "application/json"),
+        created_at=now,
     )
     with services.database.write() as tx:
         jobs.end_attempt(

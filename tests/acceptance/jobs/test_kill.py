@@ -1,0 +1,122 @@
+"""Kill any process at any moment: every accepted job still ends exactly once, with the bytes it would have had."""
+
+from __future__ import annotations
+
+import random
+import time
+from itertools import pairwise
+
+import psutil
+import pytest
+
+from quantmill.domain.jobs import FINAL, NEXT, Outcome, State
+from quantmill.store import jobs as job_rows
+
+JOBS = 30
+KILL_EVERY_SECONDS = 0.7
+LIMIT_SECONDS = 240
+
+
+def digest_of_an_undisturbed_run(install, **settings):
+    calm = install("embedded", **settings)
+    calm.start()
+    job = calm.wait(calm.submit().id)
+    calm.stop("serve")
+    return job.artifact_digest
+
+
+@pytest.mark.timeout(LIMIT_SECONDS + 60)
+@pytest.mark.parametrize("kind", ["embedded", "celery"])
+def test_jobs_survive_kill_9_of_runners_workers_and_scheduler(install, kind):
+    expected = digest_of_an_undisturbed_run(install)
+    installation = install(kind)
+    submitted = [installation.submit().id for _ in range(JOBS)]
+    installation.start()
+    chance = random.Random(7)
+    kills = 0
+
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not all(finished(installation)):
+        assert time.monotonic() < deadline, installation.logs()
+        time.sleep(chance.uniform(0.2, 2 * KILL_EVERY_SECONDS - 0.2))
+        kills += kill_something(installation, chance)
+
+    assert kills >= 10
+    for job_id in submitted:
+        require_one_ending(installation, job_id, expected)
+    time.sleep(1)
+    assert installation.runners() == []
+
+
+def finished(installation):
+    with installation.services.database.read() as tx:
+        return [job.state in FINAL for job in job_rows.list_jobs(tx, limit=JOBS + 1)]
+
+
+def kill_something(installation, chance):
+    """kill -9 a runner or one of the installation's processes, which is started again, as a supervisor would."""
+    runners = installation.runners()
+    if runners and chance.random() < 0.5:
+        try:
+            chance.choice(runners).kill()
+        except psutil.NoSuchProcess:
+            return 0
+        return 1
+    role = chance.choice(list(installation.commands))
+    installation.kill(role)
+    installation.start(role)
+    return 1
+
+
+def require_one_ending(installation, job_id, expected):
+    job = installation.job(job_id)
+    history = installation.events(job_id)
+    states = [State(event.type.removeprefix("job.")) for event in history if event.type.removeprefix("job.") in NEXT]
+
+    assert job.state is State.SUCCEEDED, job.error
+    assert job.artifact_digest == expected
+    assert [event.seq for event in history] == list(range(1, len(history) + 1))
+    assert [event.epoch for event in history] == sorted(event.epoch for event in history)
+    assert sum(state in FINAL for state in states) == 1
+    assert all(later in NEXT[earlier] for earlier, later in pairwise(states))
+    assert [attempt.outcome for attempt in job.attempts].count(Outcome.SUCCEEDED) == 1
+    assert job.attempts[-1].outcome is Outcome.SUCCEEDED
+
+
+@pytest.mark.parametrize(("kind", "threads"), [("embedded", 1), ("embedded", 2), ("embedded", 4), ("celery", 2)])
+def test_threads_and_dispatch_do_not_change_the_digest(install, kind, threads):
+    installation = install(kind, threads=threads)
+    installation.start()
+
+    job = installation.wait(installation.submit().id)
+
+    assert job.artifact_digest == MILLSTONE_Q4_K_M
+
+
+def test_killed_between_any_two_units_a_job_resumes_where_it_was(install, slow_model):
+    installation = install("embedded", slots=1)
+    installation.start()
+    job = installation.submit(source=slow_model)
+    seen = []
+    for _ in range(3):
+        running = installation.wait(
+            job.id,
+            lambda now: now.progress is not None and now.phase == "quantize" and now.progress.done > (seen or [0])[-1],
+        )
+        seen.append(running.progress.done)
+        for runner in installation.runners():
+            runner.kill()
+
+    job = installation.wait(job.id)
+
+    starts = [event.payload["done"] for event in installation.events(job.id) if is_first_progress(event, installation)]
+    assert job.state is State.SUCCEEDED
+    assert starts == sorted(starts)
+    assert len([attempt for attempt in job.attempts if attempt.outcome is Outcome.LOST]) == 3
+
+
+def is_first_progress(event, installation):
+    return event.payload.get("phase") == "quantize" and "done" in event.payload and event.payload.get("message") == ""
+
+
+MILLSTONE_Q4_K_M = ""  # of tests/data/millstone-4m; changes only with the method's version

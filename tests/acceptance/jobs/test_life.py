@@ -1,0 +1,209 @@
+"""What becomes of a job: one suite, passed by the embedded loop and by Celery workers alike."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+import psutil
+import pytest
+
+from quantmill.contract.errors import IllegalTransition
+from quantmill.dispatch.celery_app import CeleryDispatcher
+from quantmill.domain.jobs import Outcome, Phase, State
+from quantmill.jobs.cancel import cancel
+from quantmill.store import artifacts, jobs
+
+
+def quantizing(job):
+    return job.state is State.RUNNING and job.phase is Phase.QUANTIZE and job.progress is not None
+
+
+def test_a_job_ends_in_a_verified_artifact(installation):
+    job = installation.wait(installation.submit().id)
+
+    assert job.state is State.SUCCEEDED
+    assert [attempt.outcome for attempt in job.attempts] == [Outcome.SUCCEEDED]
+    with installation.services.database.read() as tx:
+        artifact = artifacts.get_artifact(tx, job.artifact_digest)
+    assert [file.path for file in artifact.files] == ["model-Q4_K_M.gguf"]
+    for file in (*artifact.files, artifact.description):
+        installation.services.blobs.verify(file.digest)
+
+
+def test_nothing_stays_behind_after_a_job(installation):
+    job = installation.wait(installation.submit().id)
+    time.sleep(0.5)
+
+    assert list(installation.settings.staging_dir.iterdir()) == [], job
+    assert installation.runners() == []
+
+
+def test_a_running_job_is_canceled_and_its_runner_ends(installation, slow_model):
+    job = installation.wait(installation.submit(source=slow_model).id, quantizing)
+
+    cancel(installation.services, job.id)
+    job = installation.wait(job.id, seconds=10)
+
+    assert job.state is State.CANCELED
+    assert job.artifact_digest is None
+    assert [attempt.outcome for attempt in job.attempts] == [Outcome.CANCELED]
+    time.sleep(0.5)
+    assert installation.runners() == []
+
+
+def test_a_runner_that_does_not_listen_is_killed(installation, slow_model):
+    job = installation.wait(installation.submit(source=slow_model).id, quantizing)
+    for runner in installation.runners():
+        runner.suspend()
+
+    cancel(installation.services, job.id)
+
+    assert installation.wait(job.id, seconds=15).state is State.CANCELED
+    assert installation.runners() == []
+
+
+def test_a_source_with_nan_fails_its_job_by_name_and_publishes_nothing(installation, model_with_nan):
+    job = installation.wait(installation.submit(source=model_with_nan).id)
+
+    assert job.state is State.FAILED
+    assert job.error["kind"] == "data"
+    assert job.error["tensor"] == "model.layers.2.mlp.up_proj.weight"
+    assert job.error["position"] == [5, 3]
+    with installation.services.database.read() as tx:
+        assert artifacts.list_artifacts(tx, after=None, limit=10) == []
+
+
+def test_a_source_that_changed_after_submission_fails_its_job(install, tmp_path, slow_model):
+    installation = install("embedded")
+    source = tmp_path / "changing"
+    shutil.copytree(installation.settings.source_roots[0] / "millstone-4m", source)
+    job = installation.submit(source=source)
+    shutil.copy(slow_model / "model.safetensors", source)
+    shutil.copy(slow_model / "config.json", source)
+
+    installation.start()
+    job = installation.wait(job.id)
+
+    assert job.state is State.FAILED
+    assert job.error["type"] == "/problems/SourceRejected"
+
+
+def test_a_message_told_twice_or_late_runs_the_job_once(install):
+    installation = install("celery")
+    installation.start()
+    job = installation.wait(installation.submit().id)
+    dispatcher = CeleryDispatcher(installation.settings)
+
+    for epoch in (job.epoch, job.epoch, job.epoch - 1, job.epoch + 1):
+        dispatcher.send("cpu", job.id, epoch)
+    time.sleep(2)
+
+    assert installation.job(job.id) == job
+
+
+def test_a_worker_that_is_asked_to_stop_hands_its_job_back_with_its_units(install, slow_model):
+    installation = install("celery")
+    installation.start("scheduler", "worker-1")
+    job = installation.wait(
+        installation.submit(source=slow_model).id, lambda job: quantizing(job) and job.progress.done > 5
+    )
+
+    assert installation.stop("worker-1") == 0
+    handed_back = installation.job(job.id)
+    installation.start("worker-2")
+    job = installation.wait(job.id)
+
+    assert handed_back.state is State.QUEUED
+    assert job.state is State.SUCCEEDED
+    assert [attempt.outcome for attempt in job.attempts] == [Outcome.RELEASED, Outcome.SUCCEEDED]
+    second = [event for event in installation.events(job.id) if event.epoch == job.epoch]
+    resumed_at = next(event.payload["done"] for event in second if event.payload.get("phase") == "quantize")
+    assert resumed_at > 5
+
+
+def test_a_stopped_serve_hands_its_job_back(install, slow_model):
+    installation = install("embedded")
+    installation.start()
+    job = installation.wait(installation.submit(source=slow_model).id, quantizing)
+
+    installation.stop("serve")
+
+    assert installation.job(job.id).state is State.QUEUED
+
+
+def test_a_worker_that_slept_past_its_lease_is_fenced(install, slow_model):
+    installation = install("celery")
+    installation.start("scheduler", "worker-1")
+    job = installation.wait(installation.submit(source=slow_model).id, quantizing)
+    sleeper = psutil.Process(installation.processes["worker-1"].pid)
+
+    sleeper.suspend()
+    installation.start("worker-2")
+    installation.wait(job.id, lambda now: now.state is State.RUNNING and now.epoch > job.epoch, seconds=20)
+    sleeper.resume()
+    job = installation.wait(job.id)
+
+    assert job.state is State.SUCCEEDED
+    assert [attempt.outcome for attempt in job.attempts] == [Outcome.LOST, Outcome.SUCCEEDED]
+    published = [event for event in installation.events(job.id) if event.type == "job.succeeded"]
+    assert [event.epoch for event in published] == [job.epoch]
+
+
+def test_a_job_that_holds_too_much_memory_fails_with_both_numbers(install, slow_model):
+    installation = install("embedded", runner_memory_bytes=30 << 20)
+    installation.start()
+
+    job = installation.wait(installation.submit(source=slow_model).id)
+
+    assert job.state is State.FAILED
+    assert job.error["kind"] == "resource"
+    assert job.error["limit_bytes"] == 30 << 20
+    assert job.error["resident_bytes"] > 30 << 20
+
+
+def test_a_job_past_its_deadline_expires(install, slow_model):
+    installation = install("embedded")
+    installation.start()
+
+    job = installation.wait(installation.submit(source=slow_model, timeout_seconds=1).id)
+
+    assert job.state is State.EXPIRED
+    time.sleep(1.5)
+    assert installation.runners() == []
+
+
+def test_a_canceled_job_never_runs(install):
+    installation = install("embedded")
+    job = cancel(installation.services, installation.submit().id)
+
+    installation.start()
+    time.sleep(1.5)
+
+    assert installation.job(job.id).attempts == ()
+    with installation.services.database.write() as tx:
+        assert jobs.claim(tx, job.id, job.epoch, "late", 10) is None
+
+
+def test_a_runner_that_always_dies_fails_its_job_after_the_last_attempt(install):
+    installation = install("embedded", max_attempts=3)
+    installation.start()
+    job = installation.submit()
+    while installation.job(job.id).state not in (State.FAILED, State.SUCCEEDED):
+        for runner in installation.runners():
+            runner.kill()
+        time.sleep(0.02)
+
+    job = installation.job(job.id)
+
+    assert job.state is State.FAILED
+    assert job.error["type"] == "/problems/WorkerLost"
+    assert [attempt.outcome for attempt in job.attempts] == [Outcome.LOST] * 3
+    assert [attempt.signal for attempt in job.attempts] == [9] * 3
+
+
+def test_a_finished_job_cannot_be_canceled(installation):
+    job = installation.wait(installation.submit("Q8_0").id)
+
+    with pytest.raises(IllegalTransition, match="succeeded"):
+        cancel(installation.services, job.id)

@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""The main job on real input: start the service, submit over REST, wait, and print the comparison.
+
+Uses the shipped model and text, the embedded default (SQLite, no broker), and build/demo/ for everything it writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from quantmill.api.schemas import ArtifactView, JobView
+from quantmill.client import Client, ServiceUnreachable
+from quantmill.domain.jobs import State
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MODEL = REPOSITORY / "tests/data/millstone-4m"
+TEXT = REPOSITORY / "tests/data/text/evaluation.txt"
+TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0")
+START_SECONDS = 30
+
+
+@contextmanager
+def service(folder: Path) -> Iterator[Client]:
+    """`quantmill serve` on a free port, stopped at the end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        *(Path(sys.executable).with_name("quantmill"), "serve", "--port", str(port)),
+        *("--data-dir", folder / "data", "--source-root", REPOSITORY / "tests/data"),
+    ]
+    with (folder / "serve.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
+    try:
+        with Client(f"http://127.0.0.1:{port}") as client:
+            wait_until_ready(client, process, folder / "serve.log")
+            yield client
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_until_ready(client: Client, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            client.methods()
+            return
+        except ServiceUnreachable:
+            if process.poll() is not None or time.monotonic() > deadline:
+                sys.exit(f"the service did not start:\n{log.read_text()}")
+            time.sleep(0.1)
+
+
+def metrics_of(artifact: ArtifactView) -> dict[tuple[str, str], float]:
+    return {(metric.subject, metric.name): metric.value or float("nan") for metric in artifact.metrics}
+
+
+def comparison(results: list[tuple[JobView, ArtifactView, Path]]) -> Table:
+    source_bytes = (MODEL / "model.safetensors").stat().st_size
+    baseline = metrics_of(results[0][1])["source", "perplexity"]
+    table = Table(title="millstone-4m, perplexity per token on evaluation.txt")
+    for column in ("type", "bits per weight", "MB", "perplexity", "retention %", "seconds", "verified"):
+        table.add_column(column, justify="left" if column == "type" else "right")
+    table.add_row("source (BF16)", "16.00", f"{source_bytes / 1e6:.2f}", f"{baseline:.3f}", "100.00", "", "")
+    for job, artifact, _ in results:
+        measured = metrics_of(artifact)
+        perplexity = measured["artifact", "perplexity"]
+        assert job.started_at is not None
+        assert job.ended_at is not None
+        table.add_row(
+            str(job.params["type"]),
+            f"{measured['artifact', 'bits_per_weight']:.2f}",
+            f"{artifact.size / 1e6:.2f}",
+            f"{perplexity:.3f}",
+            f"{100 * (1 - (perplexity - baseline) / baseline):.2f}",
+            f"{(job.ended_at - job.started_at).total_seconds():.1f}",
+            "yes" if job.state is State.SUCCEEDED else "no",
+        )
+    return table
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=REPOSITORY / "build/demo", help="emptied first")
+    folder: Path = parser.parse_args().folder.resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    console = Console()
+    results = []
+    with service(folder) as client:
+        jobs = [
+            client.submit(
+                str(MODEL), "gguf", {"type": type_}, evaluation_text=str(TEXT), idempotency_key=f"demo-{type_}"
+            )
+            for type_ in TYPES
+        ]
+        console.print(f"{len(jobs)} jobs submitted to {client.server}")
+        for job in jobs:
+            job = client.wait(job.id)
+            if job.state is not State.SUCCEEDED or job.artifact_digest is None:
+                console.print(f"{job.params['type']}: {job.state} {job.error}")
+                return 1
+            path = folder / str(job.params["type"])
+            results.append((job, client.download(job.artifact_digest, path), path))
+            console.print(f"{job.params['type']}: {job.state}, {path.relative_to(REPOSITORY)}", highlight=False)
+    console.print(comparison(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

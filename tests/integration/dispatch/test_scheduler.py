@@ -1,0 +1,168 @@
+"""The scheduler's rounds, on both databases, with a dispatcher that only writes down what it was told."""
+
+from __future__ import annotations
+
+import types
+from uuid import UUID
+
+import pytest
+
+from quantmill.contract.hookspecs import hookimpl
+from quantmill.dispatch.scheduler import Scheduler
+from quantmill.domain.jobs import JobRequest, State
+from quantmill.files.blobs import BlobStore
+from quantmill.plugins import load_plugins
+from quantmill.services import Services
+from quantmill.settings import Settings
+from quantmill.store import jobs, workers
+
+
+class Notebook:
+    def __init__(self):
+        self.sent: list[tuple[str, UUID, int]] = []
+
+    def send(self, queue, job_id, epoch):
+        self.sent.append((queue, job_id, epoch))
+
+
+@pytest.fixture
+def services(database, tmp_path):
+    settings = Settings(data_dir=tmp_path, redispatch_seconds=0.001, retry_backoff_seconds=0.001, max_attempts=2)
+    return Services(settings, database, BlobStore(settings.blobs_dir), load_plugins(points=[]))
+
+
+@pytest.fixture
+def notebook():
+    return Notebook()
+
+
+@pytest.fixture
+def scheduler(services, notebook):
+    return Scheduler(services, notebook)
+
+
+def submit(services):
+    request = JobRequest(source="/models/any", method="gguf", params={})
+    with services.database.write() as tx:
+        return jobs.insert_job(tx, request, method_version="1", plan={}, timeout_seconds=60)
+
+
+def register(services, name, slots):
+    with services.database.write() as tx:
+        workers.register(tx, name, queue="cpu", slots=slots, host="here", versions={}, plugin_failures=[])
+
+
+def test_a_queued_job_is_sent_with_a_new_epoch(services, scheduler, notebook):
+    register(services, "w", slots=1)
+    job = submit(services)
+
+    scheduler.round()
+
+    assert notebook.sent == [("cpu", job.id, job.epoch + 1)]
+
+
+def test_no_more_is_sent_than_workers_have_slots_and_one(services, scheduler, notebook):
+    register(services, "a", slots=2)
+    register(services, "b", slots=1)
+    submitted = [submit(services).id for _ in range(9)]
+
+    scheduler.round()
+
+    assert [job_id for _, job_id, _ in notebook.sent] == submitted[:4]
+
+
+def test_a_message_that_nobody_claimed_is_sent_again_with_the_same_epoch(services, scheduler, notebook):
+    register(services, "w", slots=1)
+    submit(services)
+
+    scheduler.round()
+    scheduler.round()
+
+    assert len(notebook.sent) == 2
+    assert notebook.sent[0] == notebook.sent[1]
+
+
+def test_a_broker_that_is_away_delays_a_job_and_no_more(services, notebook):
+    class Away:
+        def send(self, queue, job_id, epoch):
+            raise ConnectionError("no route")
+
+    register(services, "w", slots=1)
+    job = submit(services)
+    scheduler = Scheduler(services, Away())
+    with pytest.raises(ConnectionError):
+        scheduler.round()
+
+    scheduler._dispatcher = notebook
+    scheduler.round()
+
+    assert [job_id for _, job_id, _ in notebook.sent] == [job.id]
+
+
+def test_a_job_whose_worker_died_goes_back_to_the_queue_and_at_last_fails(services, scheduler, notebook):
+    register(services, "w", slots=1)
+    job = submit(services)
+    ends = []
+    for _ in range(2):
+        while not notebook.sent:
+            scheduler.round()
+        _, job_id, epoch = notebook.sent.pop()
+        with services.database.write() as tx:
+            assert jobs.claim(tx, job_id, epoch, "w", lease_seconds=-1) is not None
+        scheduler.round()
+        with services.database.read() as tx:
+            ends.append(jobs.get_job(tx, job.id).state)
+        notebook.sent.clear()
+
+    assert ends == [State.QUEUED, State.FAILED]
+
+
+def test_only_one_of_two_schedulers_works(services, notebook):
+    first, second = Scheduler(services, notebook), Scheduler(services, notebook)
+    register(services, "w", slots=5)
+    first.round()
+    submit(services)
+
+    second.round()
+    assert notebook.sent == []
+
+    first.round()
+    assert len(notebook.sent) == 1
+
+
+def test_every_event_reaches_every_plugin_though_one_of_them_raises(services, scheduler, notebook):
+    seen = []
+
+    @hookimpl(specname="quantmill_job_event")
+    def broken(event):
+        raise RuntimeError("plugin")
+
+    @hookimpl(specname="quantmill_job_event")
+    def watching(event):
+        seen.append((event["type"], event["seq"]))
+
+    manager = services.plugins.manager
+    manager.register(types.SimpleNamespace(watch=watching), name="watching")
+    manager.register(types.SimpleNamespace(explode=broken), name="broken")
+    job = submit(services)
+    with services.database.write() as tx:
+        jobs.request_cancel(tx, job.id)
+
+    scheduler.round()
+    scheduler.round()
+
+    assert seen == [("job.queued", 1), ("job.canceled", 2)]
+
+
+def test_staging_of_jobs_that_are_over_is_swept(services, scheduler):
+    over, waiting = submit(services), submit(services)
+    with services.database.write() as tx:
+        jobs.request_cancel(tx, over.id)
+    for job in (over, waiting):
+        (services.settings.staging_dir / str(job.id) / "units").mkdir(parents=True)
+    (services.settings.staging_dir / "something else").mkdir()
+
+    scheduler.round()
+
+    left = {path.name for path in services.settings.staging_dir.iterdir()}
+    assert left == {str(waiting.id), "something else"}
