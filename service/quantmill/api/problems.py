@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from quantmill.contract.errors import (
     Conflict,
@@ -109,7 +110,18 @@ def _places(problems: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, str]]:
 
 
 async def _http_error(request: Request, error: Any) -> Problem:
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = ", ".join(_allowed_methods(request))
+        detail = f"{request.url.path} takes {allowed}, not {request.method}"
+        return Problem(request, 405, headers={"Allow": allowed}, detail=detail)
     return Problem(request, error.status_code, headers=error.headers, detail=str(error.detail))
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """The methods of all routes of this path; Starlette names those of the first one only."""
+    scopes = {method: {**request.scope, "method": method} for method in ("GET", "POST", "PUT", "PATCH", "DELETE")}
+    routes = request.app.routes
+    return [name for name, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
 async def _database_away(request: Request, error: Any) -> Problem:

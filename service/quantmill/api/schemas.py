@@ -16,9 +16,9 @@ from quantmill.domain.artifacts import Artifact, ArtifactFile, Lineage, Metric
 from quantmill.domain.jobs import Attempt, Event, Job, JobRequest, Outcome, Progress, State
 
 if TYPE_CHECKING:  # the client shares these schemas, and needs neither plugins nor a database
+    from quantmill.jobs.installation import WorkerRow
     from quantmill.jobs.plan import Planned
     from quantmill.plugins import Plugins
-    from quantmill.store.workers import WorkerRow
 
 LARGEST_INTEGER = 2**53 - 1  # beyond it JSON numbers are not exact (RFC 8785)
 DEEPEST_JSON = 16

@@ -6,7 +6,7 @@ from quantmill.domain.jobs import State
 from quantmill.services import Services
 from quantmill.store.jobs import count_jobs
 from quantmill.store.migrate import is_current
-from quantmill.store.workers import WorkerRow
+from quantmill.store.workers import WorkerRow as WorkerRow
 from quantmill.store.workers import list_workers as worker_rows
 
 

@@ -41,10 +41,7 @@ def validate_by_schema(method: str, schema: Mapping[str, Any], params: Mapping[s
 def _rejected(method: str, problems: Iterable[Problem]) -> ParamsRejected:
     found = list(problems)
     listed = "; ".join(f"{problem['pointer']}: {problem['message']}" for problem in found)
-    return ParamsRejected(
-        f"method {method!r} does not accept these parameters: {listed}; `quantmill methods` lists what it accepts",
-        found,
-    )
+    return ParamsRejected(f"{method}: {listed}; `quantmill methods {method}` shows what it accepts", found)
 
 
 def _pydantic_problems(error: ValidationError) -> Iterator[Problem]:

@@ -12,9 +12,10 @@ from pydantic import BaseModel
 
 from quantmill.checkpoints import open_checkpoint
 from quantmill.checkpoints.uris import resolve
-from quantmill.contract.errors import QuantmillError, TextRejected
+from quantmill.contract.errors import QuantmillError, RequestRejected, TextRejected
 from quantmill.contract.method import Method
 from quantmill.contract.tensors import ModelIndex, Plan
+from quantmill.jobs.methods import published_method
 from quantmill.jobs.params import validate
 from quantmill.services import Services
 
@@ -35,6 +36,11 @@ def make_plan(services: Services, source: str, method: str, params: Mapping[str,
     `errors` with a JSON pointer into the request.
     """
     with pointing_at("/method"):
+        if method not in services.plugins.methods:
+            published_method(services, method)
+            raise RequestRejected(
+                f"method {method!r} is installed on workers only; they plan its jobs when they run them"
+            )
         chosen = services.plugins.method(method)
     with pointing_at("/source"):
         return plan_folder(chosen, resolve(source, services.settings.source_roots), params)

@@ -1,0 +1,188 @@
+"""What a submit refuses: with a typed problem that points at the place, and nothing written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+
+DATA = Path(__file__).parents[2] / "data"
+MODEL = DATA / "millstone-4m"
+REQUEST = {"source": "millstone-4m", "method": "gguf", "params": {"type": "Q4_K_M"}}
+GGUF_TYPES = {"F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "Q4_0"}
+
+
+@pytest.fixture
+def model(source_root):
+    """A copy of the shipped model, to be damaged."""
+    return Path(shutil.copytree(MODEL, source_root / "model"))
+
+
+def refuse(api, request, status, kind):
+    """Submit and plan are both refused in the same way, and no job was made; gives the problem."""
+    response = api.post("/v1/jobs", json=request)
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["type"] == f"/problems/{kind}"
+    assert problem["status"] == status
+    assert problem["instance"] == "/v1/jobs"
+    assert api.get("/v1/jobs").json()["items"] == []
+    return problem
+
+
+def pointers(problem):
+    return [error["pointer"] for error in problem["errors"]]
+
+
+# The source
+
+
+def test_a_folder_that_is_no_model_is_refused(api):
+    problem = refuse(api, {**REQUEST, "source": "text"}, 422, "SourceRejected")
+
+    assert pointers(problem) == ["/source"]
+    assert problem["kind"] == "user"
+
+
+def test_a_file_in_place_of_a_folder_is_refused(api):
+    refuse(api, {**REQUEST, "source": "millstone-4m/config.json"}, 422, "SourceRejected")
+
+
+def test_a_source_that_does_not_exist_is_refused(api):
+    assert pointers(refuse(api, {**REQUEST, "source": "nowhere"}, 422, "SourceRejected")) == ["/source"]
+
+
+@pytest.mark.parametrize(
+    "source", ["/etc", "../..", "file:///etc", "/proc/self/root", "https://models.example/x", "s3://bucket/model"]
+)
+def test_a_source_outside_the_roots_is_forbidden_whether_or_not_it_exists(api, source):
+    assert pointers(refuse(api, {**REQUEST, "source": source}, 403, "PolicyRefused")) == ["/source"]
+
+
+def test_a_link_out_of_the_roots_is_forbidden(api, source_root):
+    (source_root / "out").symlink_to("/etc")
+
+    refuse(api, {**REQUEST, "source": str(source_root / "out")}, 403, "PolicyRefused")
+
+
+def test_a_weight_file_that_is_a_link_out_of_the_folder_is_refused(api, model, tmp_path):
+    elsewhere = tmp_path / "weights"
+    (model / "model.safetensors").rename(elsewhere)
+    (model / "model.safetensors").symlink_to(elsewhere)
+
+    refuse(api, {**REQUEST, "source": "model"}, 422, "SourceRejected")
+
+
+def test_a_model_without_a_config_is_refused(api, model):
+    (model / "config.json").unlink()
+
+    assert "config.json" in refuse(api, {**REQUEST, "source": "model"}, 422, "SourceRejected")["detail"]
+
+
+def test_a_model_with_only_pickled_weights_is_refused(api, model):
+    (model / "model.safetensors").unlink()
+    (model / "pytorch_model.bin").write_bytes(b"\x80\x02.")
+
+    refuse(api, {**REQUEST, "source": "model"}, 422, "SourceRejected")
+
+
+def test_an_unknown_architecture_is_refused_by_name(api, model):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "architectures": ["HyenaForCausalLM"]}))
+
+    problem = refuse(api, {**REQUEST, "source": "model"}, 422, "ArchitectureUnsupported")
+
+    assert "HyenaForCausalLM" in problem["detail"]
+
+
+def header(entries):
+    text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+LYING_FILES = {
+    "empty": b"",
+    "shorter than its header": struct.pack("<Q", 1000) + b"{}",
+    "huge header": struct.pack("<Q", 2**62) + b"{}",
+    "not JSON": header(b"{]"),
+    "past the end": header({"a": {**F32, "data_offsets": [0, 8000]}}) + bytes(8),
+    "overlapping": header({"a": F32, "b": {**F32, "data_offsets": [4, 12]}}) + bytes(12),
+    "unknown dtype": header({"a": {**F32, "dtype": "Q9"}}) + bytes(8),
+    "shape and bytes differ": header({"a": {**F32, "shape": [3]}}) + bytes(8),
+    "duplicate key": header(b'{"a":%b,"a":%b}' % ((json.dumps(F32).encode(),) * 2)) + bytes(8),
+}
+
+
+@pytest.mark.parametrize("content", LYING_FILES.values(), ids=LYING_FILES.keys())
+def test_a_lying_header_is_refused(api, model, content):
+    (model / "model.safetensors").write_bytes(content)
+
+    assert pointers(refuse(api, {**REQUEST, "source": "model"}, 422, "SourceRejected")) == ["/source"]
+
+
+@pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/passwd", "..", "a/b.safetensors", "a\0b"])
+def test_an_index_that_names_files_elsewhere_is_refused(api, model, name):
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
+    (model / "model.safetensors").unlink()
+
+    refuse(api, {**REQUEST, "source": "model"}, 422, "SourceRejected")
+
+
+# Method and parameters
+
+
+def test_an_unknown_method_is_refused_with_those_there_are(api):
+    problem = refuse(api, {**REQUEST, "method": "magic"}, 422, "UnknownMethod")
+
+    assert pointers(problem) == ["/method"]
+    assert "gguf" in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("params", "pointer", "code"),
+    [
+        ({"typ": "Q4_K_M"}, "/params/typ", "extra_forbidden"),
+        ({"type": "Q4_K_M", "a/b~c": 1}, "/params/a~1b~0c", "extra_forbidden"),
+        ({"type": "Q9_Z"}, "/params/type", "literal_error"),
+        ({"type": 4}, "/params/type", "literal_error"),
+        ({"type": None}, "/params/type", "literal_error"),
+    ],
+)
+def test_a_parameter_that_the_method_does_not_know_is_pointed_at(api, params, pointer, code):
+    problem = refuse(api, {**REQUEST, "params": params}, 422, "ParamsRejected")
+
+    assert (pointer, code) in [(error["pointer"], error["code"]) for error in problem["errors"]]
+
+
+def test_each_wrong_parameter_is_listed(api):
+    problem = refuse(api, {**REQUEST, "params": {"typ": 1, "type": "Q9"}}, 422, "ParamsRejected")
+
+    assert sorted(pointers(problem)) == ["/params/typ", "/params/type"]
+
+
+# Text and limits
+
+
+def test_an_evaluation_text_outside_the_roots_is_forbidden(api):
+    problem = refuse(api, {**REQUEST, "evaluation_text": "/etc/passwd"}, 403, "PolicyRefused")
+
+    assert pointers(problem) == ["/evaluation_text"]
+
+
+@pytest.mark.parametrize("content", [None, b""], ids=["folder", "empty"])
+def test_an_evaluation_text_that_is_no_text_is_refused(api, source_root, content):
+    path = source_root / "text.txt"
+    path.mkdir() if content is None else path.write_bytes(content)
+
+    assert pointers(refuse(api, {**REQUEST, "evaluation_text": str(path)}, 422, "TextRejected")) == ["/evaluation_text"]
+
+
+def test_a_longer_run_than_this_installation_allows_is_refused(api):
+    problem = refuse(api, {**REQUEST, "timeout_seconds": 86_401}, 422, "RequestRejected")
+
+    assert pointers(problem) == ["/timeout_seconds"]
