@@ -1,5 +1,5 @@
-// What Q4_K and Q5_K share: 256 values in 8 sub-blocks of 32, x = d * scale * code - dmin * minimum, with 6-bit scales and
-// minima. They differ in the number of codes and in how the codes are packed. Internal linkage, see float16.h.
+// What Q4_K and Q5_K share: 256 values in 8 sub-blocks of 32, x = d * scale * code - dmin * minimum, with 6-bit scales
+// and minima. They differ in the number of codes and in how the codes are packed. Internal linkage, see float16.h.
 #pragma once
 
 #include <algorithm>
@@ -63,7 +63,9 @@ static inline void weigh_by_importance(const float* values, const float* imatrix
     for (int i = 0; i < 32; ++i) blocks.weights[i] *= square_root(variance + blocks.x[i] * blocks.x[i]);
 }
 
-static inline uint8_t six_bit_code(float value) { return std::min<uint8_t>(63, static_cast<uint8_t>(nearest_int(value))); }
+static inline uint8_t six_bit_code(float value) {
+    return std::min<uint8_t>(63, static_cast<uint8_t>(nearest_int(value)));
+}
 
 // The largest scale gets the code 63, the others are rounded.
 static inline float round_to_largest(const float (&x)[8], uint8_t (&codes)[8]) {
@@ -105,13 +107,14 @@ static inline void quantize(const float* values, const float* imatrix, const Aff
 
     const AffineScales stored = affine_scales(block.d, block.dmin, block.scales);
     const Floats spacing = load<Floats>(stored.spacing), offset = load<Floats>(stored.offset);
-    // Codes are rounded again for the scales as stored. A sub-block whose scale is stored as zero keeps those of the search.
+    // Codes are rounded again for the scales as stored. A sub-block whose scale is stored as zero keeps those of the
+    // search.
     const auto keeps = spacing == 0.0f;
     for (int i = 0; i < 32; ++i) {
         const Floats again = nearest_code((blocks.x[i] + offset) / spacing, 0.0f, steps.top);
         float codes[8];
-        store(select(keeps, grid.codes(blocks.x[i], steps.top), again), codes);
-        for (int lane = 0; lane < 8; ++lane) block.codes[32 * lane + i] = static_cast<uint8_t>(static_cast<int>(codes[lane]));
+        store(select(keeps, codes_of(grid, blocks.x[i], steps.top), again), codes);
+        for (int lane = 0; lane < 8; ++lane) block.codes[32 * lane + i] = static_cast<uint8_t>(codes[lane]);
     }
 }
 

@@ -65,8 +65,8 @@ size_t checked_threads(int64_t threads) {
 
 std::string dtype_name(nb::handle array) { return nb::cast<std::string>(array.attr("dtype").attr("name")); }
 
-// `object` as an array of `ndim` dimensions in C order. ml_dtypes' bfloat16, which no exchange protocol of numpy carries, is
-// viewed as its bits.
+// `object` as an array of `ndim` dimensions in C order. ml_dtypes' bfloat16, which no exchange protocol of numpy
+// carries, is viewed as its bits.
 Array checked_array(nb::handle object, const char* what, size_t ndim) {
     if (!nb::isinstance(object, nb::module_::import_("numpy").attr("ndarray"))) {
         refuse_type(text(what, " must be a numpy array, got ", nb::cast<std::string>(nb::inst_name(object))));
@@ -123,8 +123,8 @@ std::string sentence(const Codec& codec, const Refused& refused) {
             return text(place, " is ", text_of(refused.value), ", the largest magnitude ", codec.name, " can hold is ",
                         text_of(codec.largest));
         case Refusal::scale_overflow:
-            return text(place, ": the ", codec.block_values, " values from there on need a scale that float16 cannot hold, ",
-                        "so ", codec.name, " cannot hold them");
+            return text(place, ": the ", codec.block_values, " values from there on need a scale that float16 cannot ",
+                        "hold, so ", codec.name, " cannot hold them");
     }
     return place;
 }
@@ -165,8 +165,8 @@ Matrix<float> decode(const std::string& format, nb::handle packed, int64_t cols,
                     " columns are not a multiple of that"));
     }
     if (row_bytes % codec.block_bytes != 0 || row_bytes / codec.block_bytes != cols / codec.block_values) {
-        refuse(text(cols, " columns of ", codec.name, " are ", cols / codec.block_values, " blocks of ", codec.block_bytes,
-                    " bytes, a row of packed has ", row_bytes, " bytes"));
+        refuse(text(cols, " columns of ", codec.name, " are ", cols / codec.block_values, " blocks of ",
+                    codec.block_bytes, " bytes, a row of packed has ", row_bytes, " bytes"));
     }
     float* const values = new float[rows * cols];
     const nb::capsule owner = owning(values);

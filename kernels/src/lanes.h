@@ -1,7 +1,8 @@
-// Lanes: the same computation on several blocks side by side, one block a lane. Sums run over the elements of a block in
-// their order, so the number of lanes never changes a bit of the result. Internal linkage, see float16.h.
+// Lanes: the same computation on several blocks side by side, one block a lane. Sums run over the elements of a block
+// in their order, so the number of lanes never changes a bit of the result. Internal linkage, see float16.h.
 //
-// `Floats` below is a vector type of the compiler, as wide as a register of the unit's instruction set, or Wide<> of one.
+// `Floats` below is a vector type of the compiler, as wide as a register of the unit's instruction set, or Wide<> of
+// one.
 #pragma once
 
 #include <bit>

@@ -51,8 +51,8 @@ size_t first_unstorable(const float* row, size_t cols, float largest) {
     return cols;
 }
 
-std::optional<Refused> encode_row(const Codec& codec, const float* values, size_t row, size_t cols, const float* imatrix,
-                                  void* blocks) {
+std::optional<Refused> encode_row(const Codec& codec, const float* values, size_t row, size_t cols,
+                                  const float* imatrix, void* blocks) {
     const size_t bad = first_unstorable(values, cols, codec.largest);
     if (bad < cols) {
         const Refusal reason = std::isfinite(values[bad]) ? Refusal::too_large : Refusal::not_finite;

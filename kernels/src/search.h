@@ -1,6 +1,6 @@
-// The searches of GGML's reference quantizers for the scale (and minimum) of a block, byte for byte: float32, sums in the
-// order of the elements, products from left to right. Source: llama.cpp, ggml-quants.c (make_qx_quants, make_qkx2_quants,
-// make_qkx3_quants, make_qp_quants). Internal linkage, see float16.h.
+// The searches of GGML's reference quantizers for the scale (and minimum) of a block, byte for byte: float32, sums in
+// the order of the elements, products from left to right. Source: llama.cpp, ggml-quants.c (make_qx_quants,
+// make_qkx2_quants, make_qkx3_quants, make_qp_quants). Internal linkage, see float16.h.
 #pragma once
 
 #include <algorithm>
@@ -21,16 +21,17 @@ struct SignedGrid {
     Floats scale;           // may be negative: the value of largest magnitude gets the code -levels
     Floats inverse;         // the codes of the search are nearest(inverse * x)
     MaskOf<Floats> is_zero;
-
-    // Codes as stored, code + levels; a zero block stores zeros.
-    Floats codes(const Floats& x, float levels) const {
-        const Floats stored = nearest_code(inverse * x, -levels, levels - 1.0f) + levels;
-        return select(is_zero, Floats{}, stored);
-    }
 };
 
-// Tries 19 spacings around levels / max|x|; the winner has the largest sum(w x q)^2 / sum(w q q), the least squares criterion
-// after the best scale for its codes is taken.
+// Codes as stored, code + levels; a zero block stores zeros.
+template <typename Floats>
+static inline Floats codes_of(const SignedGrid<Floats>& grid, const Floats& x, float levels) {
+    const Floats stored = nearest_code(grid.inverse * x, -levels, levels - 1.0f) + levels;
+    return select(grid.is_zero, Floats{}, stored);
+}
+
+// Tries 19 spacings around levels / max|x|; the winner has the largest sum(w x q)^2 / sum(w q q), the least squares
+// criterion after the best scale for its codes is taken.
 template <typename Floats, int n>
 static inline SignedGrid<Floats> search_signed(float levels, const Floats (&x)[n], const Floats (&weights)[n]) {
     Floats largest{}, magnitude{};  // the first value of largest magnitude, with its sign
@@ -81,9 +82,12 @@ struct AffineGrid {
     Floats scale;
     Floats minimum;
     Floats inverse, origin;  // the codes of the search are nearest(inverse * (x - origin))
-
-    Floats codes(const Floats& x, float top) const { return nearest_code(inverse * (x - origin), 0.0f, top); }
 };
+
+template <typename Floats>
+static inline Floats codes_of(const AffineGrid<Floats>& grid, const Floats& x, float top) {
+    return nearest_code(grid.inverse * (x - grid.origin), 0.0f, top);
+}
 
 // The spacings tried are (top + first + step * k) / range for k = 0..last.
 struct AffineSteps {
@@ -92,11 +96,12 @@ struct AffineSteps {
     int last;
 };
 
-// For each spacing the codes are rounded, scale and minimum are fitted to them by weighted least squares, and kept if the
-// weighted squared error falls. As in the reference, an accepted minimum is also the origin and the lower end of the range
-// from which the next spacings are tried.
+// For each spacing the codes are rounded, scale and minimum are fitted to them by weighted least squares, and kept if
+// the weighted squared error falls. As in the reference, an accepted minimum is also the origin and the lower end of
+// the range from which the next spacings are tried.
 template <typename Floats, int n>
-static inline AffineGrid<Floats> search_affine(const AffineSteps& steps, const Floats (&x)[n], const Floats (&weights)[n]) {
+static inline AffineGrid<Floats> search_affine(const AffineSteps& steps, const Floats (&x)[n],
+                                               const Floats (&weights)[n]) {
     const Floats zero{};
     Floats low = x[0], high = x[0];
     Floats sum_w = weights[0], sum_x = weights[0] * x[0];
@@ -158,8 +163,8 @@ static inline AffineGrid<Floats> search_affine(const AffineSteps& steps, const F
 
 // ---- x ~ scale * code, x >= 0, code in 0 .. top: the scales (or minima) of the sub-blocks of a super-block ----
 
-// Returns the scale; `codes` gets the codes. Nine spacings by weighted squared error, then up to five passes that move one
-// code at a time while sum(w x q)^2 / sum(w q q) grows.
+// Returns the scale; `codes` gets the codes. Nine spacings by weighted squared error, then up to five passes that move
+// one code at a time while sum(w x q)^2 / sum(w q q) grows.
 template <int n>
 static inline float search_positive(int top, const float (&x)[n], const float (&weights)[n], uint8_t (&codes)[n]) {
     float largest = 0.0f;

@@ -1,5 +1,5 @@
-// Eight 6-bit scales and eight 6-bit minima in 12 bytes, as Q4_K and Q5_K store them. s0..s7 scales, m0..m7 minima, the bits
-// of a byte from high to low:
+// Eight 6-bit scales and eight 6-bit minima in 12 bytes, as Q4_K and Q5_K store them. s0..s7 scales, m0..m7 minima, the
+// bits of a byte from high to low:
 //
 //   byte 0..3    | s4..s7 bits 5-4 | s0..s3 bits 5-0 |
 //   byte 4..7    | m4..m7 bits 5-4 | m0..m3 bits 5-0 |

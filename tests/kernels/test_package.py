@@ -7,7 +7,7 @@ import pytest
 
 import quantmill_kernels as kernels
 
-PACKAGE = Path(kernels.__file__).parent
+KERNELS = Path(__file__).parents[2] / "kernels"
 
 
 def isa_in_a_process(forced: str) -> subprocess.CompletedProcess[str]:
@@ -47,13 +47,23 @@ def test_a_format_says_its_size() -> None:
     assert (q4_k.name, q4_k.block_values, q4_k.block_bytes, q4_k.bits_per_weight) == ("Q4_K", 256, 144, 4.5)
 
 
+@pytest.mark.parametrize("name", kernels.formats())
+def test_the_readme_states_the_size_of_every_format(name: str) -> None:
+    form = kernels.formats()[name]
+    block = f"{form.block_values} value{'s' * (form.block_values > 1)}, {form.block_bytes} bytes"
+
+    assert f"| {name} | {form.bits_per_weight:g} | {block} |" in (KERNELS / "README.md").read_text()
+
+
 def test_the_committed_stubs_are_current(tmp_path: Path) -> None:
     generated = tmp_path / "_native.pyi"
 
     command = [sys.executable, "-m", "nanobind.stubgen", "-q", "-m", "quantmill_kernels._native", "-o", generated]
     subprocess.run(command, check=True)
 
-    assert (PACKAGE / "_native.pyi").read_text() == generated.read_text(), "cmake --build <folder> --target stubs"
+    assert (KERNELS / "quantmill_kernels" / "_native.pyi").read_text() == generated.read_text(), (
+        "cmake --build <folder> --target stubs"
+    )
 
 
 def test_importing_the_package_imports_numpy_at_most() -> None:

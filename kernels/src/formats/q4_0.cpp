@@ -53,8 +53,8 @@ void encode_weighted(const float* values, const float* imatrix, float variance, 
     for (size_t b = 0; b < n_blocks; ++b) blocks[b].scale = to_half(scales[b]);
     for (int j = 0; j < 16; ++j) {
         float low[lanes], high[lanes];
-        store(grid.codes(x[j], 8.0f), low);
-        store(grid.codes(x[j + 16], 8.0f), high);
+        store(codes_of(grid, x[j], 8.0f), low);
+        store(codes_of(grid, x[j + 16], 8.0f), high);
         for (size_t b = 0; b < n_blocks; ++b) {
             blocks[b].codes[j] = static_cast<uint8_t>(static_cast<int>(low[b]) | static_cast<int>(high[b]) << 4);
         }

@@ -1,7 +1,7 @@
-// Q4_0: 32 values share one float16 scale; 4.5 bits per weight. x = scale * (code - 8).
-// The first value of largest magnitude gets the code 0, so the scale may be negative. Codes round half up, with the inverse
-// of the scale before it is rounded to float16. With an importance matrix the scale is searched (19 spacings, weights
-// importance * sqrt(mean x^2 of the row + x^2)) and the codes are those of the search.
+// Q4_0: 32 values share one float16 scale; 4.5 bits per weight. x = scale * (code - 8). The first value of largest
+// magnitude gets the code 0, so the scale may be negative. Codes round half up, with the inverse of the scale before it
+// is rounded to float16. With an importance matrix the scale is searched (19 spacings, weights importance * sqrt(mean
+// x^2 of the row + x^2)) and the codes are those of the search.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,6 @@
-// Q4_K: 256 values in 8 sub-blocks of 32; 4.5 bits per weight. x = d * scale * code - dmin * minimum.
-// Scale and minimum of a sub-block are searched by weighted least squares (21 spacings, 37 with an importance matrix) and
-// stored in 6 bits each; codes round half to even for the scales as stored.
+// Q4_K: 256 values in 8 sub-blocks of 32; 4.5 bits per weight. x = d * scale * code - dmin * minimum. Scale and minimum
+// of a sub-block are searched by weighted least squares (21 spacings, 37 with an importance matrix) and stored in 6
+// bits each; codes round half to even for the scales as stored.
 #pragma once
 
 #include <cstddef>

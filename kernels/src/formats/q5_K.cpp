@@ -16,7 +16,8 @@ void pack_codes(const uint8_t (&codes)[256], BlockQ5_K& block) {
     }
     for (int c = 0; c < 4; ++c) {
         for (int l = 0; l < 32; ++l) {
-            block.codes[32 * c + l] = static_cast<uint8_t>((codes[64 * c + l] & 15) | (codes[64 * c + l + 32] & 15) << 4);
+            const int first = codes[64 * c + l] & 15, second = codes[64 * c + l + 32] & 15;
+            block.codes[32 * c + l] = static_cast<uint8_t>(first | second << 4);
         }
     }
 }

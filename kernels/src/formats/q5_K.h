@@ -1,6 +1,6 @@
-// Q5_K: 256 values in 8 sub-blocks of 32; 5.5 bits per weight. x = d * scale * code - dmin * minimum.
-// Scale and minimum of a sub-block are searched by weighted least squares (16 spacings, 37 with an importance matrix) and
-// stored in 6 bits each; codes round half to even for the scales as stored.
+// Q5_K: 256 values in 8 sub-blocks of 32; 5.5 bits per weight. x = d * scale * code - dmin * minimum. Scale and minimum
+// of a sub-block are searched by weighted least squares (16 spacings, 37 with an importance matrix) and stored in 6
+// bits each; codes round half to even for the scales as stored.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,7 @@ struct BlockQ5_K {
     Half dmin;              // of the minima
     SixBitScales scales;    // scale and minimum of each sub-block
     uint8_t high_bits[32];  // bit j of byte l: the fifth bit of value 32 j + l
-    uint8_t codes[128];     // byte 32 c + l: low bits of value 64 c + l in the low half, of value 64 c + l + 32 in the high half
+    uint8_t codes[128];     // byte 32 c + l: low bits of value 64 c + l (low half), of value 64 c + l + 32 (high)
 };
 static_assert(sizeof(BlockQ5_K) == 176);
 

@@ -48,8 +48,8 @@ void round_codes(const SubBlocks& blocks, const Floats& spacing, uint8_t* codes)
     for (int i = 0; i < 16; ++i) {
         const Floats again = nearest_code(blocks.x[i] / spacing, -32.0f, 31.0f) + 32.0f;
         float chosen[lanes];
-        store(select(keeps, blocks.grid.codes(blocks.x[i], 32.0f), again), chosen);
-        for (int lane = 0; lane < lanes; ++lane) codes[16 * lane + i] = static_cast<uint8_t>(static_cast<int>(chosen[lane]));
+        store(select(keeps, codes_of(blocks.grid, blocks.x[i], 32.0f), again), chosen);
+        for (int lane = 0; lane < lanes; ++lane) codes[16 * lane + i] = static_cast<uint8_t>(chosen[lane]);
     }
 }
 
@@ -100,10 +100,12 @@ void decode_block(const BlockQ6_K& block, float* x) {
             const uint8_t* const low = block.low_bits + 64 * h + 32 * (quarter % 2);
             const uint8_t* const high = block.high_bits + 32 * h;
             const int low_shift = 4 * (quarter / 2), high_shift = 2 * quarter;
-            for (int l = 0; l < 32; ++l) {
-                const int code = ((low[l] >> low_shift) & 15) | ((high[l] >> high_shift) & 3) << 4;
-                const float spacing = d * static_cast<float>(block.scales[8 * h + 2 * quarter + l / 16]);
-                x[128 * h + 32 * quarter + l] = spacing * static_cast<float>(code - 32);
+            for (int part = 0; part < 2; ++part) {
+                const float spacing = d * static_cast<float>(block.scales[8 * h + 2 * quarter + part]);
+                for (int l = 16 * part; l < 16 * part + 16; ++l) {
+                    const int code = ((low[l] >> low_shift) & 15) | ((high[l] >> high_shift) & 3) << 4;
+                    x[128 * h + 32 * quarter + l] = spacing * static_cast<float>(code - 32);
+                }
             }
         }
     }

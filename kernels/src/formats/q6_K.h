@@ -1,6 +1,6 @@
-// Q6_K: 256 values in 16 sub-blocks of 16; 6.5625 bits per weight. x = d * scale * (code - 32).
-// The scale of a sub-block is searched (19 spacings, weights x^2 or the importance matrix) and stored in 8 bits; codes round
-// half to even for the scales as stored.
+// Q6_K: 256 values in 16 sub-blocks of 16; 6.5625 bits per weight. x = d * scale * (code - 32). The scale of a
+// sub-block is searched (19 spacings, weights x^2 or the importance matrix) and stored in 8 bits; codes round half to
+// even for the scales as stored.
 #pragma once
 
 #include <cstddef>
