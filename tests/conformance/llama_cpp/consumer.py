@@ -1,0 +1,82 @@
+"""Runs in llama.cpp's environment: loads GGUF files, and quantizes with llama.cpp's own code.
+
+    python consumer.py ERRAND.json ANSWER.json
+
+The errand: `text` and `window`, `load` (paths of GGUF files), `quantize` (source, target, file type number). The
+answer: for each loaded file the text it generates, the digest of its tokens of the text, and the perplexity.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llama_cpp import Llama, llama_cpp
+
+THREADS = 2
+PROMPT = "The President shall"
+
+default_params = llama_cpp.llama_model_default_params
+
+
+def params_without_repacking() -> Any:
+    """The weights stay as they are in the file. Repacked for AMX, they crash on machines that announce it (CPUID) but
+    do not let processes use it, as virtual ones may."""
+    params = default_params()
+    params.use_extra_bufts = False
+    return params
+
+
+def load(path: str, text: str, window: int) -> dict[str, Any]:
+    model = Llama(path, n_ctx=window, n_batch=window, n_threads=THREADS, logits_all=True, verbose=False)
+    generated = model(PROMPT, max_tokens=32, temperature=0)
+    tokens = model.tokenize(text.encode(), add_bos=False, special=False)
+    nll = [window_nll(model, tokens[start : start + window]) for start in window_starts(tokens, window)]
+    return {
+        "generated": generated["choices"][0]["text"],
+        "generated_tokens": generated["usage"]["completion_tokens"],
+        "tokens_sha256": hashlib.sha256(json.dumps(tokens).encode()).hexdigest(),
+        "windows": len(nll),
+        "perplexity": math.exp(math.fsum(nll) / len(nll)),
+    }
+
+
+def window_starts(tokens: list[int], window: int) -> range:
+    return range(0, len(tokens) - window + 1, window)
+
+
+def window_nll(model: Llama, tokens: list[int]) -> float:
+    """The mean negative log likelihood of all tokens but the first."""
+    model.reset()
+    model.eval(tokens)
+    logits = model.scores[: len(tokens) - 1].astype(np.float64)  # (window - 1, vocabulary)
+    largest = logits.max(axis=1)
+    total = largest + np.log(np.exp(logits - largest[:, None]).sum(axis=1))
+    return float(np.mean(total - logits[np.arange(len(logits)), tokens[1:]]))
+
+
+def quantize(source: str, target: str, file_type: int) -> None:
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.nthread = file_type, THREADS
+    failed = llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params))
+    if failed:
+        raise SystemExit(f"llama_model_quantize({source}, {target}, {file_type}) failed with {failed}")
+
+
+def main() -> None:
+    errand = json.loads(Path(sys.argv[1]).read_text())
+    llama_cpp.llama_model_default_params = params_without_repacking
+    for task in errand["quantize"]:
+        quantize(**task)
+    answer = {path: load(path, errand["text"], errand["window"]) for path in errand["load"]}
+    Path(sys.argv[2]).write_text(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
