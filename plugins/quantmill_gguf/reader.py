@@ -13,6 +13,7 @@ A string is its length as u64, then UTF-8.
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -58,9 +59,10 @@ class StoredTensor:
 
 
 class GgufFile:
-    """A GGUF file, memory-mapped, its header checked.
+    """A GGUF file whose header has been checked.
 
-    `metadata` holds single values and strings; arrays are checked and passed over.
+    `metadata` holds single values and strings; arrays are checked and passed over. Each tensor is mapped on its own,
+    so that pages of tensors that are no longer used do not stay resident.
 
     Raises VerificationFailed, saying what is wrong and where.
     """
@@ -69,12 +71,18 @@ class GgufFile:
         self.path = path
         if path.stat().st_size == 0:
             raise VerificationFailed(f"{path.name} is empty", file=path.name)
-        self._bytes: NDArray[np.uint8] = np.memmap(path, np.uint8, "r")
-        self.metadata, self.tensors = _Header(path.name, self._bytes.data).parse()
+        self._file = path.open("rb")
+        try:
+            self.metadata, self.tensors = _Header(path.name, memoryview(self._map(0, 0))).parse()
+        except BaseException:
+            self.close()
+            raise
 
     def packed(self, tensor: StoredTensor) -> NDArray[np.uint8]:
         """The tensor's blocks as they lie in the file: uint8 (rows, row_bytes)."""
-        raw = self._bytes[tensor.start : tensor.start + tensor.nbytes]
+        before = tensor.start % mmap.ALLOCATIONGRANULARITY
+        mapped = self._map(before + tensor.nbytes, tensor.start - before)
+        raw = np.frombuffer(mapped, np.uint8, tensor.nbytes, before)
         return raw.reshape(tensor.rows, tensor.type.row_bytes(tensor.shape[-1]))
 
     def values(self, tensor: StoredTensor) -> FloatArray:
@@ -89,7 +97,11 @@ class GgufFile:
         return values
 
     def close(self) -> None:
-        self._bytes = np.empty(0, np.uint8)  # the map goes with its last view
+        """Close the file; arrays that were handed out stay valid."""
+        self._file.close()
+
+    def _map(self, length: int, offset: int) -> mmap.mmap:
+        return mmap.mmap(self._file.fileno(), length, access=mmap.ACCESS_READ, offset=offset)
 
     def __enter__(self) -> GgufFile:
         return self
