@@ -28,8 +28,8 @@ class Settings(BaseSettings):
     source_roots: tuple[Path, ...] = Field(
         default_factory=lambda: (Path.cwd(),), description="folders that sources and texts may be read from"
     )
-    host: str = "127.0.0.1"
-    port: int = 8642
+    host: str = Field(default="127.0.0.1", description="address that the API listens on")
+    port: int = Field(default=8642, ge=0, le=65535, description="port that the API listens on; 0 takes a free one")
     server: str = Field(default="http://127.0.0.1:8642", description="the service that client commands talk to")
 
     threads: PositiveInt = Field(

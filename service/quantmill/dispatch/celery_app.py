@@ -84,8 +84,14 @@ def run_worker(services: Services) -> int:
     worker_shutting_down.connect(lambda **_: supervisor.stop(), weak=False)
     with Registration(services, name):
         worker = app.Worker(
-            pool="threads", concurrency=settings.slots, queues=[settings.queue], hostname=name, without_gossip=True,
-            without_mingle=True, loglevel="WARNING",
-        )  # fmt: skip
+            pool="threads",
+            concurrency=settings.slots,
+            queues=[settings.queue],
+            hostname=name,
+            without_gossip=True,
+            without_mingle=True,
+            loglevel="WARNING",
+            quiet=True,
+        )
         worker.start()
         return int(worker.exitcode or 0)

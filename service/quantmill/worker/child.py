@@ -21,6 +21,8 @@ from quantmill.worker.messages import TO_SUPERVISOR, Message, receive, send
 INHERITED = (
     "PATH",
     "HOME",
+    "USER",
+    "LOGNAME",
     "LANG",
     "LC_ALL",
     "TMPDIR",
@@ -67,7 +69,8 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     @property
     def pid(self) -> int:
@@ -106,8 +109,7 @@ class Child:
     def close(self) -> None:
         """End the runner if it still lives, and wait for its end."""
         self.signal(signal.SIGKILL)
-        while not isinstance(self._inbox.get(), Ended):
-            pass
+        self._reader.join()
         self._socket.close()
 
     def _read(self) -> None:

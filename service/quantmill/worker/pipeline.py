@@ -16,6 +16,7 @@ from quantmill.contract.method import Method
 from quantmill.contract.tensors import Plan, QuantizedTensor
 from quantmill.domain.artifacts import Metric
 from quantmill.domain.jobs import Phase
+from quantmill.evaluation import perplexity, source_weights
 from quantmill.files.blobs import BlobStore
 from quantmill.plugins import Plugins
 from quantmill.verification import Verification, verify
@@ -89,7 +90,7 @@ def quantize(
     canceled: threading.Event,
 ) -> dict[str, FinishedUnit]:
     """Do the units that are missing, checkpoint each, and give all units of the plan by key."""
-    store = BlobStore(task.unit_store)
+    store = BlobStore(task.unit_store, durable=False)  # a later attempt verifies what it takes over
     units = {unit.key: unit for unit in task.finished}
     session = RunnerSession(checkpoint, plan, threads=task.threads, seed=task.seed, finished=units, canceled=canceled)
     send(Progressed(phase=Phase.QUANTIZE, done=len(units), total=len(plan.units)))
@@ -163,7 +164,6 @@ def evaluate(task: Start, method: Method, checkpoint: Checkpoint, send: Send) ->
     """Perplexity of source and artifact on the text, when one was given."""
     if task.evaluation_text is None:
         return []
-    from quantmill.evaluation import perplexity, source_weights
     text = read_text(task)
     subjects = {
         "source": lambda: source_weights(checkpoint),

@@ -137,7 +137,9 @@ KINDS = ("embedded", "celery")
 
 
 @pytest.fixture
-def install(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Installation]]:
+def install(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Installation]]:
     """Make an installation of a kind: `embedded` is one process on SQLite, `celery` a scheduler and two workers on
     PostgreSQL and Redis. Its processes are not started yet."""
     made: list[Installation] = []
@@ -145,7 +147,13 @@ def install(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable
     def make(kind: Kind, **settings: object) -> Installation:
         data_dir = tmp_path / f"{kind}-{len(made)}"
         data_dir.mkdir()
-        values = {**QUICK, "data_dir": data_dir, "source_roots": (DATA, tmp_path), "port": free_port(), **settings}
+        values = {
+            **QUICK,
+            "data_dir": data_dir,
+            "source_roots": (DATA, tmp_path_factory.getbasetemp()),
+            "port": free_port(),
+            **settings,
+        }
         if kind == "celery":
             values["database_url"] = request.getfixturevalue("postgres_url")
             values["broker_url"] = request.getfixturevalue("redis_url")
@@ -176,8 +184,8 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped model made 24 times as deep, so that a job on it takes seconds."""
-    return deepened(tmp_path_factory.mktemp("slow"), times=24)
+    """The shipped model made 12 times as deep, so that a job on it takes seconds."""
+    return deepened(tmp_path_factory.mktemp("slow"), times=12)
 
 
 @pytest.fixture

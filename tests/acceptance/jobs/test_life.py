@@ -140,7 +140,7 @@ def test_a_worker_that_slept_past_its_lease_is_fenced(install, slow_model):
 
     sleeper.suspend()
     installation.start("worker-2")
-    installation.wait(job.id, lambda now: now.state is State.RUNNING and now.epoch > job.epoch, seconds=20)
+    installation.wait(job.id, lambda now: now.state is State.RUNNING and now.epoch > job.epoch)
     sleeper.resume()
     job = installation.wait(job.id)
 
