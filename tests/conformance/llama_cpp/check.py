@@ -203,7 +203,7 @@ def report(version: str, loaded: list[Loaded], compared: list[Compared]) -> str:
         f"`tests/data/text/evaluation.txt` in windows of {WINDOW} tokens. Our own evaluation runs transformers' model "
         f"on the weights that the plugin's reader gives. Perplexities may differ by {MOST_DIFFERENCE:.0%}.",
         "",
-        "| type | bits per weight | MB | generates | same tokens | perplexity there | perplexity here | difference |",
+        "| type | bits/weight | MB | generates | same tokens | llama.cpp perplexity | our perplexity | difference |",
         "|---|---|---|---|---|---|---|---|",
         *(
             f"| {row.type} | {row.bits_per_weight:.3f} | {row.megabytes:.2f} | {_yes(row.generated_tokens > 0)} "
