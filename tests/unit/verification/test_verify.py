@@ -374,6 +374,17 @@ def test_a_tensor_of_zeros_must_stay_one(tmp_path: Path, artifact: Path) -> None
         assert "relative RMSE inf" in failed_checks(checkpoint, artifact, plan)["error_bounds"]
 
 
+def test_a_source_that_is_not_finite_passes_no_bound(tmp_path: Path, artifact: Path) -> None:
+    (tmp_path / "nan").mkdir()
+    (tmp_path / "nan" / "config.json").write_text('{"architectures": ["A"]}')
+    save_file({"w": np.array([1, np.nan], np.float32)}, tmp_path / "nan" / FILE)
+    plan = Plan((TensorPlan("w", (2,), "F32", "keep", "F16", "w", 4, ""),), (), 0)
+    save_file({"w": np.ones(2, np.float16)}, artifact / FILE)
+
+    with open_checkpoint(tmp_path / "nan") as checkpoint:
+        assert "w: relative RMSE nan" in failed_checks(checkpoint, artifact, plan)["error_bounds"]
+
+
 def test_a_canceled_job_is_not_a_failed_one(checkpoint: Checkpoint, artifact: Path) -> None:
     def read_canceled(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
         raise Canceled("Asked for.")
