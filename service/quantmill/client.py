@@ -36,7 +36,6 @@ from quantmill.contract import errors
 from quantmill.contract.errors import ArtifactDamaged, ErrorKind, QuantmillError, RequestRejected
 from quantmill.domain.jobs import FINAL, State
 
-CHUNK_BYTES = 1 << 20
 WAIT_SECONDS = 30.0
 RECONNECT_SECONDS = 1.0
 RECONNECTS = 30  # in a row, without one event between them
@@ -202,7 +201,7 @@ class Client:
                     response.read()
                     raise _error(response)
                 with part.open("ab" if response.status_code == 206 else "wb") as out:
-                    for chunk in response.iter_raw(CHUNK_BYTES):
+                    for chunk in response.iter_raw():
                         out.write(chunk)
                     out.flush()
                     os.fsync(out.fileno())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from quantmill.contract.errors import Canceled, ErrorKind, QuantmillError
+from quantmill.contract.errors import ArtifactDamaged, Canceled, ErrorKind, QuantmillError
 from quantmill.domain.jobs import State
 
 
@@ -26,6 +26,10 @@ OF_KIND: dict[ErrorKind, ExitCode] = {
     ErrorKind.RESOURCE: ExitCode.INFRASTRUCTURE,
     ErrorKind.INFRASTRUCTURE: ExitCode.INFRASTRUCTURE,
 }
+OF_ERROR: dict[type[QuantmillError], ExitCode] = {  # where its kind would say something else
+    Canceled: ExitCode.CANCELED,
+    ArtifactDamaged: ExitCode.FAILED,
+}
 OF_STATE: dict[State, ExitCode] = {
     State.SUCCEEDED: ExitCode.DONE,
     State.FAILED: ExitCode.FAILED,
@@ -35,4 +39,4 @@ OF_STATE: dict[State, ExitCode] = {
 
 
 def exit_code(error: QuantmillError) -> ExitCode:
-    return ExitCode.CANCELED if isinstance(error, Canceled) else OF_KIND[error.kind]
+    return OF_ERROR.get(type(error), OF_KIND[error.kind])

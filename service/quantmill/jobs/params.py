@@ -58,8 +58,10 @@ def _schema_problems(error: Any) -> Iterator[Problem]:
 
 
 _KEYS_AT_FAULT = {
-    "additionalProperties": lambda error: [
-        (key,) for key in sorted(set(error.instance) - set(error.schema["properties"]))
-    ],
+    "additionalProperties": lambda error: [(key,) for key in sorted(set(error.instance) - _declared(error.schema))],
     "required": lambda error: [(key,) for key in error.validator_value if key not in error.instance],
 }
+
+
+def _declared(schema: Mapping[str, Any]) -> set[str]:
+    return set(schema.get("properties", {}))

@@ -1,0 +1,287 @@
+"""Commands that need no service."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quantmill.cli.exits import OF_KIND, OF_STATE
+from quantmill.cli.options import parse_sets
+from quantmill.contract.errors import ErrorKind
+from quantmill.domain.jobs import FINAL
+
+QUANTMILL = Path(sys.executable).with_name("quantmill")
+DATA = Path(__file__).parents[2] / "data"
+MODEL = DATA / "millstone-4m"
+HELP_SECONDS = 1.0
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    """What `quantmill quantize` made, with what it said."""
+    folder = tmp_path_factory.mktemp("quantize")
+    command = [QUANTMILL, "quantize", MODEL, "--method", "gguf", "--set", "type=Q4_K_M", "--output", folder / "out"]
+    ran = subprocess.run(
+        [*command, "--data-dir", folder / "data", "--json"], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return folder / "out", json.loads(ran.stdout)
+
+
+# Every command
+
+
+def test_help_answers_at_once():
+    before = os.times()
+    subprocess.run([QUANTMILL, "--help"], capture_output=True, check=True)
+    after = os.times()
+
+    # CPU time: it waits for nothing, and a busy machine does not count
+    assert after.children_user + after.children_system - before.children_user - before.children_system < HELP_SECONDS
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["plan"],
+        ["plan", MODEL],
+        ["plan", MODEL, "--method"],
+        ["plan", MODEL, "--method", "gguf", "--frobnicate"],
+        ["job", "not-a-uuid"],
+        ["serve", "--port", "70000"],
+        ["quantize", MODEL, "--method", "gguf", "--set", "type", "--output", "x"],
+    ],
+    ids=lambda arguments: " ".join(map(str, arguments[:1] + arguments[2:])),
+)
+def test_a_command_that_is_wrongly_put_ends_with_3(quantmill, arguments):
+    ran = quantmill(*arguments)
+
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err.strip()
+
+
+def test_with_json_an_error_is_a_problem_document(quantmill):
+    ran = quantmill("plan", MODEL, "--method", "gguf", "--set", "typ=Q4_K_M", "--json")
+
+    assert ran.code == 3
+    assert ran.problem["type"] == "/problems/ParamsRejected"
+    assert [error["pointer"] for error in ran.problem["errors"]] == ["/params/typ"]
+
+
+def test_without_json_an_error_is_its_title_and_what_happened(quantmill):
+    ran = quantmill("plan", MODEL, "--method", "magic")
+
+    assert ran.err.startswith("No installed plugin offers this method: no method is named 'magic'")
+
+
+def test_settings_that_do_not_hold_are_usage(quantmill, monkeypatch):
+    monkeypatch.setenv("QUANTMILL_THREADS", "many")
+
+    ran = quantmill("doctor")
+
+    assert ran.code == 3
+    assert "threads" in ran.err
+
+
+def test_every_kind_of_error_and_every_end_of_a_job_has_an_exit_code():
+    assert set(OF_KIND) == set(ErrorKind)
+    assert set(OF_STATE) == FINAL
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a=4", 4),
+        ("a=0.5", 0.5),
+        ("a=true", True),
+        ("a=null", None),
+        ('a="4"', "4"),
+        ("a=[1, 2]", [1, 2]),
+        ("a=Q4_K_M", "Q4_K_M"),
+        ("a=x=y", "x=y"),
+        ("a=", ""),
+    ],
+)
+def test_a_set_value_is_json_where_it_parses_and_text_elsewhere(text, value):
+    assert parse_sets([text]) == {"a": value}
+
+
+# plan
+
+
+def test_a_plan_shows_each_tensor_and_the_sums(quantmill):
+    ran = quantmill("plan", MODEL, "--method", "gguf", "--set", "type=Q4_K_M")
+
+    assert ran.code == 0
+    assert "model.layers.3.mlp.down_proj.weight" in ran.out
+    assert "norms stay F32" in ran.out
+    assert "5.256" in ran.out
+
+
+def test_a_plan_as_json_is_the_apis(quantmill):
+    plan = quantmill("plan", MODEL, "--method", "gguf", "--set", "type=Q4_K_M", "--json").json
+
+    assert len(plan["tensors"]) == 38
+    assert plan["summary"]["schemes"] == {"Q4_K": 24, "Q6_K": 5, "F32": 9}
+
+
+@pytest.mark.parametrize("model", [DATA / "text", DATA / "nowhere", MODEL / "config.json"])
+def test_what_is_no_model_is_refused(quantmill, model):
+    assert quantmill("plan", model, "--method", "gguf").code == 3
+
+
+# quantize
+
+
+def test_quantize_leaves_a_verified_artifact_and_says_how_to_run_it(artifact):
+    folder, said = artifact
+
+    assert sorted(path.name for path in folder.iterdir()) == ["model-Q4_K_M.gguf", "quantmill.json"]
+    assert (folder / "model-Q4_K_M.gguf").read_bytes()[:4] == b"GGUF"
+    assert said["state"] == "succeeded"
+    assert said["digest"] == json.loads((folder / "quantmill.json").read_bytes())["digest"]
+    assert str(folder / "model-Q4_K_M.gguf") in said["run"]["llama.cpp"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder with a file"])
+def test_an_output_that_is_occupied_is_refused_before_any_work(quantmill, tmp_path, kind):
+    output = tmp_path / "out"
+    kept = output if kind == "file" else output / "kept.txt"
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("mine")
+
+    ran = quantmill("quantize", MODEL, "--method", "gguf", "--output", output)
+
+    assert (ran.code, str(output) in ran.err) == (3, True)
+    assert kept.read_text() == "mine"
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_wrong_parameter_is_refused_before_any_work(quantmill, tmp_path):
+    ran = quantmill("quantize", MODEL, "--method", "gguf", "--set", "type=Q9", "--output", tmp_path / "out")
+
+    assert ran.code == 3
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_cancels_the_job(tmp_path, number):
+    command = [QUANTMILL, "quantize", MODEL, "--method", "gguf", "--output", tmp_path / "out"]
+    process = subprocess.Popen(
+        [*command, "--data-dir", tmp_path / "data"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr.readline() == "queued\n"
+
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+
+    assert process.returncode == 2, told
+    assert "canceling" in told
+    assert not (tmp_path / "out").exists()
+
+
+# verify and evaluate
+
+
+def test_an_artifact_is_verified_against_its_source(quantmill, artifact):
+    ran = quantmill("verify", artifact[0], "--against", MODEL, "--json")
+
+    assert ran.code == 0
+    assert ran.json["digest"] == artifact[1]["digest"]
+    assert ran.json["verification"]["passed"] is True
+
+
+def test_an_artifact_with_a_changed_byte_does_not_verify(quantmill, artifact, tmp_path):
+    copy = Path(shutil.copytree(artifact[0], tmp_path / "copy"))
+    with (copy / "model-Q4_K_M.gguf").open("r+b") as file:
+        file.seek(-100, 2)
+        file.write(b"\xff")
+
+    ran = quantmill("verify", copy, "--against", MODEL)
+
+    assert (ran.code, "model-Q4_K_M.gguf" in ran.err) == (1, True)
+
+
+def test_an_artifact_without_one_of_its_files_does_not_verify(quantmill, artifact, tmp_path):
+    copy = Path(shutil.copytree(artifact[0], tmp_path / "copy"))
+    (copy / "model-Q4_K_M.gguf").unlink()
+
+    assert quantmill("verify", copy, "--against", MODEL).code == 1
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"method": {}}'])
+def test_a_folder_that_is_no_artifact_does_not_verify(quantmill, tmp_path, content):
+    if content is not None:
+        (tmp_path / "quantmill.json").write_text(content)
+
+    ran = quantmill("verify", tmp_path, "--against", MODEL)
+
+    assert (ran.code, "quantmill.json" in ran.err) == (3, True)
+
+
+def test_perplexity_of_artifact_and_source_is_measured(quantmill, artifact, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text((DATA / "text" / "evaluation.txt").read_text()[:2000])
+
+    measured = quantmill("evaluate", artifact[0], "--against", MODEL, "--text", text, "--json").json
+
+    assert measured["source"]["tokens"] == measured["artifact"]["tokens"] > 100
+    assert 0.9 < measured["ratio"] < 1.2
+
+
+def test_a_text_that_cannot_be_read_is_refused(quantmill, artifact, tmp_path):
+    (tmp_path / "text.txt").write_bytes(b"\xff\xfe\xff")
+
+    assert quantmill("evaluate", artifact[0], "--against", MODEL, "--text", tmp_path / "text.txt").code == 1
+    assert quantmill("evaluate", artifact[0], "--against", MODEL, "--text", tmp_path / "none").code == 1
+
+
+# This installation
+
+
+def test_methods_are_listed_with_their_parameters(quantmill):
+    assert [method["name"] for method in quantmill("methods", "--json").json] == ["gguf"]
+    assert "Q4_K_M" in quantmill("methods", "gguf").out
+
+
+def test_plugins_are_listed_with_where_they_come_from(quantmill):
+    loaded = quantmill("plugins", "--json").json
+
+    assert [(plugin["name"], plugin["distribution"]) for plugin in loaded["loaded"]] == [("gguf", "quantmill")]
+    assert loaded["failures"] == []
+
+
+def test_doctor_finds_this_installation_well(quantmill):
+    ran = quantmill("doctor", "--json")
+
+    assert [check["check"] for check in ran.json if not check["ok"]] == []
+    assert ran.code == 0
+
+
+def test_doctor_says_what_is_wrong(quantmill, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("QUANTMILL_DATA_DIR", str(tmp_path / "file"))
+
+    ran = quantmill("doctor", "--json")
+
+    assert ran.code == 4
+    assert "data folder" in [check["check"] for check in ran.json if not check["ok"]]
+
+
+def test_migrate_makes_the_database_current(quantmill):
+    assert [quantmill("migrate", "--json").json["current"] for _ in range(2)] == [True, True]
+
+
+@pytest.mark.parametrize("command", ["worker", "scheduler"])
+def test_a_part_that_needs_a_broker_says_so(quantmill, command):
+    ran = quantmill(command)
+
+    assert (ran.code, "QUANTMILL_BROKER_URL" in ran.err) == (3, True)
