@@ -1,9 +1,8 @@
-"""The API over an SQLite database of its own, without a worker: what is submitted stays queued."""
+"""The API over a database of its own, without a worker: what is submitted stays queued."""
 
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from quantmill.api.app import create_app
@@ -19,8 +19,7 @@ from quantmill.domain.jobs import Job, State
 from quantmill.files.manifest import manifest_digest
 from quantmill.services import Services
 from quantmill.settings import Settings
-from quantmill.store import artifacts, jobs, migrate
-from quantmill.store.database import Database
+from quantmill.store import artifacts, jobs
 
 DATA = Path(__file__).parents[2] / "data"
 REQUEST = {"source": "millstone-4m", "method": "gguf", "params": {"type": "Q4_K_M"}}
@@ -34,21 +33,18 @@ def source_root(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty, migrated database file, to be copied."""
-    path = tmp_path_factory.mktemp("migrated") / "quantmill.sqlite"
-    database = Database.open(f"sqlite:///{path}")
-    migrate.upgrade(database)
-    database.dispose()
-    return path
+@pytest.fixture
+def served_database_url(sqlite_url: str) -> str:
+    """Where the API keeps its jobs; a module may override it."""
+    return sqlite_url
 
 
 @pytest.fixture
-def services(tmp_path: Path, source_root: Path, migrated: Path) -> Iterator[Services]:
-    (tmp_path / "data").mkdir()
-    shutil.copy(migrated, tmp_path / "data")
-    opened = Services.open(Settings(data_dir=tmp_path / "data", source_roots=(DATA, source_root)))
+def services(tmp_path: Path, source_root: Path, served_database_url: str) -> Iterator[Services]:
+    roots = (DATA, source_root)
+    opened = Services.open(
+        Settings(data_dir=tmp_path / "data", database_url=SecretStr(served_database_url), source_roots=roots)
+    )
     yield opened
     opened.close()
 

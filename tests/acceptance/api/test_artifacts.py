@@ -112,6 +112,14 @@ def test_only_files_that_the_artifact_lists_exist(api, published, path):
     assert (response.status_code, response.headers["Content-Type"]) == (404, "application/problem+json")
 
 
+def test_a_file_whose_bytes_are_gone_is_a_problem_not_a_broken_download(api, services, published):
+    services.blobs.delete(f"sha256:{hashlib.sha256(published.content).hexdigest()}")
+
+    response = api.get(published.file_url)
+
+    assert (response.status_code, response.json()["type"]) == (500, "/problems/ArtifactDamaged")
+
+
 @pytest.mark.parametrize("suffix", ["", "/files/weights.gguf", "/lineage"])
 def test_an_artifact_that_does_not_exist_is_not_found(api, suffix):
     response = api.get(f"/v1/artifacts/{UNKNOWN}{suffix}")

@@ -15,6 +15,12 @@ DATA = Path(__file__).parents[2] / "data"
 REQUEST = {"source": "millstone-4m", "method": "gguf", "params": {"type": "Q4_K_M"}}
 
 
+@pytest.fixture
+def served_database_url(database_url):
+    """Each test of this module runs on either kind of database."""
+    return database_url
+
+
 def test_a_submitted_job_is_accepted_with_its_place_and_version(api):
     response = api.post("/v1/jobs", json=REQUEST)
 

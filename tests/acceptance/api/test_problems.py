@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -165,7 +166,7 @@ def test_an_unexpected_error_tells_nothing_of_the_inside(api, monkeypatch):
 
 def test_a_database_that_does_not_answer_is_said_without_naming_it(api, services):
     services.database.dispose()
-    path = services.settings.data_dir / "quantmill.sqlite"
+    path = Path(services.settings.database.removeprefix("sqlite:///"))
     for file in path.parent.glob("quantmill.sqlite*"):
         file.unlink()
     path.mkdir()
