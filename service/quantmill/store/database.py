@@ -15,11 +15,11 @@ from quantmill.contract.errors import DatabaseUnavailable
 from quantmill.store.types import dump_json
 
 SQLITE_PRAGMAS = (
+    "PRAGMA busy_timeout = 10000",
     "PRAGMA journal_mode = WAL",
     # NORMAL would lose the last commits when the power fails, and with them jobs that a client was told are accepted
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
-    "PRAGMA busy_timeout = 10000",
 )
 POSTGRESQL_OPTIONS = " ".join(
     f"-c {name}={value}"
