@@ -99,7 +99,7 @@ def _register(manager: pluggy.PluginManager, point: EntryPoint) -> list[Method]:
         for method in offered:
             if method.api_version != API_VERSION:
                 raise PluginBroken(
-                    f"method {method.name!r} speaks api_version {method.api_version}; this quantmill speaks {API_VERSION}"
+                    f"method {method.name!r} speaks api_version {method.api_version}, this quantmill {API_VERSION}"
                 )
     except Exception:
         manager.unregister(plugin)

@@ -26,7 +26,7 @@ from quantmill.checkpoints.strictjson import parse_object, shown
 from quantmill.contract.errors import NotFound, SourceRejected
 from quantmill.contract.tensors import TensorInfo
 
-HEADER_LIMIT = 100_000_000  # bytes, as in the reference implementation
+HEADER_LIMIT = 10_000_000  # bytes; public checkpoints stay below 1 MB, and parsing 100 MB would take half a minute
 DIMENSIONS_LIMIT = 64  # of a numpy array
 ADDRESS_LIMIT = 2**63 - 1  # bytes that an array may span, dimensions of zero left out
 

@@ -26,8 +26,8 @@ class ArtifactFile:
 class Artifact:
     """What a job produced. `digest` is over the manifest of `files`.
 
-    The manifest leaves out `quantmill.json`, which tells how the artifact was made: it names machines and times, and two
-    jobs that make the same bytes must make the same digest. It is listed in `description`.
+    The manifest leaves out `quantmill.json`, which tells how the artifact was made: it names machines and times, and
+    two jobs that make the same bytes must make the same digest. It is listed in `description`.
     """
 
     digest: str

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from quantmill.checkpoints import Checkpoint, open_checkpoint
-from quantmill.contract.errors import PluginBroken, ResourceExhausted, SourceRejected, TextRejected
+from quantmill.contract.errors import PluginBroken, SourceRejected, TextRejected
 from quantmill.contract.method import Method
 from quantmill.contract.tensors import Plan, QuantizedTensor
 from quantmill.domain.artifacts import Metric
 from quantmill.domain.jobs import Phase
 from quantmill.evaluation import perplexity, source_weights
+from quantmill.files.atomic import exhaustion_reported
 from quantmill.files.blobs import BlobStore
 from quantmill.plugins import Plugins
 from quantmill.verification import Verification, verify
@@ -151,10 +152,8 @@ def export(
     store = BlobStore(task.unit_store)
     stream = (tensor for unit in plan.units for tensor in read_unit(store.path(units[unit.key].digest)))
     task.export_folder.mkdir()
-    try:
+    with exhaustion_reported(task.export_folder):
         written = method.write.load()(stream, plan, checkpoint.index, params, task.export_folder)
-    except OSError as error:
-        raise ResourceExhausted(f"the artifact could not be written: {error.strerror}", errno=error.errno) from error
     outside = [str(path) for path in written if not path.resolve().is_relative_to(task.export_folder.resolve())]
     if outside or not written:
         raise PluginBroken(f"method {method.name!r} wrote outside its folder, or nothing: {outside}")

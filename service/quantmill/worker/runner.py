@@ -6,7 +6,6 @@ and the runner ends itself and its process group at once.
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import socket
@@ -15,20 +14,18 @@ import threading
 import traceback
 
 from quantmill.contract.errors import PluginBroken, QuantmillError, ResourceExhausted, describe
+from quantmill.files.atomic import FULL
 from quantmill.plugins import load_plugins
 from quantmill.worker.environment import peak_memory_bytes
 from quantmill.worker.messages import TO_RUNNER, Cancel, Failed, Start, receive, send
 from quantmill.worker.pipeline import run
 
-OUT_OF_ROOM = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "file size limit",
-}
-
 
 def main(connection: socket.socket) -> int:
-    start = TO_RUNNER.validate_python(receive(connection))
+    frame = receive(connection)
+    if frame is None:  # the supervisor died before it said anything
+        return 1
+    start = TO_RUNNER.validate_python(frame)
     assert isinstance(start, Start)
     canceled = threading.Event()
     threading.Thread(target=listen, args=(connection, canceled), daemon=True).start()
@@ -55,8 +52,8 @@ def explain(error: Exception, method: str) -> dict[str, object]:
     traceback.print_exception(error)
     if isinstance(error, MemoryError):
         return describe(ResourceExhausted("memory ran out; give the worker more, or choose a smaller unit"))
-    if isinstance(error, OSError) and error.errno in OUT_OF_ROOM:
-        return describe(ResourceExhausted(f"{OUT_OF_ROOM[error.errno]}; make room in the data folder and retry"))
+    if isinstance(error, OSError) and error.errno in FULL:
+        return describe(ResourceExhausted(f"{FULL[error.errno]}; make room in the data folder and retry the job"))
     if isinstance(error, OSError):
         return describe(QuantmillError(f"{type(error).__name__}: {error}"))
     return describe(PluginBroken(f"method {method!r} raised {type(error).__name__}: {error}", method=method))
