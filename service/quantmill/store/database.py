@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, NoSuchModuleError, OperationalError
 
 from quantmill.contract.errors import DatabaseUnavailable
 from quantmill.store.types import dump_json
@@ -85,6 +85,8 @@ class Database:
         self.engine.dispose()
 
 
+# Their children (IntegrityError, ...) are about the statement, not the database; a file that is none is a DatabaseError
+_UNAVAILABLE = (DatabaseError, InterfaceError, OperationalError)
 _READ_ONLY: dict[str, dict[str, Any]] = {
     "sqlite": {"sqlite_begin": "DEFERRED"},
     "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
@@ -96,7 +98,9 @@ def unavailable(url: URL) -> Iterator[None]:
     """Turn what the driver raises when the database cannot do its work into DatabaseUnavailable."""
     try:
         yield
-    except (OperationalError, InterfaceError) as error:
+    except (DatabaseError, InterfaceError) as error:
+        if type(error) not in _UNAVAILABLE:
+            raise
         where = url.render_as_string(hide_password=True)
         raise DatabaseUnavailable(f"{where}: {str(error.orig).strip()}") from error
 

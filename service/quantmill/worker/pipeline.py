@@ -13,7 +13,7 @@ from typing import Any
 from quantmill.checkpoints import Checkpoint, open_checkpoint
 from quantmill.contract.errors import PluginBroken, SourceRejected, TextRejected
 from quantmill.contract.method import Method
-from quantmill.contract.tensors import Plan, QuantizedTensor
+from quantmill.contract.tensors import FloatArray, Plan, QuantizedTensor
 from quantmill.domain.artifacts import Metric
 from quantmill.domain.jobs import Phase
 from quantmill.evaluation import perplexity, source_weights
@@ -164,7 +164,7 @@ def evaluate(task: Start, method: Method, checkpoint: Checkpoint, send: Send) ->
     if task.evaluation_text is None:
         return []
     text = read_text(task)
-    subjects = {
+    subjects: dict[str, Callable[[], Iterator[tuple[str, FloatArray]]]] = {
         "source": lambda: source_weights(checkpoint),
         "artifact": lambda: method.read.load()(task.export_folder),
     }

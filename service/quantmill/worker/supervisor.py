@@ -231,7 +231,7 @@ class Supervisor:
     def _settle(self, attempt: Attempt, last: Finished | Failed | Ended) -> None:
         match last:
             case Finished():
-                publish(self._services, attempt.job, last, attempt.export_folder)
+                self._publish(attempt, last)
             case Failed(error=error, peak_memory_bytes=peak) if error.get("type") == CANCELED:
                 self._end(attempt, State.CANCELED, peak_memory_bytes=peak)
             case Failed(error=error, peak_memory_bytes=peak):
@@ -240,6 +240,16 @@ class Supervisor:
                 self._end(attempt, State.CANCELED, peak_memory_bytes=last.peak_memory_bytes)
             case Ended():
                 self._lose(attempt, last)
+
+    def _publish(self, attempt: Attempt, result: Finished) -> None:
+        """A result that cannot be stored (a full disk, say) fails its job; one that comes too late is fenced."""
+        try:
+            publish(self._services, attempt.job, result, attempt.export_folder)
+        except IllegalTransition:
+            raise
+        except QuantmillError as error:
+            peak = result.peak_memory_bytes
+            self._end(attempt, State.FAILED, error=describe(error), peak_memory_bytes=peak)
 
     def _end(
         self, attempt: Attempt, state: State, *, peak_memory_bytes: int, error: dict[str, Any] | None = None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from quantmill.checkpoints.safetensors import TensorFile
@@ -16,14 +19,26 @@ INDEX = "quantmill.unit"
 
 
 def write_unit(tensors: Sequence[QuantizedTensor], path: Path) -> None:
-    """Write all tensors of a unit. The file's parts are named by position; its metadata says what they belong to."""
+    """Write all tensors of a unit. The file's parts are named by position; its metadata says what they belong to.
+
+    Raises OSError when it cannot be written.
+    """
     arrays = {
         f"{position}/{part}": np.ascontiguousarray(values)
         for position, tensor in enumerate(tensors)
         for part, values in tensor.parts.items()
     }
     index = [{"name": tensor.name, "scheme": tensor.scheme, "shape": list(tensor.shape)} for tensor in tensors]
-    save_file(arrays, path, metadata={INDEX: json.dumps(index)})
+    try:
+        save_file(arrays, path, metadata={INDEX: json.dumps(index)})
+    except SafetensorError as error:
+        raise _os_error(error, path) from error
+
+
+def _os_error(error: SafetensorError, path: Path) -> Exception:
+    """The library tells what the operating system said only in its message; a full disk has to be known as one."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else error
 
 
 def read_unit(path: Path) -> Iterator[QuantizedTensor]:

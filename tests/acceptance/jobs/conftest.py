@@ -40,7 +40,7 @@ QUICK = {
     "cancel_grace_seconds": 1.0,
     "max_attempts": 1000,
     "threads": 1,
-    "slots": 2,
+    "slots": 3,
 }
 
 
