@@ -5,12 +5,21 @@ from __future__ import annotations
 import random
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import psutil
 import pytest
 
+from quantmill.checkpoints import open_checkpoint
+from quantmill.contract.testing import MemorySession
 from quantmill.domain.jobs import FINAL, NEXT, Outcome, State
+from quantmill.files.artifacts import store_folder
+from quantmill.files.blobs import BlobStore
+from quantmill.files.manifest import manifest_digest
 from quantmill.store import jobs as job_rows
+from quantmill_gguf.plugin import GGUF
+
+MODEL = Path(__file__).parents[2] / "data/millstone-4m"
 
 JOBS = 30
 LIMIT_SECONDS = 240
@@ -82,14 +91,26 @@ def require_one_ending(installation, job_id, expected):
     assert job.attempts[-1].outcome is Outcome.SUCCEEDED
 
 
+@pytest.fixture(scope="module")
+def digest_without_a_service(tmp_path_factory):
+    """The artifact's digest when the method is called directly, with one thread."""
+    folder = tmp_path_factory.mktemp("direct")
+    params = GGUF.params(type="Q4_K_M")
+    with open_checkpoint(MODEL) as checkpoint:
+        plan = GGUF.plan.load()(checkpoint.index, params)
+        session = MemorySession(checkpoint, plan)
+        GGUF.write.load()(GGUF.quantize.load()(session, params), plan, checkpoint.index, params, folder)
+    return manifest_digest(store_folder(folder, BlobStore(folder.with_name("direct-blobs"))))
+
+
 @pytest.mark.parametrize(("kind", "threads"), [("embedded", 1), ("embedded", 2), ("embedded", 4), ("celery", 2)])
-def test_threads_and_dispatch_do_not_change_the_digest(install, kind, threads):
+def test_threads_and_dispatch_do_not_change_the_digest(install, kind, threads, digest_without_a_service):
     installation = install(kind, threads=threads)
     installation.start()
 
     job = installation.wait(installation.submit().id)
 
-    assert job.artifact_digest == MILLSTONE_Q4_K_M
+    assert job.artifact_digest == digest_without_a_service
 
 
 def test_killed_between_any_two_units_a_job_resumes_where_it_was(install, slow_model):
@@ -116,6 +137,3 @@ def test_killed_between_any_two_units_a_job_resumes_where_it_was(install, slow_m
 
 def is_first_progress(event, installation):
     return event.payload.get("phase") == "quantize" and "done" in event.payload and event.payload.get("message") == ""
-
-
-MILLSTONE_Q4_K_M = ""  # of tests/data/millstone-4m; changes only with the method's version
