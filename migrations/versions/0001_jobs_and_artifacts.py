@@ -45,6 +45,8 @@ TABLES = (
 def upgrade() -> None:
     _content()
     _jobs()
+    _parts_of_jobs()
+    _events()
     _provenance()
     _installation()
 
@@ -76,6 +78,10 @@ def _of_job(table: str) -> sa.ForeignKeyConstraint:
 
 def _key(table: str, *columns: str) -> sa.PrimaryKeyConstraint:
     return sa.PrimaryKeyConstraint(*columns, name=f"pk_{table}")
+
+
+def _check(name: str, condition: str) -> sa.CheckConstraint:
+    return sa.CheckConstraint(condition, name=op.f(name))  # f: the name is whole, no convention adds to it
 
 
 def _index(table: str, *columns: str, where: str | None = None) -> None:
@@ -167,15 +173,13 @@ def _jobs() -> None:
         _key("job", "id"),
         _refers("job", "retry_of", "job", "id"),
         _refers("job", "artifact_digest", "artifact", "digest"),
-        sa.CheckConstraint(f"state IN ({STATES})", name="ck_job_state"),
-        sa.CheckConstraint(f"({FINAL}) = (ended_at IS NOT NULL)", name="ck_job_ended_when_final"),
-        sa.CheckConstraint(f"({HELD}) = (lease_owner IS NOT NULL)", name="ck_job_owned_when_held"),
-        sa.CheckConstraint("(lease_owner IS NULL) = (lease_expires_at IS NULL)", name="ck_job_lease_whole"),
-        sa.CheckConstraint(f"phase IS NULL OR {HELD}", name="ck_job_phase_when_held"),
-        sa.CheckConstraint(
-            "(state = 'succeeded') = (artifact_digest IS NOT NULL)", name="ck_job_artifact_when_succeeded"
-        ),
-        sa.CheckConstraint("state <> 'failed' OR error IS NOT NULL", name="ck_job_error_when_failed"),
+        _check("ck_job_state", f"state IN ({STATES})"),
+        _check("ck_job_ended_when_final", f"({FINAL}) = (ended_at IS NOT NULL)"),
+        _check("ck_job_owned_when_held", f"({HELD}) = (lease_owner IS NOT NULL)"),
+        _check("ck_job_lease_whole", "(lease_owner IS NULL) = (lease_expires_at IS NULL)"),
+        _check("ck_job_phase_when_held", f"phase IS NULL OR {HELD}"),
+        _check("ck_job_artifact_when_succeeded", "(state = 'succeeded') = (artifact_digest IS NOT NULL)"),
+        _check("ck_job_error_when_failed", "state <> 'failed' OR error IS NOT NULL"),
     )
     _index("job", "state", "id")
     _index("job", "method", "id")
@@ -183,6 +187,9 @@ def _jobs() -> None:
     _index("job", "deadline_at", where="ended_at IS NULL")
     _index("job", "retry_of")
     _index("job", "artifact_digest")
+
+
+def _parts_of_jobs() -> None:
     op.create_table(
         "job_plan",
         sa.Column("job_id", sa.Uuid(), nullable=False),
@@ -214,11 +221,10 @@ def _jobs() -> None:
         _key("attempt", "job_id", "epoch"),
         _of_job("attempt"),
         _refers("attempt", "environment_digest", "environment", "digest"),
-        sa.CheckConstraint(f"outcome IN ({OUTCOMES})", name="ck_attempt_outcome"),
-        sa.CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="ck_attempt_outcome_when_ended"),
+        _check("ck_attempt_outcome", f"outcome IN ({OUTCOMES})"),
+        _check("ck_attempt_outcome_when_ended", "(ended_at IS NULL) = (outcome IS NULL)"),
     )
     _index("attempt", "environment_digest")
-    _events()
     op.create_table(
         "job_unit",
         sa.Column("job_id", sa.Uuid(), nullable=False),
@@ -256,7 +262,7 @@ def _events() -> None:
         sa.Column("payload", _json(), nullable=False),
         _key("job_event", "job_id", "seq"),
         _of_job("job_event"),
-        sa.CheckConstraint("seq > 0", name="ck_job_event_seq_from_one"),
+        _check("ck_job_event_seq_from_one", "seq > 0"),
     )
     op.create_table(
         "outbox",
@@ -305,7 +311,7 @@ def _provenance() -> None:
         _key("derivation", "child_digest", "parent_digest", "job_id"),
         _refers("derivation", "child_digest", "artifact", "digest"),
         _of_job("derivation"),
-        sa.CheckConstraint("child_digest <> parent_digest", name="ck_derivation_not_of_itself"),
+        _check("ck_derivation_not_of_itself", "child_digest <> parent_digest"),
     )
     _index("derivation", "parent_digest")
     _index("derivation", "job_id")

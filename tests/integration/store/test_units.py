@@ -1,0 +1,62 @@
+"""Finished units: what the next attempt need not do again."""
+
+from __future__ import annotations
+
+import pytest
+
+from quantmill.contract.errors import IllegalTransition, NotFound
+from quantmill.domain.identifiers import uuid7
+from quantmill.domain.jobs import State
+from quantmill.store import jobs, units
+from quantmill.store.units import FinishedUnit
+
+ERROR = {"kind": "plugin", "detail": "it broke"}
+
+
+def test_units_of_an_earlier_attempt_are_still_finished(start, write, read):
+    job = start()
+    assert write(units.finish_unit, job.id, 1, "block.0", "sha256:u0", 2**40, "w1")
+
+    write(jobs.release, job.id, 1)
+
+    assert read(units.finished_units, job.id) == [FinishedUnit("block.0", "sha256:u0", 2**40)]
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_a_worker_that_lost_its_job_finishes_no_unit(start, write, read, epoch):
+    job = start()
+    write(jobs.release, job.id, 1)
+
+    assert not write(units.finish_unit, job.id, epoch, "block.0", "sha256:u0", 10, "w1")
+    assert read(units.finished_units, job.id) == []
+
+
+def test_a_unit_that_is_done_again_replaces_the_one_before(start, write, read):
+    job = start()
+    write(units.finish_unit, job.id, 1, "block.0", "sha256:damaged", 10, "w1")
+
+    write(units.finish_unit, job.id, 1, "block.0", "sha256:good", 11, "w1")
+
+    assert read(units.finished_units, job.id) == [FinishedUnit("block.0", "sha256:good", 11)]
+
+
+def test_the_units_of_a_job_that_goes_on_are_not_forgotten(start, write):
+    job = start()
+
+    with pytest.raises(IllegalTransition, match="still needed"):
+        write(units.forget_units, job.id)
+    with pytest.raises(NotFound):
+        write(units.forget_units, uuid7())
+
+
+def test_forgetting_units_names_the_blobs_that_nothing_needs_any_more(start, publish, write, read):
+    ended, other, maker = start(), start(), start()
+    publish(maker)
+    for key, digest in {"own": "sha256:own", "shared": "sha256:shared", "published": "sha256:a-file"}.items():
+        write(units.finish_unit, ended.id, 1, key, digest, 10, "w1")
+    write(units.finish_unit, other.id, 1, "shared", "sha256:shared", 10, "w1")
+    write(jobs.transition, ended.id, epoch=1, to=State.FAILED, error=ERROR)
+
+    assert write(units.forget_units, ended.id) == ["sha256:own"]
+    assert read(units.finished_units, ended.id) == []
+    assert len(read(units.finished_units, other.id)) == 1
