@@ -15,7 +15,7 @@ from quantmill.cli.exits import ExitCode
 from quantmill.cli.output import note, say, show_json, show_table
 from quantmill.contract.errors import QuantmillError
 
-WORKER_MODULES = ("torch", "transformers", "psutil")
+WORKER_MODULES = ("torch", "transformers")
 
 
 def methods(

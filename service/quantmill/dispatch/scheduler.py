@@ -27,7 +27,8 @@ LEADER = "scheduler"
 LEADER_ROUNDS = 5  # a leader that misses this many rounds is replaced
 MIN_LEADER_SECONDS = 2.0
 OUTBOX_BATCH = 500
-SWEEP_ROUNDS = 60  # staging folders are looked through every so many rounds
+SWEEP_ROUNDS = 60  # leftovers are looked for every so many rounds
+STALE_SECONDS = 86_400.0  # a blob still incoming after this long has lost its writer
 
 
 class Scheduler:
@@ -111,7 +112,8 @@ class Scheduler:
             outbox.delivered(tx, [row.id for row in rows])
 
     def _sweep(self) -> None:
-        """Remove staging folders of jobs that are over: their worker died between its last write and its cleaning."""
+        """Remove what dead processes left: staging folders of jobs that are over, and blobs half stored."""
+        self._services.blobs.sweep(STALE_SECONDS)
         staging = self._services.settings.staging_dir
         for folder in staging.iterdir() if staging.is_dir() else ():
             if self._is_over(folder.name):

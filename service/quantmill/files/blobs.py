@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,6 +102,21 @@ class BlobStore:
     def delete(self, digest: str) -> None:
         """Forget the blob; one that is not there is fine."""
         self.path(digest).unlink(missing_ok=True)
+
+    def sweep(self, older_than_seconds: float) -> int:
+        """Remove what killed processes left half stored; how many files that were.
+
+        A file that somebody is still writing is younger than `older_than_seconds`, or loses its work.
+        """
+        folder = self.root / "incoming"
+        stale = [
+            path
+            for path in (folder.iterdir() if folder.is_dir() else ())
+            if time.time() - path.stat().st_mtime > older_than_seconds
+        ]
+        for path in stale:
+            path.unlink(missing_ok=True)
+        return len(stale)
 
     @contextmanager
     def _incoming(self) -> Iterator[Path]:

@@ -50,6 +50,8 @@ def explain(error: Exception, method: str) -> dict[str, object]:
     if isinstance(error, QuantmillError):
         return describe(error)
     traceback.print_exception(error)
+    if isinstance(error, ModuleNotFoundError):
+        return describe(QuantmillError(f"this worker lacks {error.name}; install it with 'quantmill[worker]'"))
     if isinstance(error, MemoryError):
         return describe(ResourceExhausted("memory ran out; give the worker more, or choose a smaller unit"))
     if isinstance(error, OSError) and error.errno in FULL:

@@ -134,3 +134,18 @@ def test_a_deleted_blob_is_gone_and_deleting_it_again_is_fine(blobs: BlobStore) 
 def test_what_is_not_a_digest_never_becomes_a_path(blobs: BlobStore, digest: str) -> None:
     with pytest.raises(NotFound):
         blobs.path(digest)
+
+
+def test_what_a_killed_process_left_half_stored_is_swept_once_it_is_old(tmp_path):
+    store = BlobStore(tmp_path)
+    kept = store.put_bytes(b"whole").digest
+    old, young = tmp_path / "incoming" / "old", tmp_path / "incoming" / "young"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+
+    assert store.sweep(older_than_seconds=3600) == 1
+
+    assert not old.exists()
+    assert young.exists()
+    assert store.exists(kept)
