@@ -25,7 +25,7 @@ POSTGRESQL_OPTIONS = " ".join(
     f"-c {name}={value}"
     for name, value in {
         "statement_timeout": "30s",
-        "idle_in_transaction_session_timeout": "60s",
+        "idle_in_transaction_session_timeout": "10s",  # a process frozen in the middle of one keeps its row locks
         "timezone": "UTC",
     }.items()
 )

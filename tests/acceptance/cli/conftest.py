@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import structlog
 
 from quantmill.cli import run
 
@@ -28,7 +29,9 @@ class Ran:
 
 
 @pytest.fixture
-def quantmill(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path) -> Callable[..., Ran]:
+def quantmill(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> Iterator[Callable[..., Ran]]:
     """Run a command; its data folder is the test's unless it says otherwise."""
     monkeypatch.setenv("QUANTMILL_DATA_DIR", str(tmp_path / "data"))
 
@@ -37,7 +40,8 @@ def quantmill(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
         captured = capsys.readouterr()
         return Ran(code, captured.out, captured.err)
 
-    return invoke
+    yield invoke
+    structlog.reset_defaults()  # commands log to a stderr that is gone after the test
 
 
 @pytest.fixture

@@ -176,7 +176,12 @@ def test_a_wrong_parameter_is_refused_before_any_work(quantmill, tmp_path):
 def test_an_interrupt_cancels_the_job(tmp_path, number):
     command = [QUANTMILL, "quantize", MODEL, "--method", "gguf", "--output", tmp_path / "out"]
     process = subprocess.Popen(
-        [*command, "--data-dir", tmp_path / "data"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--data-dir", tmp_path / "data"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell's background job ignores Ctrl-C, and hands that down to its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr.readline() == "queued\n"
 
