@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.testing import MemorySession
@@ -137,3 +138,19 @@ def test_killed_between_any_two_units_a_job_resumes_where_it_was(install, slow_m
 
 def is_first_progress(event, installation):
     return event.payload.get("phase") == "quantize" and "done" in event.payload and event.payload.get("message") == ""
+
+
+def test_a_broker_that_forgets_everything_delays_jobs_and_no_more(install):
+    installation = install("celery")
+    submitted = [installation.submit("Q8_0").id for _ in range(6)]
+    installation.start()
+    broker = redis.Redis.from_url(installation.settings.broker_url.get_secret_value())
+
+    while not all(finished(installation)):
+        broker.flushall()
+        time.sleep(0.3)
+
+    for job_id in submitted:
+        job = installation.job(job_id)
+        assert job.state is State.SUCCEEDED, job.error
+        assert [attempt.outcome for attempt in job.attempts] == [Outcome.SUCCEEDED]
