@@ -1,121 +1,185 @@
-// What Q4_K and Q5_K share: 256 values in 8 sub-blocks of 32, x = d * scale * code - dmin * minimum, with 6-bit scales
-// and minima. They differ in the number of codes and in how the codes are packed. Internal linkage, see float16.h.
+// What Q2_K, Q4_K and Q5_K share: 256 values in sub-blocks, x = d * scale * code - dmin * minimum, with small integers
+// for the scales and minima. They differ in the sizes and in how the bits are packed. Internal linkage, see lanes.h.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
+#include <cstddef>
 #include <cstdint>
 
 #include "float16.h"
-#include "lanes.h"
-#include "rounding.h"
+#include "rows_of_blocks.h"
 #include "search.h"
-#include "six_bit_scales.h"
 
 namespace quantmill {
+namespace {
 
+template <int n_sub_blocks>
 struct AffineSuperBlock {
+    static constexpr int sub_blocks = n_sub_blocks;
+    static constexpr int sub_values = 256 / n_sub_blocks;
+
     Half d;     // of the scales
     Half dmin;  // of the minima
-    SixBitScales scales;
-    uint8_t codes[256];  // 0 .. top, one a byte
+    uint8_t scales[n_sub_blocks];
+    uint8_t minima[n_sub_blocks];
+    uint8_t codes[256];
 };
 
-// Value = spacing[j] * code - offset[j] for sub-block j.
-struct AffineScales {
-    float spacing[8], offset[8];
+struct AffineLimits {
+    float codes;                     // the codes are 0 .. codes
+    float scales;                    // the scales and minima are 0 .. scales
+    Effort effort, weighted_effort;  // without and with an importance matrix
 };
 
-static inline AffineScales affine_scales(Half d, Half dmin, const SixBitScales& packed) {
-    uint8_t scales[8], minima[8];
-    unpack(packed, scales, minima);
-    AffineScales unpacked;
-    for (int j = 0; j < 8; ++j) {
-        unpacked.spacing[j] = to_float(d) * static_cast<float>(scales[j]);
-        unpacked.offset[j] = to_float(dmin) * static_cast<float>(minima[j]);
-    }
-    return unpacked;
-}
+// Sixteen sub-blocks: of one super-block, or of two.
+template <typename Super>
+struct AffineBatch {
+    static constexpr int n = Super::sub_values;
 
-template <typename Floats>
-struct SubBlocks {
-    static_assert(lanes_of<Floats> == 8, "a super-block has eight sub-blocks, one a lane");
-    Floats x[32];
-    Floats weights[32];
-};
+    Floats x[n], weights[n];
+    float codes, scales;  // as in AffineLimits
+    // Per lane: d and dmin of its super-block, its own scale and minimum, the weighted squared error with them as stored.
+    Floats d, dmin, scale, minimum, error;
 
-// Without an importance matrix large values count more: w = sqrt(mean of x^2 of the sub-block) + |x|.
-template <typename Floats>
-static inline void weigh_by_magnitude(SubBlocks<Floats>& blocks) {
-    Floats sum{};
-    for (int i = 0; i < 32; ++i) sum += blocks.x[i] * blocks.x[i];
-    const Floats rms = square_root(sum / 32.0f);
-    for (int i = 0; i < 32; ++i) blocks.weights[i] = rms + absolute(blocks.x[i]);
-}
-
-// With one: w = importance * sqrt(2 * mean of x^2 of the super-block + x^2).
-template <typename Floats>
-static inline void weigh_by_importance(const float* values, const float* imatrix, SubBlocks<Floats>& blocks) {
-    float sum = 0.0f;
-    for (int i = 0; i < 256; ++i) sum += values[i] * values[i];
-    const float variance = 2.0f * sum / 256.0f;
-    turn(imatrix, blocks.weights);
-    for (int i = 0; i < 32; ++i) blocks.weights[i] *= square_root(variance + blocks.x[i] * blocks.x[i]);
-}
-
-static inline uint8_t six_bit_code(float value) {
-    return std::min<uint8_t>(63, static_cast<uint8_t>(nearest_int(value)));
-}
-
-// The largest scale gets the code 63, the others are rounded.
-static inline float round_to_largest(const float (&x)[8], uint8_t (&codes)[8]) {
-    const float largest = std::max(0.0f, *std::max_element(x, x + 8));
-    const float inverse = largest > 0.0f ? 63.0f / largest : 0.0f;
-    for (int j = 0; j < 8; ++j) codes[j] = six_bit_code(inverse * x[j]);
-    return largest / 63.0f;
-}
-
-// `steps` and `weighted_steps`: what is tried without and with an importance matrix.
-template <typename Floats>
-static inline void quantize(const float* values, const float* imatrix, const AffineSteps& steps,
-                            const AffineSteps& weighted_steps, AffineSuperBlock& block) {
-    SubBlocks<Floats> blocks;
-    turn(values, blocks.x);
-    if (imatrix) {
-        weigh_by_importance(values, imatrix, blocks);
-    } else {
-        weigh_by_magnitude(blocks);
-    }
-    const AffineGrid<Floats> grid = search_affine(imatrix ? weighted_steps : steps, blocks.x, blocks.weights);
-
-    float scales[8], minima[8];
-    uint8_t scale_codes[8], minimum_codes[8];
-    store(grid.scale, scales);
-    store(grid.minimum, minima);
-    if (imatrix) {
+    Floats error_of(const Floats& spacing, const Floats& offset) const {
+        const Floats inverse = inverse_of(spacing);
         Floats sum{};
-        for (int i = 0; i < 32; ++i) sum += blocks.weights[i];
-        float sum_of_weights[8];
-        store(sum, sum_of_weights);
-        block.d = to_half(search_positive(63, scales, sum_of_weights, scale_codes));
-        block.dmin = to_half(search_positive(63, minima, sum_of_weights, minimum_codes));
-    } else {
-        block.d = to_half(round_to_largest(scales, scale_codes));
-        block.dmin = to_half(round_to_largest(minima, minimum_codes));
+        for (int i = 0; i < n; ++i) {
+            const Floats shifted = x[i] + offset;
+            const Floats difference = spacing * nearest_code(shifted * inverse, 0.0f, codes) - shifted;
+            sum += weights[i] * (difference * difference);
+        }
+        return sum;
     }
-    block.scales = pack(scale_codes, minimum_codes);
+    Floats storable(const Floats& value) const { return nearest_code(value, 0.0f, scales); }
+};
 
-    const AffineScales stored = affine_scales(block.d, block.dmin, block.scales);
-    const Floats spacing = load<Floats>(stored.spacing), offset = load<Floats>(stored.offset);
-    // Codes are rounded again for the scales as stored. A sub-block whose scale is stored as zero keeps those of the
-    // search.
-    const auto keeps = spacing == 0.0f;
-    for (int i = 0; i < 32; ++i) {
-        const Floats again = nearest_code((blocks.x[i] + offset) / spacing, 0.0f, steps.top);
-        float codes[8];
-        store(select(keeps, codes_of(grid, blocks.x[i], steps.top), again), codes);
-        for (int lane = 0; lane < 8; ++lane) block.codes[32 * lane + i] = static_cast<uint8_t>(codes[lane]);
+// The largest scale and the largest minimum of a super-block become the largest integer.
+template <typename Super>
+inline void store_fit(const AffineFit& fit, AffineBatch<Super>& batch) {
+    batch.d = as_half(largest_of_groups<Super::sub_blocks>(fit.scale) / batch.scales);
+    batch.dmin = as_half(largest_of_groups<Super::sub_blocks>(-fit.offset) / batch.scales);
+    batch.scale = batch.storable(fit.scale * inverse_of(batch.d));
+    batch.minimum = batch.storable(-fit.offset * inverse_of(batch.dmin));
+    batch.error = batch.error_of(batch.d * batch.scale, batch.dmin * batch.minimum);
+}
+
+// The neighbours of a pair (scale, minimum) that may fit better. A larger scale with a smaller minimum, or the reverse,
+// moves both ends of the range the same way and hardly ever does.
+struct Neighbour {
+    float scale, minimum;
+};
+constexpr Neighbour neighbours[] = {{-1, -1}, {-1, 0}, {0, -1}, {0, 1}, {1, 0}, {1, 1}};
+
+// Keeps the neighbour with the least error, if it is less.
+template <typename Super>
+inline void try_neighbours(AffineBatch<Super>& batch) {
+    const Floats scale = batch.scale, minimum = batch.minimum;
+    for (const Neighbour& step : neighbours) {
+        const Floats near_scale = batch.storable(scale + step.scale);
+        const Floats near_minimum = batch.storable(minimum + step.minimum);
+        const Floats error = batch.error_of(batch.d * near_scale, batch.dmin * near_minimum);
+        const Mask better = error < batch.error;
+        batch.scale = select(better, near_scale, batch.scale);
+        batch.minimum = select(better, near_minimum, batch.minimum);
+        batch.error = select(better, error, batch.error);
     }
 }
 
+// The least of a d d - 2 b d m + c m m - 2 u d + 2 v m over d and m: where its gradient is zero.
+struct TwoUnknowns {
+    double a, b, c, u, v;
+
+    // Writes both if they are storable.
+    void solve(float& d, float& m) const {
+        const double determinant = a * c - b * b;
+        if (!(determinant > 0.0)) return;
+        const double new_d = (u * c - v * b) / determinant, new_m = (u * b - v * a) / determinant;
+        if (!(new_d > 0.0 && new_m >= 0.0)) return;
+        d = static_cast<float>(new_d);
+        m = static_cast<float>(new_m);
+    }
+};
+
+// Fits d and dmin of each super-block to its codes by weighted least squares, and keeps them if the error falls.
+template <typename Super>
+inline void refit(AffineBatch<Super>& batch) {
+    constexpr int group = Super::sub_blocks;
+    const Floats spacing = batch.d * batch.scale, offset = batch.dmin * batch.minimum, inverse = inverse_of(spacing);
+    Floats w{}, q{}, qq{}, x{}, xq{};
+    for (int i = 0; i < Super::sub_values; ++i) {
+        const Floats code = nearest_code((batch.x[i] + offset) * inverse, 0.0f, batch.codes);
+        const Floats wq = batch.weights[i] * code, wx = batch.weights[i] * batch.x[i];
+        w += batch.weights[i];
+        q += wq;
+        qq += wq * code;
+        x += wx;
+        xq += wx * code;
+    }
+    const auto a = sums_of_groups<group>(batch.scale * batch.scale * qq);
+    const auto b = sums_of_groups<group>(batch.scale * batch.minimum * q);
+    const auto c = sums_of_groups<group>(batch.minimum * batch.minimum * w);
+    const auto u = sums_of_groups<group>(batch.scale * xq), v = sums_of_groups<group>(batch.minimum * x);
+    float d[lanes], dmin[lanes];
+    store(batch.d, d);
+    store(batch.dmin, dmin);
+    for (int lane = 0; lane < lanes; ++lane) {
+        const TwoUnknowns equations{a.of_lane[lane], b.of_lane[lane], c.of_lane[lane], u.of_lane[lane], v.of_lane[lane]};
+        equations.solve(d[lane], dmin[lane]);
+    }
+    const Floats fitted_d = as_half(load(d)), fitted_dmin = as_half(load(dmin));
+    const Floats error = batch.error_of(fitted_d * batch.scale, fitted_dmin * batch.minimum);
+    const Mask falls = falls_in_groups<group>(batch.error, error);
+    batch.d = select(falls, fitted_d, batch.d);
+    batch.dmin = select(falls, fitted_dmin, batch.dmin);
+    batch.error = select(falls, error, batch.error);
+}
+
+// Super-block `s` of the batch, from its values.
+template <typename Super>
+inline void take(const AffineBatch<Super>& batch, int s, const float* values, Super& super) {
+    constexpr int n = Super::sub_values;
+    float d[lanes], dmin[lanes], scale[lanes], minimum[lanes];
+    store(batch.d, d);
+    store(batch.dmin, dmin);
+    store(batch.scale, scale);
+    store(batch.minimum, minimum);
+    super.d = to_half(d[s * Super::sub_blocks]);
+    super.dmin = to_half(dmin[s * Super::sub_blocks]);
+    for (int j = 0; j < Super::sub_blocks; ++j) {
+        const int lane = s * Super::sub_blocks + j;
+        super.scales[j] = static_cast<uint8_t>(scale[lane]);
+        super.minima[j] = static_cast<uint8_t>(minimum[lane]);
+        const float inverse = inverse_of(d[lane] * scale[lane]), offset = dmin[lane] * minimum[lane];
+        for (int i = n * j; i < n * (j + 1); i += lanes) {
+            store_bytes(nearest_code((load(values + i) + offset) * inverse, 0.0f, batch.codes), super.codes + i);
+        }
+    }
+}
+
+// Calls `pack(b, super_block)` for each block b of `rows`.
+template <typename Super, typename Pack>
+inline void encode_affine(const RowsOfBlocks& rows, const AffineLimits& limits, const Pack& pack) {
+    constexpr size_t most = lanes / Super::sub_blocks;
+    const Effort& effort = rows.imatrix ? limits.weighted_effort : limits.effort;
+    const size_t n_blocks = blocks_of(rows);
+    AffineBatch<Super> batch;
+    batch.codes = limits.codes;
+    batch.scales = limits.scales;
+    for (size_t b = 0; b < n_blocks; b += most) {
+        const size_t count = n_blocks - b < most ? n_blocks - b : most;
+        turn_sub_blocks<Super::sub_blocks>(rows, b, count, batch.x, batch.weights);
+        store_fit(search_affine<Offset::not_positive>(limits.codes, effort.steps, batch.x, batch.weights), batch);
+        for (int pass = 0; pass < effort.passes; ++pass) {
+            try_neighbours(batch);
+            refit(batch);
+        }
+        for (size_t s = 0; s < count; ++s) {
+            Super super;
+            take(batch, static_cast<int>(s), rows.values + 256 * (b + s), super);
+            pack(b + s, super);
+        }
+    }
+}
+
+}  // namespace
 }  // namespace quantmill

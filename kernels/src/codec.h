@@ -6,22 +6,24 @@
 #include <string_view>
 
 #include "isa.h"
+#include "rows_of_blocks.h"
+#include "source.h"
 
 namespace quantmill {
 
-// One format on one instruction set. A row of a matrix is `n_blocks` whole blocks.
+// One format on one instruction set. A row of a matrix is a whole number of blocks.
 struct Codec {
     const char* name;      // GGML's own spelling
     size_t block_values;   // weights that share a block
     size_t block_bytes;
     float largest;         // a value of greater magnitude cannot be stored, whatever its neighbours are
 
-    // `imatrix`: one weight per column, or nullptr; formats that know none ignore it. Values are finite.
-    void (*encode)(const float* values, const float* imatrix, void* blocks, size_t n_blocks);
+    void (*encode)(const RowsOfBlocks& rows, void* blocks);
     // Accepts any bytes.
     void (*decode)(const void* blocks, float* values, size_t n_blocks);
     // Index of the first block whose scale overflowed to infinity; n_blocks if there is none.
     size_t (*first_overflow)(const void* blocks, size_t n_blocks);
+    const SourceReader& (*source)();  // how this instruction set reads the weights
 };
 
 // The codecs of one instruction set, all formats in the same order.

@@ -8,10 +8,6 @@
 
 namespace quantmill {
 
-enum class Source { float32, float16, bfloat16 };
-
-constexpr size_t size_of(Source source) { return source == Source::float32 ? 4 : 2; }
-
 enum class Refusal { not_finite, too_large, scale_overflow };
 
 // Why encoding stopped: the first position in row-major order, whatever the number of threads.
@@ -23,7 +19,7 @@ struct Refused {
 };
 
 // Encode `rows` x `cols` values (row-major, any alignment, cols a multiple of codec.block_values) into `packed`.
-// `imatrix` is nullptr or `cols` floats. Each thread holds one widened row.
+// `imatrix` is nullptr or `cols` floats. Each thread holds one row, or some 16384 values, widened.
 std::optional<Refused> encode_rows(const Codec& codec, Source source, const void* values, size_t rows, size_t cols,
                                    const float* imatrix, void* packed, size_t threads);
 

@@ -1,229 +1,201 @@
-// The searches of GGML's reference quantizers for the scale (and minimum) of a block, byte for byte: float32, sums in
-// the order of the elements, products from left to right. Source: llama.cpp, ggml-quants.c (make_qx_quants,
-// make_qkx2_quants, make_qkx3_quants, make_qp_quants). Internal linkage, see float16.h.
+// Searches for the scale (and offset) of sixteen blocks at once, by weighted least squares. A candidate's error is taken
+// from its accumulated sums, so that a candidate costs one pass over the values. Internal linkage, see lanes.h.
 #pragma once
 
-#include <algorithm>
-#include <cstdint>
+#include <limits>
 
 #include "lanes.h"
-#include "rounding.h"
+#include "rows_of_blocks.h"
 
 namespace quantmill {
+namespace {
 
-// A block whose largest magnitude is below this counts as zero.
-constexpr float negligible = 1e-15f;
-
-// ---- x ~ scale * code, code in -levels .. levels - 1 ----
-
-template <typename Floats>
-struct SignedGrid {
-    Floats scale;           // may be negative: the value of largest magnitude gets the code -levels
-    Floats inverse;         // the codes of the search are nearest(inverse * x)
-    MaskOf<Floats> is_zero;
-};
-
-// Codes as stored, code + levels; a zero block stores zeros.
-template <typename Floats>
-static inline Floats codes_of(const SignedGrid<Floats>& grid, const Floats& x, float levels) {
-    const Floats stored = nearest_code(grid.inverse * x, -levels, levels - 1.0f) + levels;
-    return select(grid.is_zero, Floats{}, stored);
-}
-
-// Tries 19 spacings around levels / max|x|; the winner has the largest sum(w x q)^2 / sum(w q q), the least squares
-// criterion after the best scale for its codes is taken.
-template <typename Floats, int n>
-static inline SignedGrid<Floats> search_signed(float levels, const Floats (&x)[n], const Floats (&weights)[n]) {
-    Floats largest{}, magnitude{};  // the first value of largest magnitude, with its sign
-    for (int i = 0; i < n; ++i) {
-        const Floats candidate = absolute(x[i]);
-        const auto greater = candidate > magnitude;
-        magnitude = select(greater, candidate, magnitude);
-        largest = select(greater, x[i], largest);
-    }
-
-    Floats weighted[n];
-    for (int i = 0; i < n; ++i) weighted[i] = weights[i] * x[i];
-
-    Floats sum_xq, sum_qq;
-    const auto project = [&](const Floats& inverse) {
-        sum_xq = sum_qq = Floats{};
-        for (int i = 0; i < n; ++i) {
-            const Floats code = nearest_code(inverse * x[i], -levels, levels - 1.0f);
-            sum_xq += weighted[i] * code;
-            sum_qq += weights[i] * code * code;
-        }
-    };
-
-    SignedGrid<Floats> grid;
-    grid.is_zero = magnitude < negligible;
-    grid.inverse = -levels / largest;
-    project(grid.inverse);
-    grid.scale = select(sum_qq != 0.0f, sum_xq / sum_qq, Floats{});
-    Floats best = grid.scale * sum_xq;
-    for (int step = -9; step <= 9; ++step) {
-        if (step == 0) continue;
-        const Floats inverse = -(levels + 0.1f * static_cast<float>(step)) / largest;
-        project(inverse);
-        const auto better = (sum_qq > 0.0f) & (sum_xq * sum_xq > best * sum_qq);
-        const Floats scale = sum_xq / sum_qq;
-        grid.scale = select(better, scale, grid.scale);
-        grid.inverse = select(better, inverse, grid.inverse);
-        best = select(better, scale * sum_xq, best);
-    }
-    grid.scale = select(grid.is_zero, Floats{}, grid.scale);
-    return grid;
-}
-
-// ---- x ~ scale * code - minimum, code in 0 .. top, minimum >= 0 ----
-
-template <typename Floats>
-struct AffineGrid {
-    Floats scale;
-    Floats minimum;
-    Floats inverse, origin;  // the codes of the search are nearest(inverse * (x - origin))
-};
-
-template <typename Floats>
-static inline Floats codes_of(const AffineGrid<Floats>& grid, const Floats& x, float top) {
-    return nearest_code(grid.inverse * (x - grid.origin), 0.0f, top);
-}
-
-// The spacings tried are (top + first + step * k) / range for k = 0..last.
-struct AffineSteps {
-    float top;
+// The spacings tried are (top + first + step * k) / range for k = 0 .. last; then `rounds` times the codes are rounded
+// again for the best fit so far and fitted again.
+struct Steps {
     float first, step;
     int last;
+    int rounds;
 };
 
-// For each spacing the codes are rounded, scale and minimum are fitted to them by weighted least squares, and kept if
-// the weighted squared error falls. As in the reference, an accepted minimum is also the origin and the lower end of
-// the range from which the next spacings are tried.
-template <typename Floats, int n>
-static inline AffineGrid<Floats> search_affine(const AffineSteps& steps, const Floats (&x)[n],
-                                               const Floats (&weights)[n]) {
-    const Floats zero{};
-    Floats low = x[0], high = x[0];
-    Floats sum_w = weights[0], sum_x = weights[0] * x[0];
+struct Effort {
+    Steps steps;
+    int passes;  // of the refinement of a super-block
+};
+
+// ---- x ~ scale * code + offset, code in 0 .. top, scale >= 0 ----
+
+enum class Offset { not_positive, free };
+
+struct AffineFit {
+    Floats scale, offset;
+};
+
+// Sums over the values of a block with codes q: w, w t, w q, w q q, w t q, where t = x - low.
+struct AffineSums {
+    Floats w, t, q, qq, tq;
+};
+
+struct AffineBest {
+    AffineFit fit;  // of t
+    Floats gain;    // sum(w t t) - error
+};
+
+// Fits scale and offset to the codes that gave `sums` and keeps them where the error falls.
+template <Offset sign>
+inline void keep_better(const AffineSums& sums, const Floats& low, AffineBest& best) {
+    const Floats determinant = sums.w * sums.qq - sums.q * sums.q;
+    Floats scale = (sums.w * sums.tq - sums.t * sums.q) / determinant;
+    Floats offset = (sums.qq * sums.t - sums.q * sums.tq) / determinant;
+    if constexpr (sign == Offset::not_positive) {
+        const Mask is_above = offset + low > Floats{};
+        scale = select(is_above, (sums.tq + low * sums.q) / sums.qq, scale);
+        offset = select(is_above, -low, offset);
+    }
+    const Floats gain = scale * (2.0f * sums.tq - scale * sums.qq) +
+                        offset * (2.0f * (sums.t - scale * sums.q) - offset * sums.w);
+    // Below that the determinant is rounding noise: all codes are equal.
+    const Mask spread = determinant > 1e-5f * (sums.w * sums.qq);
+    const Mask better = spread & (scale > Floats{}) & (gain > best.gain);
+    best.fit.scale = select(better, scale, best.fit.scale);
+    best.fit.offset = select(better, offset, best.fit.offset);
+    best.gain = select(better, gain, best.gain);
+}
+
+template <Offset sign, int n>
+inline AffineFit search_affine(float top, const Steps& steps, const Floats (&x)[n], const Floats (&weights)[n]) {
+    Floats low = sign == Offset::free ? x[0] : smaller(x[0], Floats{}), high = x[0];
     for (int i = 1; i < n; ++i) {
-        low = select(x[i] < low, x[i], low);
-        high = select(x[i] > high, x[i], high);
-        sum_w += weights[i];
-        sum_x += weights[i] * x[i];
+        low = smaller(x[i], low);
+        high = larger(x[i], high);
     }
-    low = select(low > 0.0f, zero, low);
-    const auto is_flat = high == low;
-
-    Floats codes[n];
-    const auto error_of = [&](const Floats& scale, const Floats& offset) {
-        Floats error{};
-        for (int i = 0; i < n; ++i) {
-            const Floats difference = scale * codes[i] + offset - x[i];
-            error += weights[i] * (difference * difference);
-        }
-        return error;
-    };
-
-    Floats inverse = steps.top / (high - low);
-    for (int i = 0; i < n; ++i) codes[i] = nearest_code(inverse * (x[i] - low), 0.0f, steps.top);
-    AffineGrid<Floats> grid{1.0f / inverse, low, inverse, low};
-    Floats least_error = error_of(grid.scale, low);
-
-    for (int k = 0; k <= steps.last; ++k) {
-        inverse = (steps.first + steps.step * static_cast<float>(k) + steps.top) / (high - low);
-        Floats sum_q{}, sum_qq{}, sum_xq{};
-        for (int i = 0; i < n; ++i) {
-            const Floats code = nearest_code(inverse * (x[i] - low), 0.0f, steps.top);
-            const Floats weighted = weights[i] * code;
-            codes[i] = code;
-            sum_q += weighted;
-            sum_qq += weighted * code;
-            sum_xq += weighted * x[i];
-        }
-        const Floats determinant = sum_w * sum_qq - sum_q * sum_q;
-        Floats scale = (sum_w * sum_xq - sum_x * sum_q) / determinant;
-        Floats offset = (sum_qq * sum_x - sum_q * sum_xq) / determinant;
-        const auto is_above = offset > 0.0f;
-        scale = select(is_above, sum_xq / sum_qq, scale);
-        offset = select(is_above, zero, offset);
-        const Floats error = error_of(scale, offset);
-        const auto better = (determinant > 0.0f) & (error < least_error) & ~is_flat;
-        least_error = select(better, error, least_error);
-        grid.scale = select(better, scale, grid.scale);
-        grid.inverse = select(better, inverse, grid.inverse);
-        grid.origin = select(better, low, grid.origin);
-        low = select(better, offset, low);
-    }
-    grid.minimum = -low;
-    grid.scale = select(is_flat, zero, grid.scale);
-    grid.inverse = select(is_flat, zero, grid.inverse);
-    grid.origin = select(is_flat, zero, grid.origin);
-    return grid;
-}
-
-// ---- x ~ scale * code, x >= 0, code in 0 .. top: the scales (or minima) of the sub-blocks of a super-block ----
-
-// Returns the scale; `codes` gets the codes. Nine spacings by weighted squared error, then up to five passes that move
-// one code at a time while sum(w x q)^2 / sum(w q q) grows.
-template <int n>
-static inline float search_positive(int top, const float (&x)[n], const float (&weights)[n], uint8_t (&codes)[n]) {
-    float largest = 0.0f;
-    for (int i = 0; i < n; ++i) largest = std::max(largest, x[i]);
-    if (largest < negligible) {
-        std::fill(codes, codes + n, uint8_t{0});
-        return 0.0f;
-    }
-
-    const auto error_of = [&](float inverse) {
-        const float scale = 1.0f / inverse;
-        float error = 0.0f;
-        for (int i = 0; i < n; ++i) {
-            const float code = static_cast<float>(std::min(top, nearest_int(inverse * x[i])));
-            const float difference = x[i] - scale * code;
-            error += weights[i] * difference * difference;
-        }
-        return error;
-    };
-    float inverse = static_cast<float>(top) / largest;
-    float least_error = error_of(inverse);
-    for (int step = -4; step <= 4; ++step) {
-        if (step == 0) continue;
-        const float candidate = (0.1f * static_cast<float>(step) + static_cast<float>(top)) / largest;
-        const float error = error_of(candidate);
-        if (error < least_error) {
-            least_error = error;
-            inverse = candidate;
-        }
-    }
-
-    float sum_xq = 0.0f, sum_qq = 0.0f;
+    Floats t[n], weighted[n];
+    AffineSums sums{};
     for (int i = 0; i < n; ++i) {
-        const int code = std::min(top, nearest_int(inverse * x[i]));
-        codes[i] = static_cast<uint8_t>(code);
-        sum_xq += weights[i] * x[i] * static_cast<float>(code);
-        sum_qq += weights[i] * static_cast<float>(code) * static_cast<float>(code);
+        t[i] = x[i] - low;
+        weighted[i] = weights[i] * t[i];
+        sums.w += weights[i];
+        sums.t += weighted[i];
     }
-    for (int pass = 0; pass < 5; ++pass) {
-        bool moved = false;
+    const auto sum_over = [&](const auto& code_of) {
+        sums.q = sums.qq = sums.tq = Floats{};
         for (int i = 0; i < n; ++i) {
-            const float w = weights[i], old_code = static_cast<float>(codes[i]);
-            float xq = sum_xq - w * x[i] * old_code;
-            float qq = sum_qq - w * old_code * old_code;
-            if (!(xq > 0.0f && qq > 0.0f)) continue;
-            const int code = std::min(top, nearest_int(x[i] * qq / xq));
-            if (code == codes[i]) continue;
-            const float new_code = static_cast<float>(code);
-            xq += w * x[i] * new_code;
-            qq += w * new_code * new_code;
-            if (!(xq * xq * sum_qq > sum_xq * sum_xq * qq)) continue;
-            codes[i] = static_cast<uint8_t>(code);
-            sum_xq = xq;
-            sum_qq = qq;
-            moved = true;
+            const Floats code = code_of(t[i]);
+            const Floats wq = weights[i] * code;
+            sums.q += wq;
+            sums.qq += wq * code;
+            sums.tq += weighted[i] * code;
         }
-        if (!moved) break;
+    };
+
+    const Floats range = high - low;
+    AffineBest best{{range / top, Floats{}}, all(-std::numeric_limits<float>::infinity())};
+    const Floats highest = all(top);
+    for (int k = 0; k <= steps.last; ++k) {
+        const Floats inverse = (top + steps.first + steps.step * static_cast<float>(k)) / range;
+        sum_over([&](const Floats& value) { return nearest(smaller(value * inverse, highest)); });
+        keep_better<sign>(sums, low, best);
     }
-    return sum_qq > 0.0f ? sum_xq / sum_qq : 0.0f;
+    for (int round = 0; round < steps.rounds; ++round) {
+        const Floats inverse = 1.0f / best.fit.scale;
+        const Floats offset = best.fit.offset;
+        sum_over([&](const Floats& value) { return nearest_code((value - offset) * inverse, 0.0f, top); });
+        keep_better<sign>(sums, low, best);
+    }
+    best.fit.offset += low;
+    return best.fit;
 }
 
+// ---- x ~ scale * value of the code ----
+
+// The scale may be negative: the first candidates give the value of largest magnitude the least of the code book.
+template <typename Book, int n>
+inline Floats search_signed(const Steps& steps, const Floats (&x)[n], const Floats (&weights)[n]) {
+    Floats low{}, high{}, weighted[n];
+    for (int i = 0; i < n; ++i) {
+        low = smaller(x[i], low);
+        high = larger(x[i], high);
+        weighted[i] = weights[i] * x[i];
+    }
+    const Floats largest = select(high > -low, high, low);
+    Floats best_scale = largest / Book::least, best_gain = all(-std::numeric_limits<float>::infinity());
+    const auto try_inverse = [&](const Floats& inverse) {
+        Floats xq{}, qq{};
+        for (int i = 0; i < n; ++i) {
+            const Floats entry = Book::entry(x[i] * inverse);
+            xq += weighted[i] * entry;
+            qq += weights[i] * entry * entry;
+        }
+        const Floats scale = xq / qq, gain = scale * xq;
+        const Mask better = (qq > Floats{}) & (gain > best_gain);
+        best_scale = select(better, scale, best_scale);
+        best_gain = select(better, gain, best_gain);
+    };
+    for (int k = 0; k <= steps.last; ++k) {
+        try_inverse((Book::least - steps.first - steps.step * static_cast<float>(k)) / largest);
+    }
+    for (int round = 0; round < steps.rounds; ++round) try_inverse(1.0f / best_scale);
+    return best_scale;
+}
+
+// ---- groups of lanes: the sub-blocks of one super-block ----
+
+struct LaneSums {
+    double of_lane[lanes];  // of the whole group, in each of its lanes
+};
+
+template <int group>
+inline LaneSums sums_of_groups(const Floats& values) {
+    float each[lanes];
+    store(values, each);
+    LaneSums sums;
+    for (int first = 0; first < lanes; first += group) {
+        double sum = 0.0;
+        for (int lane = first; lane < first + group; ++lane) sum += each[lane];
+        for (int lane = first; lane < first + group; ++lane) sums.of_lane[lane] = sum;
+    }
+    return sums;
+}
+
+// The largest positive value of a group, in each of its lanes; 0 if there is none.
+template <int group>
+inline Floats largest_of_groups(const Floats& values) {
+    float each[lanes];
+    store(values, each);
+    for (int first = 0; first < lanes; first += group) {
+        float largest = 0.0f;
+        for (int lane = first; lane < first + group; ++lane) largest = each[lane] > largest ? each[lane] : largest;
+        for (int lane = first; lane < first + group; ++lane) each[lane] = largest;
+    }
+    return load(each);
+}
+
+template <int group>
+inline Mask falls_in_groups(const Floats& old_error, const Floats& error) {
+    const LaneSums before = sums_of_groups<group>(old_error), after = sums_of_groups<group>(error);
+    float falls[lanes];
+    for (int lane = 0; lane < lanes; ++lane) falls[lane] = after.of_lane[lane] < before.of_lane[lane] ? 1.0f : 0.0f;
+    return load(falls) > Floats{};
+}
+
+// The sub-blocks of the super-blocks [first, first + count), and their weights: the importance, or 1. The lanes above
+// repeat the first super-block.
+template <int group, int n>
+inline void turn_sub_blocks(const RowsOfBlocks& rows, size_t first, size_t count, Floats (&x)[n], Floats (&weights)[n]) {
+    const float* values[lanes];
+    const float* imatrix[lanes];
+    for (int lane = 0; lane < lanes; ++lane) {
+        const size_t b = first + static_cast<size_t>(lane / group) % count;
+        values[lane] = rows.values + 256 * b + n * (lane % group);
+        imatrix[lane] = rows.imatrix ? imatrix_of(rows, b, 256) + n * (lane % group) : nullptr;
+    }
+    turn(values, x);
+    if (rows.imatrix) {
+        turn(imatrix, weights);
+    } else {
+        for (Floats& weight : weights) weight = all(1.0f);
+    }
+}
+
+}  // namespace
 }  // namespace quantmill

@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "float16.h"
+
 namespace quantmill {
 
 struct SixBitScales {
@@ -35,6 +37,22 @@ static inline void unpack(const SixBitScales& packed, uint8_t (&scales)[8], uint
         scales[j + 4] = static_cast<uint8_t>((high & 15) | (low >> 6) << 4);
         minima[j + 4] = static_cast<uint8_t>((high >> 4) | (middle >> 6) << 4);
     }
+}
+
+// Value = spacing[j] * code - offset[j] for sub-block j.
+struct AffineScales {
+    float spacing[8], offset[8];
+};
+
+static inline AffineScales unpack(Half d, Half dmin, const SixBitScales& packed) {
+    uint8_t scales[8], minima[8];
+    unpack(packed, scales, minima);
+    AffineScales unpacked;
+    for (int j = 0; j < 8; ++j) {
+        unpacked.spacing[j] = to_float(d) * static_cast<float>(scales[j]);
+        unpacked.offset[j] = to_float(dmin) * static_cast<float>(minima[j]);
+    }
+    return unpacked;
 }
 
 }  // namespace quantmill

@@ -9,7 +9,7 @@ x86-64, which compiles it without fused multiply-add. The build takes several mi
 `inputs.npz` holds one array per case, (rows, cols) float32 or, for rows of the shipped model, the uint16 bits of
 bfloat16. `edges.names` says what each row of `edges` is, `imatrix.<cols>` is the importance matrix for that width.
 `<format>.npz` holds GGML's bytes, `<case>` and `<case>.imatrix`, and the SHA-256 of the float32 values GGML decodes
-`<case>` to.
+`<case>` to. Where our own search is better than GGML's its bytes are what our error is measured against.
 """
 
 import ctypes
@@ -28,13 +28,23 @@ GOLDEN = ROOT / "tests/data/golden/ggml"
 DECODERS = {
     "F16": "ggml_fp16_to_fp32_row",
     "BF16": "ggml_bf16_to_fp32_row",
-    "Q4_0": "dequantize_row_q4_0",
     "Q8_0": "dequantize_row_q8_0",
+    "Q4_0": "dequantize_row_q4_0",
+    "Q4_1": "dequantize_row_q4_1",
+    "Q5_0": "dequantize_row_q5_0",
+    "Q5_1": "dequantize_row_q5_1",
+    "Q2_K": "dequantize_row_q2_K",
+    "Q3_K": "dequantize_row_q3_K",
     "Q4_K": "dequantize_row_q4_K",
     "Q5_K": "dequantize_row_q5_K",
     "Q6_K": "dequantize_row_q6_K",
+    "IQ4_NL": "dequantize_row_iq4_nl",
+    "IQ4_XS": "dequantize_row_iq4_xs",
+    "TQ1_0": "dequantize_row_tq1_0",
+    "TQ2_0": "dequantize_row_tq2_0",
+    "MXFP4": "dequantize_row_mxfp4",
 }
-KNOW_IMATRIX = {"Q4_0", "Q4_K", "Q5_K", "Q6_K"}
+KNOW_IMATRIX = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"}
 
 MODEL_ROWS = {
     "model_256": ["embed_tokens", "layers.0.self_attn.q_proj", "layers.1.mlp.gate_proj", "layers.3.self_attn.o_proj"],
@@ -151,6 +161,8 @@ def main() -> None:
     arrays = inputs()
     np.savez_compressed(GOLDEN / "inputs.npz", **arrays)
     ggml = Ggml()
+    for name in DECODERS:
+        ggml.library.ggml_quantize_init(int(gguf.GGMLQuantizationType[name]))
     for name in DECODERS:
         np.savez_compressed(GOLDEN / f"{name}.npz", **golden(ggml, name, arrays))
         print(f"{name}: {(GOLDEN / f'{name}.npz').stat().st_size} bytes")

@@ -6,7 +6,7 @@ import pytest
 
 import quantmill_kernels as kernels
 
-QUANTIZED = ["Q8_0", "Q6_K", "Q5_K", "Q4_K"]  # error rises from left to right
+QUANTIZED = ["Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K"]  # error rises from left to right
 
 
 def weights(rows: int = 16, cols: int = 512, seed: int = 5) -> np.ndarray:
@@ -101,10 +101,12 @@ def test_error_falls_as_bits_rise() -> None:
     errors = [relative_error(name, weights()) for name in QUANTIZED]
 
     assert errors == sorted(errors)
-    assert errors[-1] < 0.1
+    assert errors[-1] < 0.35
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q4_K", "Q5_K", "Q6_K"])
+@pytest.mark.parametrize(
+    "name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"]
+)
 def test_an_importance_matrix_lowers_the_error_it_weights(name: str) -> None:
     values = weights()
     imatrix = np.random.default_rng(6).random(512).astype(np.float32) ** 4
@@ -227,9 +229,11 @@ def test_an_importance_matrix_of_another_kind_is_refused(imatrix: object, error:
     assert str(refused.value) == message
 
 
-def test_an_importance_that_overflows_float32_is_refused_rather_than_stored_as_zeros() -> None:
-    with pytest.raises(ValueError, match=f"row 0, column 0: {NO_SCALE}"):
-        kernels.encode("Q6_K", np.ones((1, 256), np.float32), imatrix=np.full(256, 1e37, np.float32))
+@pytest.mark.parametrize("name", ["Q4_K", "Q6_K", "IQ4_XS", "Q4_0"])
+def test_an_importance_that_overflows_float32_still_gives_the_codes_of_the_range(name: str) -> None:
+    packed = kernels.encode(name, np.ones((1, 256), np.float32), imatrix=np.full(256, 1e38, np.float32))
+
+    np.testing.assert_allclose(kernels.decode(name, packed, 256), 1, rtol=1e-3)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1025])
@@ -243,7 +247,8 @@ def test_an_unknown_format_is_refused_with_the_known_ones() -> None:
         kernels.encode("Q4_X", weights())
 
     assert str(refused.value) == (
-        "unknown format 'Q4_X', the known ones are: F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K, Q6_K"
+        "unknown format 'Q4_X', the known ones are: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, "
+        "Q5_K, Q6_K, IQ4_NL, IQ4_XS, TQ1_0, TQ2_0, MXFP4"
     )
 
 

@@ -1,6 +1,7 @@
 """The native code under AddressSanitizer and UndefinedBehaviorSanitizer, without Python around it."""
 
 import os
+import platform
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,21 +16,39 @@ SANITIZERS = "-fsanitize=address,undefined,float-cast-overflow"
 FLAGS = ["-std=c++20", "-O1", "-g1", SANITIZERS, "-fno-sanitize-recover=all", "-ffp-contract=off", "-Wno-psabi"]
 
 
-def compiled(source: Path, folder: Path) -> Path:
-    unit = folder / f"{source.stem}.o"
-    subprocess.run([COMPILER, *FLAGS, f"-I{SOURCES}", "-c", source, "-o", unit], check=True)
+def simd() -> tuple[str, list[str]]:
+    """One instruction set of the machine beside the scalar one, and its flags."""
+    if platform.machine() == "aarch64":
+        return "neon", []
+    return "avx2", ["-mavx2", "-mfma", "-mf16c"]
+
+
+def units() -> list[tuple[Path, str, list[str]]]:
+    """(source, name of the object, flags): what is compiled once, and what is compiled for each instruction set."""
+    once = [SOURCES / name for name in ("isa.cpp", "codec.cpp", "rows.cpp", "threads.cpp")]
+    column, flags = simd()
+    baseline = [f"-DQUANTMILL_HAS_{column}"]
+    for_each = [SOURCES / "source.cpp", *sorted((SOURCES / "formats").glob("*.cpp"))]
+    return [
+        *((source, source.stem, baseline) for source in [*once, LAWS]),
+        *((source, f"{source.stem}_scalar", ["-DQUANTMILL_UNIT=scalar"]) for source in for_each),
+        *((source, f"{source.stem}_{column}", [f"-DQUANTMILL_UNIT={column}", *flags]) for source in for_each),
+    ]
+
+
+def compiled(source: Path, name: str, flags: list[str], folder: Path) -> Path:
+    unit = folder / f"{name}.o"
+    subprocess.run([COMPILER, *FLAGS, *flags, f"-I{SOURCES}", "-c", source, "-o", unit], check=True)
     return unit
 
 
 @pytest.fixture(scope="module")
 def laws(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("laws")
-    sources = [*SOURCES.rglob("*.cpp"), LAWS]
-    sources.remove(SOURCES / "bindings.cpp")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        units = list(pool.map(lambda source: compiled(source, folder), sources))
+        objects = list(pool.map(lambda unit: compiled(*unit, folder), units()))
     program = folder / "laws"
-    subprocess.run([COMPILER, SANITIZERS, *units, "-pthread", "-o", program], check=True)
+    subprocess.run([COMPILER, SANITIZERS, *objects, "-pthread", "-o", program], check=True)
     return program
 
 

@@ -5,6 +5,7 @@
 
 #include "../float16.h"
 #include "../isa.h"
+#include "../rows_of_blocks.h"
 
 namespace quantmill {
 
@@ -18,7 +19,7 @@ static_assert(sizeof(BlockF16) == 2);
 
 inline bool is_finite(const BlockF16& block) { return is_finite(block.value); }
 
-template <Isa> void encode_f16(const float* values, const float* imatrix, BlockF16* blocks, size_t n_blocks);
+template <Isa> void encode_f16(const RowsOfBlocks& rows, BlockF16* blocks);
 template <Isa> void decode_f16(const BlockF16* blocks, float* values, size_t n_blocks);
 
 }  // namespace quantmill

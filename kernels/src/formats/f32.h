@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "../isa.h"
+#include "../rows_of_blocks.h"
 
 namespace quantmill {
 
@@ -20,7 +21,7 @@ static_assert(sizeof(BlockF32) == 4);
 
 inline bool is_finite(const BlockF32&) { return true; }
 
-template <Isa> void encode_f32(const float* values, const float* imatrix, BlockF32* blocks, size_t n_blocks);
+template <Isa> void encode_f32(const RowsOfBlocks& rows, BlockF32* blocks);
 template <Isa> void decode_f32(const BlockF32* blocks, float* values, size_t n_blocks);
 
 }  // namespace quantmill

@@ -8,6 +8,7 @@
 
 #include "../float16.h"
 #include "../isa.h"
+#include "../rows_of_blocks.h"
 #include "../six_bit_scales.h"
 
 namespace quantmill {
@@ -25,7 +26,7 @@ static_assert(sizeof(BlockQ4_K) == 144);
 
 inline bool is_finite(const BlockQ4_K& block) { return is_finite(block.d) && is_finite(block.dmin); }
 
-template <Isa> void encode_q4_K(const float* values, const float* imatrix, BlockQ4_K* blocks, size_t n_blocks);
+template <Isa> void encode_q4_K(const RowsOfBlocks& rows, BlockQ4_K* blocks);
 template <Isa> void decode_q4_K(const BlockQ4_K* blocks, float* values, size_t n_blocks);
 
 }  // namespace quantmill

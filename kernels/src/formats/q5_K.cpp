@@ -1,12 +1,13 @@
 #include "q5_K.h"
 
 #include "../affine_super_block.h"
+#include "../unit.h"
 
 namespace quantmill {
 namespace {
 
-constexpr AffineSteps steps = {31.0f, -0.5f, 0.1f, 15};
-constexpr AffineSteps weighted_steps = {31.0f, -0.9f, 0.05f, 36};
+using Super = AffineSuperBlock<8>;
+constexpr AffineLimits limits = {31.0f, 63.0f, {{-1.0f, 0.25f, 8, 1}, 1}, {{-2.0f, 0.25f, 12, 1}, 2}};
 
 void pack_codes(const uint8_t (&codes)[256], BlockQ5_K& block) {
     for (int l = 0; l < 32; ++l) {
@@ -23,7 +24,7 @@ void pack_codes(const uint8_t (&codes)[256], BlockQ5_K& block) {
 }
 
 void decode_block(const BlockQ5_K& block, float* x) {
-    const AffineScales scales = affine_scales(block.d, block.dmin, block.scales);
+    const AffineScales scales = unpack(block.d, block.dmin, block.scales);
     for (int j = 0; j < 8; ++j) {
         const uint8_t* const low = block.codes + 32 * (j / 2);
         const int shift = 4 * (j % 2);
@@ -38,19 +39,17 @@ void decode_block(const BlockQ5_K& block, float* x) {
 }  // namespace
 
 template <>
-void encode_q5_K<Isa::scalar>(const float* values, const float* imatrix, BlockQ5_K* blocks, size_t n_blocks) {
-    AffineSuperBlock block;
-    for (size_t b = 0; b < n_blocks; ++b) {
-        quantize<Wide<Floats4>>(values + 256 * b, imatrix ? imatrix + 256 * b : nullptr, steps, weighted_steps, block);
-        blocks[b].d = block.d;
-        blocks[b].dmin = block.dmin;
-        blocks[b].scales = block.scales;
-        pack_codes(block.codes, blocks[b]);
-    }
+void encode_q5_K<unit>(const RowsOfBlocks& rows, BlockQ5_K* blocks) {
+    encode_affine<Super>(rows, limits, [&](size_t b, const Super& super) {
+        blocks[b].d = super.d;
+        blocks[b].dmin = super.dmin;
+        blocks[b].scales = pack(super.scales, super.minima);
+        pack_codes(super.codes, blocks[b]);
+    });
 }
 
 template <>
-void decode_q5_K<Isa::scalar>(const BlockQ5_K* blocks, float* values, size_t n_blocks) {
+void decode_q5_K<unit>(const BlockQ5_K* blocks, float* values, size_t n_blocks) {
     for (size_t b = 0; b < n_blocks; ++b) decode_block(blocks[b], values + 256 * b);
 }
 

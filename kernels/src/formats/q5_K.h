@@ -8,6 +8,7 @@
 
 #include "../float16.h"
 #include "../isa.h"
+#include "../rows_of_blocks.h"
 #include "../six_bit_scales.h"
 
 namespace quantmill {
@@ -26,7 +27,7 @@ static_assert(sizeof(BlockQ5_K) == 176);
 
 inline bool is_finite(const BlockQ5_K& block) { return is_finite(block.d) && is_finite(block.dmin); }
 
-template <Isa> void encode_q5_K(const float* values, const float* imatrix, BlockQ5_K* blocks, size_t n_blocks);
+template <Isa> void encode_q5_K(const RowsOfBlocks& rows, BlockQ5_K* blocks);
 template <Isa> void decode_q5_K(const BlockQ5_K* blocks, float* values, size_t n_blocks);
 
 }  // namespace quantmill

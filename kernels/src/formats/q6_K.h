@@ -8,6 +8,7 @@
 
 #include "../float16.h"
 #include "../isa.h"
+#include "../rows_of_blocks.h"
 
 namespace quantmill {
 
@@ -25,7 +26,7 @@ static_assert(sizeof(BlockQ6_K) == 210);
 
 inline bool is_finite(const BlockQ6_K& block) { return is_finite(block.d); }
 
-template <Isa> void encode_q6_K(const float* values, const float* imatrix, BlockQ6_K* blocks, size_t n_blocks);
+template <Isa> void encode_q6_K(const RowsOfBlocks& rows, BlockQ6_K* blocks);
 template <Isa> void decode_q6_K(const BlockQ6_K* blocks, float* values, size_t n_blocks);
 
 }  // namespace quantmill

@@ -7,6 +7,7 @@
 
 #include "../float16.h"
 #include "../isa.h"
+#include "../rows_of_blocks.h"
 
 namespace quantmill {
 
@@ -21,7 +22,7 @@ static_assert(sizeof(BlockQ8_0) == 34);
 
 inline bool is_finite(const BlockQ8_0& block) { return is_finite(block.scale); }
 
-template <Isa> void encode_q8_0(const float* values, const float* imatrix, BlockQ8_0* blocks, size_t n_blocks);
+template <Isa> void encode_q8_0(const RowsOfBlocks& rows, BlockQ8_0* blocks);
 template <Isa> void decode_q8_0(const BlockQ8_0* blocks, float* values, size_t n_blocks);
 
 }  // namespace quantmill

@@ -67,7 +67,7 @@ std::vector<std::vector<float>> imatrices_of(std::mt19937& random, size_t n) {
 std::vector<uint8_t> encode(const Codec& codec, const std::vector<float>& row, const float* imatrix) {
     const size_t n_blocks = row.size() / codec.block_values;
     std::vector<uint8_t> packed(1 + n_blocks * codec.block_bytes);
-    codec.encode(row.data(), imatrix, packed.data() + 1, n_blocks);
+    codec.encode({row.data(), imatrix, 1, n_blocks}, packed.data() + 1);
     return packed;
 }
 

@@ -1,0 +1,80 @@
+// The values that a code can stand for, before the scale. Each code book offers `entry`, the nearest of its values on
+// lanes, `code`, the integer that is stored for it, and `least`, its value of largest magnitude. NaN counts as `least`.
+// Internal linkage, see lanes.h.
+#pragma once
+
+#include <cstdint>
+
+#include "lanes.h"
+
+namespace quantmill {
+namespace {
+
+// -levels .. levels - 1; a tie goes to the even value. The stored code is the value + levels.
+template <int levels>
+struct SignedIntegers {
+    static constexpr float least = -static_cast<float>(levels);
+
+    static Floats entry(const Floats& value) { return nearest_code(value, least, -least - 1.0f); }
+    static Floats code(const Floats& value) { return entry(value) - least; }
+};
+
+constexpr float non_linear[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+// Halfway between the values k and k + 1.
+constexpr float threshold(int k) { return 0.5f * (non_linear[k] + non_linear[k + 1]); }
+
+#if defined(__AVX512F__)
+// At most one threshold lies in the bucket [8 j - 4, 8 j + 4], j = -16 .. 15. Indexed by the five low bits of j.
+struct Buckets {
+    float limit[32], below[32], above[32], code_below[32];
+
+    constexpr Buckets() : limit(), below(), above(), code_below() {
+        for (int j = -16; j < 16; ++j) {
+            int k = 0;
+            while (k < 14 && threshold(k) < static_cast<float>(8 * j - 4)) ++k;
+            limit[j & 31] = threshold(k);
+            below[j & 31] = non_linear[k];
+            above[j & 31] = non_linear[k + 1];
+            code_below[j & 31] = static_cast<float>(k);
+        }
+    }
+};
+constexpr Buckets buckets;
+#endif
+
+// The sixteen values of IQ4_NL and IQ4_XS; a tie goes to the lower one.
+struct NonLinear {
+    static constexpr float least = non_linear[0];
+
+#if defined(__AVX512F__)
+    static Floats entry(const Floats& value) {
+        const Floats inside = smaller(larger(value, all(least)), all(non_linear[15]));
+        const Floats above = look_up(buckets.above, inside), below = look_up(buckets.below, inside);
+        return select(inside > look_up(buckets.limit, inside), above, below);
+    }
+    static Floats code(const Floats& value) {
+        const Floats inside = smaller(larger(value, all(least)), all(non_linear[15]));
+        const Floats below = look_up(buckets.code_below, inside);
+        return select(inside > look_up(buckets.limit, inside), below + 1.0f, below);
+    }
+    static Floats look_up(const float (&table)[32], const Floats& inside) {
+        const __m512i j = _mm512_castps_si512(inside * 0.125f + rounder);
+        return _mm512_permutex2var_ps(_mm512_loadu_ps(table), j, _mm512_loadu_ps(table + 16));
+    }
+#else
+    static Floats entry(const Floats& value) {
+        Floats reached = all(least);
+        for (int k = 0; k < 15; ++k) reached = select(value > all(threshold(k)), all(non_linear[k + 1]), reached);
+        return reached;
+    }
+    static Floats code(const Floats& value) {
+        Floats code{};
+        for (int k = 0; k < 15; ++k) code += select(value > all(threshold(k)), all(1.0f), Floats{});
+        return code;
+    }
+#endif
+};
+
+}  // namespace
+}  // namespace quantmill

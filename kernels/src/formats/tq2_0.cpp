@@ -1,0 +1,28 @@
+#include "tq2_0.h"
+
+#include "../ternary.h"
+#include "../two_bits.h"
+#include "../unit.h"
+
+namespace quantmill {
+
+template <>
+void encode_tq2_0<unit>(const RowsOfBlocks& rows, BlockTQ2_0* blocks) {
+    uint8_t codes[256];
+    for (size_t b = 0; b < blocks_of(rows); ++b) {
+        blocks[b].scale = encode_ternary(rows.values + 256 * b, codes);
+        pack_two_bits(codes, blocks[b].codes);
+    }
+}
+
+template <>
+void decode_tq2_0<unit>(const BlockTQ2_0* blocks, float* values, size_t n_blocks) {
+    for (size_t b = 0; b < n_blocks; ++b) {
+        uint8_t codes[256];
+        unpack_two_bits(blocks[b].codes, codes);
+        const float scale = to_float(blocks[b].scale);
+        for (int i = 0; i < 256; ++i) values[256 * b + i] = scale * static_cast<float>(codes[i] - 1);
+    }
+}
+
+}  // namespace quantmill

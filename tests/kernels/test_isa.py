@@ -1,0 +1,64 @@
+"""Every instruction set of this machine gives the bytes and values of the scalar code."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+
+import numpy as np
+import pytest
+
+import quantmill_kernels as kernels
+
+ROWS, COLS = 33, 768  # odd, so that every codec meets a part of its lanes empty
+
+
+def digests() -> dict[str, str]:
+    """SHA-256 of what each format encodes and decodes to, for one instruction set."""
+    rng = np.random.default_rng(3)
+    values = (rng.standard_t(4, (ROWS, COLS)) * 10.0 ** rng.integers(-9, 3, (ROWS, 1))).astype(np.float32)
+    values[5] = np.round(values[5])
+    values[6, ::3] = 0
+    values[7, 40:] = -0.0
+    half = np.clip(values, -6e4, 6e4).astype(np.float16)
+    imatrix = np.where(rng.random(COLS) < 0.1, 0, rng.random(COLS) ** 2).astype(np.float32)
+    results = {}
+    for name, form in kernels.formats().items():
+        anything = rng.integers(0, 256, (40, 3 * form.block_bytes), dtype=np.uint8)
+        outputs = {
+            "encode": kernels.encode(name, values),
+            "encode float16": kernels.encode(name, half),
+            "encode weighted": kernels.encode(name, values, imatrix=imatrix),
+            "decode": kernels.decode(name, kernels.encode(name, values), COLS),
+            "decode anything": np.nan_to_num(kernels.decode(name, anything, 3 * form.block_values), nan=1.5),
+        }
+        results |= {f"{name} {what}": hashlib.sha256(out.tobytes()).hexdigest() for what, out in outputs.items()}
+    return results
+
+
+@cache
+def digests_on(isa: str) -> dict[str, str]:
+    process = subprocess.run(
+        [sys.executable, __file__],
+        env=os.environ | {"QUANTMILL_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "ImportError: QUANTMILL_ISA" in process.stderr:
+        pytest.skip(process.stderr.strip().splitlines()[-1])
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx512", "neon"])
+def test_an_instruction_set_changes_no_bit(isa: str) -> None:
+    differing = {what for what, digest in digests_on(isa).items() if digest != digests_on("scalar")[what]}
+
+    assert differing == set()
+
+
+if __name__ == "__main__":
+    print(json.dumps(digests()))
