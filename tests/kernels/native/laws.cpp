@@ -89,7 +89,7 @@ void agree(const Codec& codec, const Codec& scalar, const std::string& law, cons
 
 void test_encoding(const Codec& codec, const Codec& scalar, const std::string& name) {
     std::mt19937 random(11);
-    for (const size_t n_blocks : {1, 3, 8, 9}) {
+    for (const size_t n_blocks : {1, 17}) {
         const size_t n = n_blocks * codec.block_values;
         const auto imatrices = imatrices_of(random, n);
         for (const std::vector<float>& row : rows_of(random, n, codec.largest)) {
@@ -102,7 +102,7 @@ void test_encoding(const Codec& codec, const Codec& scalar, const std::string& n
 void test_decoding_of_any_bytes(const Codec& codec, const Codec& scalar, const std::string& name) {
     std::mt19937 random(12);
     std::uniform_int_distribution<int> bytes(0, 255);
-    for (int round = 0; round < 200; ++round) {
+    for (int round = 0; round < 50; ++round) {
         std::vector<uint8_t> packed(1 + codec.block_bytes * static_cast<size_t>(1 + round % 5));
         for (uint8_t& byte : packed) byte = static_cast<uint8_t>(bytes(random));
         const std::vector<float> values = decode(codec, packed), expected = decode(scalar, packed);
