@@ -12,7 +12,7 @@ import quantmill_kernels as kernels
 COLS = 4096
 IN_L2 = 1 << 17  # 512 KiB of float32
 IN_RAM = 1 << 24  # 64 MiB of float32
-KNOW_IMATRIX = {"Q4_0", "Q4_K", "Q5_K", "Q6_K"}
+KNOW_IMATRIX = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"}
 
 
 def heavy_tailed(values: int) -> np.ndarray:

@@ -34,6 +34,7 @@ class Line:
     median_ms: float
     mvalues_s: float
     gb_s: float
+    x_scalar: float  # how often as fast as the scalar code
     commit: str
     cpu: str
 
@@ -49,7 +50,17 @@ def milliseconds(run: Callable[[], object], seconds: float) -> list[float]:
     return times
 
 
-def measure(cases: Iterable[Case], isa: str, threads: int, seconds: float) -> Iterator[Line]:
+Key = tuple[str, str, int]  # format, operation, values
+
+
+def best_times(json_lines: Iterable[str]) -> dict[Key, float]:
+    """Least milliseconds of each line that print_json wrote."""
+    lines = [json.loads(line) for line in json_lines]
+    return {(line["format"], line["operation"], line["values"]): line["min_ms"] for line in lines}
+
+
+def measure(cases: Iterable[Case], isa: str, threads: int, seconds: float, scalar: dict[Key, float]) -> Iterator[Line]:
+    """Run the cases. `scalar`: the best times of the scalar code; a case that is missing there is its own."""
     made_by = {"commit": commit(), "cpu": cpu()}
     for case in cases:
         times = milliseconds(case.run, seconds)
@@ -64,6 +75,7 @@ def measure(cases: Iterable[Case], isa: str, threads: int, seconds: float) -> It
             median_ms=round(statistics.median(times), 3),
             mvalues_s=round(case.values / best / 1e3, 1),
             gb_s=round(case.bytes_moved / best / 1e6, 2),
+            x_scalar=round(scalar.get((case.format, case.operation, case.values), best) / best, 2),
             **made_by,
         )
 
@@ -82,7 +94,7 @@ def cpu() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-WIDTHS = dict(zip((field.name for field in fields(Line)), (6, 6, 13, 9, 7, 9, 9, 9, 6, 9, 0), strict=True))
+WIDTHS = dict(zip((field.name for field in fields(Line)), (6, 6, 13, 9, 7, 9, 9, 9, 6, 8, 9, 0), strict=True))
 
 
 def print_table(lines: Iterable[Line]) -> None:

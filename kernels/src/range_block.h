@@ -86,12 +86,12 @@ inline void pack_halves(const uint8_t (&codes)[32], uint8_t (&packed)[16]) {
     for (int j = 0; j < 16; ++j) packed[j] = static_cast<uint8_t>((codes[j] & 15) | codes[j + 16] << 4);
 }
 
-// Bit j of the four bytes: the fifth bit of value j.
+// Bit j of the four bytes: the fifth bit of value j. The product moves the bit of byte k to bit 56 + k.
 inline void pack_fifth_bits(const uint8_t (&codes)[32], uint8_t (&packed)[4]) {
     for (int byte = 0; byte < 4; ++byte) {
-        int bits = 0;
-        for (int j = 0; j < 8; ++j) bits |= (codes[8 * byte + j] >> 4 & 1) << j;
-        packed[byte] = static_cast<uint8_t>(bits);
+        uint64_t eight;
+        std::memcpy(&eight, codes + 8 * byte, sizeof eight);
+        packed[byte] = static_cast<uint8_t>((eight >> 4 & 0x0101010101010101u) * 0x0102040810204080u >> 56);
     }
 }
 

@@ -12,7 +12,7 @@ SOURCES = ROOT / "kernels" / "src"
 LAWS = ROOT / "tests" / "kernels" / "native" / "laws.cpp"
 COMPILER = os.environ.get("CXX", "c++")
 SANITIZERS = "-fsanitize=address,undefined,float-cast-overflow"
-FLAGS = ["-std=c++20", "-O1", "-g1", SANITIZERS, "-fno-sanitize-recover=all", "-ffp-contract=off", "-Wno-psabi"]
+FLAGS = ["-std=c++20", "-O0", "-g1", SANITIZERS, "-fno-sanitize-recover=all", "-ffp-contract=off", "-Wno-psabi"]
 
 
 def units() -> list[tuple[Path, str, list[str]]]:

@@ -8,7 +8,7 @@ namespace quantmill {
 namespace {
 
 using Super = AffineSuperBlock<16>;
-constexpr AffineLimits limits = {3.0f, 15.0f, {{-1.0f, 0.25f, 8, 1}, 1}, {{-1.0f, 0.125f, 16, 1}, 2}};
+constexpr AffineLimits limits = {3.0f, 15.0f, {{-1.0f, 0.4f, 5, 1}, 1}, {{-1.0f, 0.125f, 16, 1}, 2}};
 
 void decode_block(const BlockQ2_K& block, float* x) {
     const float d = to_float(block.d), dmin = to_float(block.dmin);

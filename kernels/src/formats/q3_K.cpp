@@ -8,7 +8,7 @@ namespace quantmill {
 namespace {
 
 using Super = SignedSuperBlock<SignedIntegers<4>, 16>;
-constexpr SignedLimits limits = {32.0f, {{-1.0f, 0.5f, 4, 1}, 1}, {{-1.0f, 0.5f, 4, 1}, 1}};
+constexpr SignedLimits limits = {32.0f, {{-1.0f, 1.0f, 2, 1}, 1}, {{-0.75f, 0.5f, 3, 1}, 1}};
 
 void pack_scales(const int8_t (&scales)[16], uint8_t (&packed)[12]) {
     for (int j = 0; j < 8; ++j) {

@@ -9,7 +9,7 @@ namespace quantmill {
 namespace {
 
 using Super = SignedSuperBlock<SignedIntegers<32>, 16>;
-constexpr SignedLimits limits = {128.0f, {{-1.0f, 0.25f, 8, 1}, 1}, {{-1.0f, 0.25f, 8, 1}, 1}};
+constexpr SignedLimits limits = {128.0f, {{-1.0f, 0.4f, 5, 1}, 1}, {{-1.0f, 0.4f, 5, 1}, 1}};
 
 void pack_codes(const uint8_t (&codes)[256], BlockQ6_K& block) {
     for (int h = 0; h < 2; ++h) {
