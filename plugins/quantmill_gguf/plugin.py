@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quantmill.contract import Method, Runtime, hookimpl, lazy
+from quantmill.contract import BlockBound, Method, Runtime, hookimpl, lazy
 from quantmill_gguf.architectures import ARCHITECTURES
 from quantmill_gguf.params import GgufParams
 
@@ -19,6 +19,19 @@ ERROR_BOUNDS = {
     "Q4_0": 0.18,  # millstone 0.0926, normal 0.0860, worst 0.1382
 }
 
+# What a single block may be off by. `relative` is half a step (Q4_0: up to a whole one at its missing 16th level)
+# over the largest value, `group_relative` half a step of the scales, `absolute` half a step of subnormal float16
+# times the largest code. The same test holds them to the same distributions, and to blocks of very unequal size.
+BLOCK_BOUNDS = {
+    "F32": BlockBound(32, 0.0),
+    "F16": BlockBound(32, 0.0005, absolute=2.0**-25),
+    "Q8_0": BlockBound(32, 0.0045, absolute=127 * 2.0**-25),
+    "Q6_K": BlockBound(16, 0.0165, group=256, group_relative=0.005, absolute=128 * 32 * 2.0**-25),
+    "Q5_K": BlockBound(32, 0.028, group=256, group_relative=0.022, absolute=63 * 31 * 2.0**-25),
+    "Q4_K": BlockBound(32, 0.052, group=256, group_relative=0.022, absolute=63 * 15 * 2.0**-25),
+    "Q4_0": BlockBound(32, 0.1245, absolute=8 * 2.0**-25),
+}
+
 GGUF = Method(
     name="gguf",
     version="0.1.0",
@@ -28,9 +41,11 @@ GGUF = Method(
     quantize=lazy("quantmill_gguf.algorithm:quantize"),
     write=lazy("quantmill_gguf.export:write"),
     read=lazy("quantmill_gguf.reader:read"),
+    inspect=lazy("quantmill_gguf.inspection:inspect"),
     formats=("gguf",),
     architectures=tuple(ARCHITECTURES),
     error_bounds=ERROR_BOUNDS,
+    block_bounds=BLOCK_BOUNDS,
     runtimes=(
         Runtime("llama.cpp", "llama-cli -m {file}"),
         Runtime("llama-cpp-python", "python -m llama_cpp.server --model {file}"),

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantmill.contract.errors import VerificationFailed
+from quantmill.contract.reading import ReadTensor
 from quantmill.contract.tensors import FloatArray
 from quantmill_gguf.architectures import BY_NAME, ROPE_FREQS
 from quantmill_gguf.decode import DECODERS
@@ -61,8 +62,9 @@ class StoredTensor:
 class GgufFile:
     """A GGUF file whose header has been checked.
 
-    `metadata` holds single values and strings; arrays are checked and passed over. Each tensor is mapped on its own,
-    so that pages of tensors that are no longer used do not stay resident.
+    `metadata` holds single values and strings; arrays are checked and passed over, `array` reads one. `tensors` are in
+    the order of their data, which begins at byte `data`. Each tensor is mapped on its own, so that pages of tensors
+    that are no longer used do not stay resident.
 
     Raises VerificationFailed, saying what is wrong and where.
     """
@@ -73,10 +75,20 @@ class GgufFile:
             raise VerificationFailed(f"{path.name} is empty", file=path.name)
         self._file = path.open("rb")
         try:
-            self.metadata, self.tensors = _Header(path.name, memoryview(self._map(0, 0))).parse()
+            header = self._header()
+            self.metadata, self.tensors = header.parse()
+            self.data, self.size, self._arrays = header.data_start, header.size, header.arrays
         except BaseException:
             self.close()
             raise
+
+    @property
+    def array_keys(self) -> frozenset[str]:
+        return frozenset(self._arrays)
+
+    def array(self, key: str) -> list[Scalar]:
+        """The values of an array of the metadata. Raises KeyError for another key."""
+        return self._header().array(self._arrays[key])
 
     def packed(self, tensor: StoredTensor) -> NDArray[np.uint8]:
         """The tensor's blocks as they lie in the file: uint8 (rows, row_bytes)."""
@@ -100,6 +112,9 @@ class GgufFile:
         """Close the file; arrays that were handed out stay valid."""
         self._file.close()
 
+    def _header(self) -> _Header:
+        return _Header(self.path.name, memoryview(self._map(0, 0)))
+
     def _map(self, length: int, offset: int) -> mmap.mmap:
         return mmap.mmap(self._file.fileno(), length, access=mmap.ACCESS_READ, offset=offset)
 
@@ -112,20 +127,27 @@ class GgufFile:
         self.close()
 
 
-def read(folder: Path) -> Iterator[tuple[str, FloatArray]]:
-    """Every tensor of the folder's GGUF file: its source name, and float32 values in the source's shape and order.
-
-    Raises VerificationFailed for a damaged file or one whose tensors are not those of its architecture.
-    """
+def only_file(folder: Path) -> Path:
+    """The folder's GGUF file. Raises VerificationFailed where there is not exactly one."""
     paths = sorted(folder.glob("*.gguf"))
     if len(paths) != 1:
         raise VerificationFailed(f"expected one GGUF file in the artifact, found {len(paths)}")
-    with GgufFile(paths[0]) as file:
+    return paths[0]
+
+
+def read(folder: Path) -> Iterator[ReadTensor]:
+    """Every tensor of the folder's GGUF file under its source name, in the source's shape and row order.
+
+    Raises VerificationFailed for a damaged file or one whose tensors are not those of its architecture.
+    """
+    with GgufFile(only_file(folder)) as file:
         source = _Source(file.metadata, len(file.tensors))
         for tensor in file.tensors.values():
             if tensor.name != ROPE_FREQS:
                 name, heads = source.of(tensor.name)
-                yield name, _source_order(file.values(tensor), tensor, heads)
+                values = file.values(tensor)
+                yield ReadTensor(name, tensor.type.name, tensor.nbytes, _source_order(values, tensor, heads))
+                del values  # else it would stay while the next one is made
 
 
 def _source_order(values: FloatArray, tensor: StoredTensor, heads: int) -> FloatArray:
@@ -172,6 +194,9 @@ class _Header:
         self._file = file
         self._data = data
         self._at = 0
+        self.size = len(data)
+        self.data_start = 0
+        self.arrays: dict[str, int] = {}  # where each array begins
 
     def parse(self) -> tuple[dict[str, Scalar], dict[str, StoredTensor]]:
         if bytes(self._take(4)) != b"GGUF":
@@ -197,6 +222,7 @@ class _Header:
             keys.add(key)
             type_ = self._number("<I")
             if type_ == ARRAY:
+                self.arrays[key] = self._at
                 self._pass_array(key)
             else:
                 metadata[key] = self._string() if type_ == STRING else self._scalar(type_, key)
@@ -213,9 +239,19 @@ class _Header:
         else:
             raise self._error(f"key {key!r}: arrays of type {type_} are not allowed")
 
+    def array(self, at: int) -> list[Scalar]:
+        """The array that begins at byte `at`, which `parse` has passed over and so checked."""
+        self._at = at
+        type_ = self._number("<I")
+        count = self._number("<Q")
+        if type_ == STRING:
+            return [self._string() for _ in range(count)]
+        size = struct.calcsize(SCALARS[type_])
+        return [value for (value,) in struct.iter_unpack(SCALARS[type_], self._take(count * size))]
+
     def _tensors(self, count: int, alignment: int) -> dict[str, StoredTensor]:
         found = [self._tensor() for _ in range(count)]  # offsets are still relative to the data
-        data = -(-self._at // alignment) * alignment
+        data = self.data_start = -(-self._at // alignment) * alignment
         tensors: dict[str, StoredTensor] = {}
         end = data
         for name, type_, shape, offset in sorted(found, key=lambda row: row[3]):

@@ -93,7 +93,7 @@ def verify(artifact: options.LocalArtifact, against: options.Against, as_json: o
     check_digests(artifact, description)
     planned = plan_folder(method, against, description["params"])
     with open_checkpoint(against) as checkpoint:
-        result = verify_weights(checkpoint, planned.plan, method, artifact).to_json()
+        result = verify_weights(checkpoint, planned.plan, method, planned.params, artifact).to_json()
     if as_json:
         show_json({"digest": description["digest"], "verification": result})
     else:
@@ -117,7 +117,7 @@ def evaluate(
     used = threads or options.settings().threads
     with open_checkpoint(against) as checkpoint:
         source = perplexity(checkpoint, source_weights(checkpoint), written, threads=used)
-        compressed = perplexity(checkpoint, method.read.load()(artifact), written, threads=used)
+        compressed = perplexity(checkpoint, method.weights(artifact), written, threads=used)
     ratio = compressed.perplexity / source.perplexity
     if as_json:
         show_json({"source": vars(source), "artifact": vars(compressed), "ratio": ratio})

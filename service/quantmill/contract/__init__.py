@@ -3,6 +3,7 @@
 from quantmill.contract.errors import ErrorKind, QuantmillError
 from quantmill.contract.hookspecs import hookimpl
 from quantmill.contract.method import Method, Runtime, lazy
+from quantmill.contract.reading import BlockBound, Fact, Inspection, ReadTensor
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import (
     ModelIndex,
@@ -15,12 +16,16 @@ from quantmill.contract.tensors import (
 )
 
 __all__ = [
+    "BlockBound",
     "ErrorKind",
+    "Fact",
+    "Inspection",
     "Method",
     "ModelIndex",
     "Plan",
     "QuantizedTensor",
     "QuantmillError",
+    "ReadTensor",
     "Runtime",
     "Session",
     "SourceTensor",

@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 
 from pydantic import BaseModel
 
+from quantmill.contract.reading import BlockBound, Inspection, ReadTensor
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, QuantizedTensor
 
@@ -33,7 +34,11 @@ class WriteFunction(Protocol):
 
 
 class ReadFunction(Protocol):
-    def __call__(self, folder: Path) -> Iterator[tuple[str, FloatArray]]: ...
+    def __call__(self, folder: Path) -> Iterator[ReadTensor]: ...
+
+
+class InspectFunction(Protocol):
+    def __call__(self, folder: Path, plan: Plan, index: ModelIndex, params: Any) -> Inspection: ...
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,15 @@ class Method:
     quantize  session, params -> QuantizedTensors, unit by unit in the order of `session.units()`. Bytes depend on
               the source, the parameters and the seed only, never on threads.
     write     tensors in the plan's order, plan, index, params, folder -> the files written. Streams: holds one tensor.
-    read      folder -> (source name, float32 values in the source's shape and row order), one tensor at a time.
-              Shares no code with `quantize`'s encoder: it is what verification and evaluation see.
+    read      folder -> ReadTensors, one at a time. Shares no code with `quantize`'s encoder: it is what verification
+              and evaluation see.
+    inspect   folder, plan, index, params -> the files that the artifact consists of, and facts about what the consumer
+              reads there beside tensors: settings, tokenizer, layout. Shares no code with `write`. A method whose
+              files hold tensors only may leave it out.
 
     `error_bounds` gives, for each scheme that `plan` may choose, the largest relative RMSE
-    (rms(read - source) / rms(source)) that verification accepts for a tensor.
+    (rms(read - source) / rms(source)) that verification accepts for a tensor; `block_bounds` the largest error of a
+    single block.
     """
 
     name: str
@@ -84,12 +93,22 @@ class Method:
     formats: tuple[str, ...]
     architectures: tuple[str, ...]
     error_bounds: Mapping[str, float]
+    block_bounds: Mapping[str, BlockBound]
     runtimes: tuple[Runtime, ...]
+    inspect: lazy[InspectFunction] | None = None
     bits: tuple[int, ...] = ()
     granularity: str = ""
     unit: Literal["tensor", "block", "graph"] = "tensor"
     determinism: Literal["bitwise", "seeded", "none"] = "bitwise"
     api_version: int = API_VERSION
+
+    def weights(self, folder: Path) -> Iterator[tuple[str, FloatArray]]:
+        """What `read` gives, as (source name, values) one at a time: what evaluation runs on."""
+        for tensor in self.read.load()(folder):
+            pair = (tensor.name, tensor.values)
+            del tensor  # else it would stay while the next one is made
+            yield pair
+            del pair
 
     def describe(self) -> dict[str, Any]:
         """The method as plain JSON: what `GET /v1/methods` shows and what workers publish."""

@@ -90,7 +90,7 @@ class Run:
     def relative_errors(self, folder: Path) -> dict[str, float]:
         """rms(read - source) / rms(source) of each tensor that `read` gives."""
         errors = {}
-        for name, values in self.method.read.load()(folder):
+        for name, values in self.method.weights(folder):
             source = self.source.tensor(name).values.astype(np.float64)
             errors[name] = float(np.sqrt(np.mean((values - source) ** 2) / np.mean(source**2)))
         return errors
@@ -231,9 +231,23 @@ class MethodConformance:
             folder = tmp_path / str(rung)
             written = run.write(run.quantize(), folder)
             assert sorted(written) == sorted(path for path in folder.rglob("*") if path.is_file())
-            read = {name: values.shape for name, values in self.method.read.load()(folder)}
-            stored = {row.name: row.shape for row in run.plan.tensors if row.action != "drop"}
+            read = {row.name: (row.scheme, row.nbytes, row.values.shape) for row in self.method.read.load()(folder)}
+            stored = {row.name: (row.scheme, row.nbytes, row.shape) for row in run.plan.tensors if row.action != "drop"}
             assert read == stored, (run.params, _differing(read, stored))
+
+    def test_what_is_inspected_is_what_was_written(self, runs: list[Run], tmp_path: Path) -> None:
+        if self.method.inspect is None:
+            return
+        for rung, run in enumerate(runs):
+            folder = tmp_path / str(rung)
+            written = run.write(run.quantize(), folder)
+            inspection = self.method.inspect.load()(folder, run.plan, run.source.index, run.params)
+            assert sorted(inspection.files) == sorted(path.relative_to(folder).as_posix() for path in written)
+            assert [fact for fact in inspection.facts if not fact.holds] == []
+
+    def test_every_scheme_has_both_bounds(self, runs: list[Run]) -> None:
+        schemes = {row.scheme for run in runs for row in run.plan.tensors if row.action != "drop"}
+        assert schemes <= self.method.error_bounds.keys() & self.method.block_bounds.keys()
 
     def test_the_error_of_each_tensor_is_within_its_scheme_s_bound(self, runs: list[Run], tmp_path: Path) -> None:
         for rung, run in enumerate(runs):

@@ -1,28 +1,28 @@
-"""The independent check of a written artifact.
+"""The independent check of a written artifact. docs/verification.md says what each check catches.
 
-It reopens the files with the method's `read` alone, which shares no code with the encoder, and compares what comes
-out with the source and the plan. Memory is bounded by one tensor as `read` gives it.
+It reopens the files with the method's `read` and `inspect` alone, which share no code with the encoder and the
+writer, and compares what comes out with the source and the plan. Memory is bounded by one tensor as `read` gives it.
 """
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quantmill.checkpoints.folder import Checkpoint
 from quantmill.contract.errors import Canceled, ResourceExhausted, VerificationFailed
 from quantmill.contract.method import Method
-from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, TensorPlan
-from quantmill.domain.artifacts import Metric
+from quantmill.contract.reading import BlockBound, Fact, Inspection, ReadTensor
+from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
+from quantmill.domain.artifacts import DESCRIPTION_FILE, Metric
+from quantmill.verification.compare import TensorError, compare, distinct_values
+from quantmill.verification.hygiene import files_below, irregular, local_paths, unexpected, unfit
 
-CHUNK = 1 << 16  # values compared at a time; float64 copies of this many stay in the processor's cache
 SHOWN = 20  # tensors that a failed check names; the rest are counted
 
 # What an artifact's files may hold beside its tensors' bytes.
@@ -44,13 +44,19 @@ class Check:
 
 @dataclass(frozen=True)
 class TensorResult:
-    """How far a tensor as read back is from its source: rms(read - source) / rms(source), max |read - source|."""
+    """How far a tensor as read back is from its source.
+
+    relative_rmse  rms(read - source) / rms(source)
+    max_abs_error  max |read - source|
+    worst_block    the error of the block that is furthest off, as a share of what its scheme allows there
+    """
 
     name: str
     scheme: str
     values: int
     relative_rmse: float
     max_abs_error: float
+    worst_block: float
 
 
 @dataclass(frozen=True)
@@ -97,28 +103,42 @@ def verify(
     checkpoint: Checkpoint,
     plan: Plan,
     method: Method,
+    params: Any,
     folder: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> Verification:
-    """Check the files that `method` wrote to `folder` against `plan` and the source.
+    """Check the files that `method` wrote to `folder` for `params` against `plan` and the source.
 
-    Every source tensor is stored exactly once or dropped for a stated reason, and nothing else is stored; shapes
-    are the source's; all values are finite; each tensor's relative RMSE is within the method's bound for its
-    scheme; the files have the planned size. `progress(done, total)` counts tensors.
+    The folder holds the artifact's plain files and no others; every source tensor is stored exactly once, as
+    planned, or dropped for a stated reason, and nothing else is stored; all values are finite; each tensor and each
+    block of it is within the method's bounds for its scheme; what the method's `inspect` states holds; the files
+    have the planned size. `progress(done, total)` counts tensors.
 
-    Raises VerificationFailed with every failed check in `failed`.
+    Raises VerificationFailed with every failed check in `failed`. A folder that holds a link or a device is refused
+    before anything in it is opened.
     """
-    findings = _Findings()
+    files = files_below(folder)
+    plain = _check("plain_files", "the folder holds plain files only", irregular(files))
+    _refuse_failed((plain,))
     expected = [tensor for tensor in plan.tensors if tensor.action != "drop"]
-    for name, values in _read(method, folder, findings):
-        _examine(name, values, checkpoint, plan, findings)
-        del values  # else it would stay while the next one is made
+    findings = _Findings()
+    for tensor in _read(method, folder, findings):
+        _examine(tensor, checkpoint, plan, method, findings)
+        del tensor  # else it would stay while the next one is made
         if progress is not None:
             progress(len(findings.seen), len(expected))
-    nbytes = _size_of(folder)
+    inspection = _inspect(method, folder, plan, checkpoint.index, params, findings)
+    nbytes = sum(status.st_size for status in files.values())
+    written = [name for name in files if name != DESCRIPTION_FILE]
+    places = local_paths(folder, written, (checkpoint.folder, folder))
     checks = (
+        plain,
+        _check("portable_files", "names and modes work on any machine", unfit(files)),
+        _check("files", "exactly the artifact's files are there", unexpected(written, inspection.files or written)),
+        _check("no_local_paths", "no file names a folder of this machine", places),
         *_plan_checks(plan, checkpoint.index),
-        *_tensor_checks(expected, method, findings),
+        *_tensor_checks(expected, findings),
+        *_fact_checks(inspection.facts),
         _size_check(nbytes, plan, checkpoint),
     )
     _refuse_failed(checks)
@@ -140,13 +160,18 @@ class _Findings:
     unreadable: dict[str, str] = field(default_factory=dict)
     twice: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
+    other_scheme: dict[str, str] = field(default_factory=dict)
+    other_size: dict[str, str] = field(default_factory=dict)
     misshapen: dict[str, str] = field(default_factory=dict)
     not_finite: dict[str, str] = field(default_factory=dict)
+    copied: dict[str, str] = field(default_factory=dict)
+    too_far: dict[str, str] = field(default_factory=dict)
+    bad_block: dict[str, str] = field(default_factory=dict)
     squared_error: float = 0.0
     squared_source: float = 0.0
 
 
-def _read(method: Method, folder: Path, findings: _Findings) -> Iterator[tuple[str, FloatArray]]:
+def _read(method: Method, folder: Path, findings: _Findings) -> Iterator[ReadTensor]:
     """What `read` gives, until it fails: whatever it raises says that the files are not right."""
     try:
         yield from method.read.load()(folder)
@@ -156,7 +181,24 @@ def _read(method: Method, folder: Path, findings: _Findings) -> Iterator[tuple[s
         findings.unreadable["files"] = f"{type(error).__name__}: {error}"[:500]
 
 
-def _examine(name: str, values: FloatArray, checkpoint: Checkpoint, plan: Plan, findings: _Findings) -> None:
+def _inspect(
+    method: Method, folder: Path, plan: Plan, index: ModelIndex, params: Any, findings: _Findings
+) -> Inspection:
+    """What `inspect` states; as with `_read`, whatever it raises says that the files are not right."""
+    if method.inspect is None:
+        return Inspection((), ())
+    try:
+        inspection = method.inspect.load()(folder, plan, index, params)
+        return Inspection(inspection.files, tuple(inspection.facts))
+    except (Canceled, ResourceExhausted, MemoryError):
+        raise
+    except Exception as error:
+        findings.unreadable.setdefault("files", f"{type(error).__name__}: {error}"[:500])
+        return Inspection((), ())
+
+
+def _examine(tensor: ReadTensor, checkpoint: Checkpoint, plan: Plan, method: Method, findings: _Findings) -> None:
+    name = tensor.name
     planned = plan.by_name.get(name)
     if planned is None or planned.action == "drop" or name not in checkpoint.index.tensors:
         findings.unknown[name] = "not planned" if planned is None else "planned to be left out"
@@ -165,52 +207,57 @@ def _examine(name: str, values: FloatArray, checkpoint: Checkpoint, plan: Plan, 
         findings.twice[name] = "stored more than once"
         return
     findings.seen.add(name)
+    if tensor.scheme != planned.scheme:
+        findings.other_scheme[name] = f"stored as {tensor.scheme}, planned as {planned.scheme}"
+    if tensor.nbytes != planned.nbytes:
+        findings.other_size[name] = f"takes {tensor.nbytes} bytes, {planned.nbytes} were planned"
+    values = tensor.values
     if values.dtype != np.float32 or values.shape != planned.shape:
         findings.misshapen[name] = f"{values.dtype} {list(values.shape)} instead of float32 {list(planned.shape)}"
         return
-    error = _compare(values, checkpoint.tensor(name).values)
+    source = checkpoint.tensor(name).values
+    error = compare(values, source, method.block_bounds.get(planned.scheme, ANYTHING))
     if error.not_finite:
         findings.not_finite[name] = f"{error.not_finite} of {values.size} values are NaN or infinite"
         return
+    _judge(planned, error, method, findings)
+    if planned.action == "quantize" and error.max_abs_error == 0.0 and _is_a_copy(planned, distinct_values(source)):
+        findings.copied[name] = f"all values are the source's, which {planned.scheme} cannot hold"
+
+
+# Stands in for the bound of a scheme that the method gives none for, which is a fault of its own
+ANYTHING = BlockBound(values=32, relative=0.0, absolute=math.inf)
+
+
+def _judge(planned: TensorPlan, error: TensorError, method: Method, findings: _Findings) -> None:
+    """Note the tensor's error, and whether it is within the bounds of the scheme that was planned."""
+    name, scheme = planned.name, planned.scheme
+    relative_rmse = _ratio(error.squared_error, error.squared_source)
     findings.results[name] = TensorResult(
-        name, planned.scheme, planned.values, _ratio(error.squared_error, error.squared_source), error.max_abs_error
+        name, scheme, planned.values, relative_rmse, error.max_abs_error, error.worst.share
     )
     findings.squared_error += error.squared_error
     findings.squared_source += error.squared_source
+    bound = method.error_bounds.get(scheme)
+    if bound is None or scheme not in method.block_bounds:
+        findings.too_far[name] = f"the method states no bound for {scheme}"
+    elif not relative_rmse <= bound:  # so that NaN fails
+        findings.too_far[name] = f"relative RMSE {relative_rmse:.6g}, at most {bound:g} for {scheme}"
+    if error.worst.share > 1.0:
+        row, column = divmod(error.worst.start, planned.shape[-1] if planned.shape else 1)
+        findings.bad_block[name] = (
+            f"row {row}, values {column} to {column + error.worst.values - 1}: "
+            f"rms error {error.worst.rms_error:.3g}, at most {error.worst.allowed:.3g} for {scheme}"
+        )
 
 
-@dataclass
-class _Error:
-    """Sums over the values of one tensor, in float64."""
+def _is_a_copy(planned: TensorPlan, distinct: int) -> bool:
+    """Whether values that are exactly the source's are more than the scheme's codes can tell apart.
 
-    not_finite: int = 0
-    squared_error: float = 0.0
-    squared_source: float = 0.0
-    max_abs_error: float = 0.0
-
-
-def _compare(values: FloatArray, source: NDArray[Any]) -> _Error:
-    """The error of `values` (float32) against `source` (any dtype, the same shape)."""
-    flat_values, flat_source = values.reshape(-1), source.reshape(-1)
-    error = _Error()
-    for start in range(0, flat_values.size, CHUNK):
-        chunk = flat_values[start : start + CHUNK]
-        wanted = flat_source[start : start + CHUNK].astype(np.float32)
-        with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity show in `largest`
-            difference = chunk - wanted
-        largest = float(np.maximum(difference.max(), -difference.min()))
-        if not math.isfinite(largest):
-            error.not_finite += chunk.size - int(np.count_nonzero(np.isfinite(chunk)))
-        error.max_abs_error = max(error.max_abs_error, largest)
-        error.squared_error += _sum_of_squares(difference)
-        error.squared_source += _sum_of_squares(wanted)
-    return error
-
-
-def _sum_of_squares(values: FloatArray) -> float:
-    """In float64 and in one order; BLAS would choose the order, and wait for its threads, by the machine."""
-    wide = values.astype(np.float64)
-    return float(np.einsum("i,i->", wide, wide))
+    A source in float32 may have been decoded from the same scheme before, and then comes back as it was.
+    """
+    codes = 2 ** math.floor(8 * planned.nbytes / max(1, planned.values))
+    return planned.source_dtype != "F32" and distinct > codes
 
 
 def _ratio(squared_error: float, squared_source: float) -> float:
@@ -235,25 +282,36 @@ def _plan_checks(plan: Plan, index: ModelIndex) -> Iterator[Check]:
     yield _check("drops_explained", "each tensor that is left out has a reason", silent)
 
 
-def _tensor_checks(expected: list[TensorPlan], method: Method, findings: _Findings) -> Iterator[Check]:
+def _tensor_checks(expected: list[TensorPlan], findings: _Findings) -> Iterator[Check]:
     missing = {tensor.name: "not stored" for tensor in expected if tensor.name not in findings.seen}
     yield _check("readable", "the files can be read to their end", findings.unreadable)
     yield _check("tensors_present", "each planned tensor is stored", missing)
     yield _check("tensors_unique", "no tensor is stored twice", findings.twice)
     yield _check("nothing_else", "no other tensor is stored", findings.unknown)
+    yield _check("schemes", "each tensor is stored in its planned scheme", findings.other_scheme)
+    yield _check("stored_bytes", "each tensor takes its planned bytes", findings.other_size)
     yield _check("shapes", "shapes are the source's", findings.misshapen)
     yield _check("finite", "no value is NaN or infinite", findings.not_finite)
-    too_far = dict(_beyond_bounds(findings.results, method.error_bounds))
-    yield _check("error_bounds", "each tensor's relative RMSE is within its scheme's bound", too_far)
+    yield _check("quantized", "no quantized tensor is a copy of its source", findings.copied)
+    yield _check("error_bounds", "each tensor's relative RMSE is within its scheme's bound", findings.too_far)
+    yield _check("block_bounds", "each block's error is within its scheme's bound", findings.bad_block)
 
 
-def _beyond_bounds(results: Mapping[str, TensorResult], bounds: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-    for name, result in results.items():
-        bound = bounds.get(result.scheme)
-        if bound is None:
-            yield name, f"the method states no bound for {result.scheme}"
-        elif not result.relative_rmse <= bound:  # so that NaN fails
-            yield name, f"relative RMSE {result.relative_rmse:.6g}, at most {bound:g} for {result.scheme}"
+def _fact_checks(facts: Iterable[Fact]) -> Iterator[Check]:
+    """One check for each group of facts, in the order in which the method states them."""
+    groups: dict[str, list[Fact]] = {}
+    for fact in facts:
+        groups.setdefault(fact.check, []).append(fact)
+    for name, group in groups.items():
+        faults = {
+            fact.name: f"{_shown(fact.found)} instead of {_shown(fact.expected)}" for fact in group if not fact.holds
+        }
+        yield _check(name, f"{len(group)} facts are what the source and the plan say", faults)
+
+
+def _shown(value: object) -> str:
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _size_check(nbytes: int, plan: Plan, checkpoint: Checkpoint) -> Check:
@@ -263,12 +321,6 @@ def _size_check(nbytes: int, plan: Plan, checkpoint: Checkpoint) -> Check:
     least, most = plan.nbytes, plan.nbytes + allowance
     detail = "" if least <= nbytes <= most else f"{nbytes} bytes were written, planned were {least} to {most}"
     return Check("size", not detail, nbytes, {"least": least, "most": most}, detail)
-
-
-def _size_of(folder: Path) -> int:
-    return sum(
-        os.lstat(Path(inner) / name).st_size for inner, _, names in os.walk(folder, followlinks=False) for name in names
-    )
 
 
 def _check(name: str, expected: str, faults: Mapping[str, str]) -> Check:

@@ -57,7 +57,9 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
         export(task, method, params, checkpoint, plan, units)
 
         check_canceled(canceled)
-        verification = verify(checkpoint, plan, method, task.export_folder, progress=reporter(send, Phase.VERIFY))
+        verification = verify(
+            checkpoint, plan, method, params, task.export_folder, progress=reporter(send, Phase.VERIFY)
+        )
 
         check_canceled(canceled)
         metrics = [*size_metrics(plan), *verification.metrics(), *evaluate(task, method, checkpoint, send)]
@@ -166,7 +168,7 @@ def evaluate(task: Start, method: Method, checkpoint: Checkpoint, send: Send) ->
     text = read_text(task)
     subjects: dict[str, Callable[[], Iterator[tuple[str, FloatArray]]]] = {
         "source": lambda: source_weights(checkpoint),
-        "artifact": lambda: method.read.load()(task.export_folder),
+        "artifact": lambda: method.weights(task.export_folder),
     }
     metrics = []
     for subject, weights in subjects.items():

@@ -8,8 +8,9 @@ import pytest
 
 import quantmill_kernels
 from quantmill.checkpoints import Checkpoint
+from quantmill.verification.compare import compare
 from quantmill_gguf.decode import DECODERS
-from quantmill_gguf.plugin import ERROR_BOUNDS
+from quantmill_gguf.plugin import BLOCK_BOUNDS, ERROR_BOUNDS
 from quantmill_gguf.types import TYPES
 
 SHAPE = (64, 2048)
@@ -34,10 +35,34 @@ def distributions() -> dict[str, np.ndarray]:
     }
 
 
-def relative_error(scheme: str, values: np.ndarray) -> float:
+def unequal_blocks() -> dict[str, np.ndarray]:
+    """What no whole tensor looks like, but a block may: scales far apart, few levels, magnitudes near zero."""
+    rng = np.random.default_rng(1)
+    normal = rng.standard_normal(SHAPE)
+    one_for_each = np.repeat(rng.standard_normal((SHAPE[0], SHAPE[1] // 32)), 32, axis=1)
+    return {
+        "log-normal scales": normal * np.exp(2 * one_for_each),
+        "shifted blocks": normal + 5 * one_for_each,
+        "one block a thousandfold": normal * np.where(np.arange(SHAPE[1]) // 32 % 8 == 3, 1000, 1),
+        "half constant": np.where(rng.random(SHAPE) < 0.5, 0.5, normal),
+        "nine of ten zero": normal * (rng.random(SHAPE) < 0.1),
+        "signs": rng.choice([-1.0, 1.0], SHAPE),
+        "ternary": rng.choice([-1.0, 0.0, 1.0], SHAPE),
+        "constant": np.ones(SHAPE),
+        "1e-5": normal * 1e-5,
+        "1e-7": normal * 1e-7,
+    }
+
+
+def decoded(scheme: str, values: np.ndarray) -> np.ndarray:
+    """The values as the scheme keeps them."""
     packed = quantmill_kernels.encode(scheme, values, threads=2).reshape(-1, TYPES[scheme].block_bytes)
+    return DECODERS[scheme](packed).reshape(values.shape)
+
+
+def relative_error(scheme: str, values: np.ndarray) -> float:
     source = values.astype(np.float64)
-    return float(np.sqrt(np.mean((DECODERS[scheme](packed).reshape(values.shape) - source) ** 2) / np.mean(source**2)))
+    return float(np.sqrt(np.mean((decoded(scheme, values) - source) ** 2) / np.mean(source**2)))
 
 
 @pytest.mark.parametrize("scheme", ERROR_BOUNDS)
@@ -52,3 +77,35 @@ def test_trained_weights_stay_within_the_bound(scheme: str, millstone: Checkpoin
     values = millstone.tensor("model.layers.1.mlp.down_proj.weight").values
     assert values.dtype == ml_dtypes.bfloat16
     assert relative_error(scheme, values) <= ERROR_BOUNDS[scheme]
+
+
+@pytest.mark.parametrize("scheme", BLOCK_BOUNDS)
+def test_no_block_exceeds_its_bound_and_one_comes_near(scheme: str) -> None:
+    shares = {
+        name: compare(decoded(scheme, values), values, BLOCK_BOUNDS[scheme]).worst.share
+        for name, each in (distributions() | unequal_blocks()).items()
+        for values in [each.astype(np.float32)]
+    }
+
+    assert max(shares.values()) <= 0.95, shares
+    assert max(shares.values()) >= 0.5 or scheme == "F32", shares
+
+
+# By how much a single block's scale may be off before it is found, for weights as models have them.
+# docs/verification.md states these numbers.
+FOUND = {"F16": 0.003, "Q8_0": 0.02, "Q6_K": 0.06, "Q5_K": 0.18, "Q4_K": 0.25, "Q4_0": 0.6}
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("scheme", FOUND)
+def test_any_block_with_a_wrong_scale_is_found(scheme: str, sign: int, millstone: Checkpoint) -> None:
+    values = millstone.tensor("model.layers.1.mlp.down_proj.weight").values[:16].astype(np.float32)
+    bound, kept = BLOCK_BOUNDS[scheme], decoded(scheme, values)
+    size = max(bound.group, bound.values)
+
+    for start in range(0, values.size, size):
+        wrong = kept.copy().reshape(-1)
+        wrong[start : start + size] *= 1 + sign * FOUND[scheme]
+        error = compare(wrong.reshape(values.shape), values, bound)
+        assert error.worst.share > 1, start
+        assert start <= error.worst.start < start + size

@@ -103,7 +103,7 @@ def test_llama_3_s_rope_scaling_becomes_a_tensor(export: Export, tmp_path: Path)
     (folder / "config.json").write_text(json.dumps(config))
     with open_checkpoint(folder) as checkpoint:
         path = export(checkpoint)
-        read = dict(GGUF.read.load()(path.parent))
+        read = dict(GGUF.weights(path.parent))
         assert set(read) == set(checkpoint.index.tensors)
     first = gguf.GGUFReader(path).tensors[0]
     assert (first.name, first.data.shape) == ("rope_freqs.weight", (32,))

@@ -56,10 +56,32 @@ def test_the_smallest_file_of_the_specification_is_read(tmp_path: Path) -> None:
 def test_rows_come_back_in_the_source_s_order(millstone: Checkpoint, tmp_path: Path) -> None:
     run = Run(GGUF, GGUF.params(type="F16"), millstone)
     run.write(run.quantize(), tmp_path / "artifact")
-    for name, values in read(tmp_path / "artifact"):
-        source = millstone.tensor(name).values
-        assert values.dtype == np.float32
-        assert np.array_equal(values, source.astype(np.float16).astype(np.float32)), name
+    for tensor in read(tmp_path / "artifact"):
+        expected = millstone.tensor(tensor.name).values.astype(np.float16).astype(np.float32)
+        assert tensor.values.dtype == np.float32
+        assert np.array_equal(tensor.values, expected), tensor.name
+
+
+def test_a_tensor_comes_with_the_scheme_and_the_bytes_that_the_file_states(
+    millstone: Checkpoint, tmp_path: Path
+) -> None:
+    run = Run(GGUF, GGUF.params(type="Q4_K_M"), millstone)
+    run.write(run.quantize(), tmp_path / "artifact")
+
+    stored = {tensor.name: (tensor.scheme, tensor.nbytes) for tensor in read(tmp_path / "artifact")}
+
+    assert stored["model.layers.1.mlp.up_proj.weight"] == ("Q4_K", 768 * 144)
+    assert stored["model.layers.2.mlp.down_proj.weight"] == ("Q6_K", 256 * 3 * 210)
+    assert stored["model.norm.weight"] == ("F32", 1024)
+
+
+def test_an_array_of_the_metadata_is_read_when_asked_for(tmp_path: Path) -> None:
+    texts = string("a") + struct.pack("<IIQ", 9, 8, 2) + string("x") + string("yz")
+    numbers = string("b") + struct.pack("<IIQ3i", 9, 5, 3, 1, -2, 3)
+    with opened(tmp_path / "a.gguf", file([texts, numbers], [tensor()])) as gguf:
+        assert gguf.array_keys == {"a", "b"}
+        assert gguf.array("a") == ["x", "yz"]
+        assert gguf.array("b") == [1, -2, 3]
 
 
 ARRAY_OF_A_BILLION = string("a") + struct.pack("<IIQ", 9, 4, 10**9)
@@ -123,8 +145,8 @@ def test_a_header_with_any_byte_changed_is_read_or_refused(artifact: bytes, tmp_
         damaged[rng.randrange(header)] = rng.randrange(256)
         (tmp_path / "a.gguf").write_bytes(damaged)
         try:
-            for _name, values in read(tmp_path):
-                assert values.nbytes < 2**22
+            for tensor in read(tmp_path):
+                assert tensor.values.nbytes < 2**22
         except VerificationFailed:
             continue
 

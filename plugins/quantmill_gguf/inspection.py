@@ -1,0 +1,240 @@
+"""What llama.cpp will find in a GGUF file beside tensors, and what the source says it must be.
+
+Verification's own reading of config.json and the tokenizer: it shares nothing with planning, the writer and the
+tables that they use, so that an error in one of them shows as a difference. Whatever the plan accepted is well formed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from quantmill.contract.reading import Fact, Inspection
+from quantmill.contract.tensors import ModelIndex, Plan
+from quantmill_gguf.params import GgufParams
+from quantmill_gguf.reader import GgufFile, Scalar, only_file
+
+EMBEDDING = "model.embed_tokens.weight"
+FACTORS = "rope_freqs.weight"
+PADDING = 32  # bytes; where general.alignment is not given
+
+# llama.h, enum llama_ftype
+FILE_TYPES = {"F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18}
+
+
+def inspect(folder: Path, plan: Plan, index: ModelIndex, params: GgufParams) -> Inspection:
+    """The one file, and every key, gap and generated tensor in it.
+
+    Raises VerificationFailed for a file that cannot be read.
+    """
+    with GgufFile(only_file(folder)) as file:
+        facts = [*_layout(file), *_metadata(file, index, params), *_tokenizer(file, index), *_factors(file, index)]
+    return Inspection((f"model-{params.type}.gguf",), facts)
+
+
+# Layout
+
+
+def _layout(file: GgufFile) -> Iterator[Fact]:
+    """Each tensor begins where the one before it ends, rounded up; nothing follows the last one."""
+    end = file.data
+    for tensor in file.tensors.values():
+        yield Fact("layout", f"{tensor.name}: first byte", tensor.start, end)
+        end = -(-(tensor.start + tensor.nbytes) // PADDING) * PADDING
+    yield Fact("layout", "bytes of the file", file.size, end)
+
+
+# Settings
+
+
+def _metadata(file: GgufFile, index: ModelIndex, params: GgufParams) -> Iterator[Fact]:
+    wanted = _general(params) | _model(index.config, index.tensors[EMBEDDING].shape[0])
+    for key, value in wanted.items():
+        yield Fact("metadata", key, file.metadata.get(key), value)
+    for key in sorted((file.metadata.keys() | file.array_keys) - wanted.keys()):
+        if not key.startswith("tokenizer."):
+            yield Fact("metadata", key, str(file.metadata.get(key, "an array")), None)
+
+
+def _general(params: GgufParams) -> dict[str, Scalar]:
+    return {
+        "general.architecture": "llama",
+        "general.type": "model",
+        "general.file_type": FILE_TYPES[params.type],
+        "general.quantization_version": 2,
+    }
+
+
+def _model(config: Mapping[str, Any], rows: int) -> dict[str, Scalar]:
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    keys: dict[str, Scalar] = {
+        "vocab_size": rows,
+        "context_length": config["max_position_embeddings"],
+        "embedding_length": config["hidden_size"],
+        "block_count": config["num_hidden_layers"],
+        "feed_forward_length": config["intermediate_size"],
+        "attention.head_count": heads,
+        "attention.head_count_kv": config.get("num_key_value_heads") or heads,
+        "attention.key_length": head_dim,
+        "attention.value_length": head_dim,
+        "attention.layer_norm_rms_epsilon": _single(config.get("rms_norm_eps", 1e-6)),
+        "rope.dimension_count": head_dim,
+        "rope.freq_base": _single(_rope_base(config, rope)),
+    }
+    if rope.get("rope_type", rope.get("type")) == "linear":
+        keys |= {"rope.scaling.type": "linear", "rope.scaling.factor": _single(rope["factor"])}
+    return {f"llama.{key}": value for key, value in keys.items()}
+
+
+def _rope_base(config: Mapping[str, Any], rope: Mapping[str, Any]) -> float:
+    return float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
+
+
+def _single(value: float) -> float:
+    """As float32 holds it, which is what the file has."""
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
+# Llama 3's rope
+
+
+def _factors(file: GgufFile, index: ModelIndex) -> Iterator[Fact]:
+    """The stored divisors of the rope frequencies are those by which transformers' Llama 3 slows them."""
+    config = index.config
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type")) != "llama3":
+        stored = FACTORS if FACTORS in file.tensors else None
+        yield Fact("rope_factors", "a tensor of rope factors", stored, None)
+        return
+    wanted = list(_llama3_divisors(config, rope))
+    found: list[float] = []
+    if FACTORS in file.tensors:
+        found = file.values(file.tensors[FACTORS]).reshape(-1).tolist()
+    yield Fact("rope_factors", "count", len(found), len(wanted))
+    for n, (have, want) in enumerate(zip(found, wanted, strict=False)):
+        close = math.isclose(have, want, rel_tol=1e-5)
+        yield Fact("rope_factors", f"{FACTORS}[{n}]", want if close else have, want)
+
+
+def _llama3_divisors(config: Mapping[str, Any], rope: Mapping[str, Any]) -> Iterator[float]:
+    """Plain frequency over scaled frequency, after transformers' `_compute_llama3_parameters`."""
+    heads = config["num_attention_heads"]
+    size = config.get("head_dim") or config["hidden_size"] // heads
+    base, factor = _rope_base(config, rope), float(rope["factor"])
+    low, high = float(rope.get("low_freq_factor", 1.0)), float(rope.get("high_freq_factor", 4.0))
+    context = float(rope.get("original_max_position_embeddings", 8192))
+    for pair in range(size // 2):
+        plain = base ** (-2 * pair / size)
+        wavelength = 2 * math.pi / plain
+        if wavelength < context / high:
+            scaled = plain
+        elif wavelength > context / low:
+            scaled = plain / factor
+        else:
+            smooth = (context / wavelength - low) / (high - low)
+            scaled = (1 - smooth) * plain / factor + smooth * plain
+        yield plain / scaled
+
+
+# Tokenizer
+
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.h, enum llama_token_type
+
+
+def _tokenizer(file: GgufFile, index: ModelIndex) -> Iterator[Fact]:
+    data = json.loads(index.files["tokenizer.json"].read_bytes())
+    settings = {}
+    if "tokenizer_config.json" in index.files:
+        settings = json.loads(index.files["tokenizer_config.json"].read_bytes())
+    tokens, types = _vocabulary(data, index.tensors[EMBEDDING].shape[0])
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in data["model"]["merges"]]
+    wanted = {"model": "gpt2", "pre": _pre(data), **_special_ids(index.config, settings, tokens)}
+    wanted |= dict(zip(("add_bos_token", "add_eos_token"), _added(data, settings), strict=True))
+    for key, value in wanted.items():
+        yield Fact("tokenizer", key, file.metadata.get(f"tokenizer.ggml.{key}"), value)
+    lists: dict[str, Sequence[Scalar]] = {"tokens": tokens, "token_type": types, "merges": merges}
+    for key, values in lists.items():
+        yield from _list_facts(file, key, values)
+    template = file.metadata.get("tokenizer.chat_template")
+    yield Fact("chat_template", "tokenizer.chat_template", template, _template(index, settings))
+    known = {"tokenizer.chat_template", *(f"tokenizer.ggml.{key}" for key in (*wanted, *lists))}
+    for key in sorted((file.metadata.keys() | file.array_keys) - known):
+        if key.startswith("tokenizer."):
+            yield Fact("tokenizer", key, str(file.metadata.get(key, "an array")), None)
+
+
+def _list_facts(file: GgufFile, key: str, wanted: Sequence[Scalar]) -> Iterator[Fact]:
+    """How many there are, and the first that differs."""
+    full = f"tokenizer.ggml.{key}"
+    found = file.array(full) if full in file.array_keys else []
+    yield Fact("tokenizer", f"number of {key}", len(found), len(wanted))
+    for n, (have, want) in enumerate(zip(found, wanted, strict=False)):
+        if have != want:
+            yield Fact("tokenizer", f"{key}[{n}]", have, want)
+            break
+
+
+def _vocabulary(data: Mapping[str, Any], rows: int) -> tuple[list[str], list[int]]:
+    """Token texts and types by id; rows of the embedding that no token has are filled."""
+    tokens = [f"[PAD{id_}]" for id_ in range(rows)]
+    types = [UNUSED] * rows
+    for text, id_ in data["model"]["vocab"].items():
+        tokens[id_], types[id_] = text, NORMAL
+    for added in data.get("added_tokens") or []:
+        tokens[added["id"]] = added["content"]
+        types[added["id"]] = CONTROL if added.get("special") else USER_DEFINED
+    return tokens, types
+
+
+def _pre(data: Mapping[str, Any]) -> str:
+    """llama.cpp's name for the rules by which text is cut, told by what only these rules have.
+
+    The pattern of Llama 3 takes digits by threes, that of Qwen 2 one by one, SmolLM has a step for digits, and
+    GPT-2's pattern is ByteLevel's own.
+    """
+    rules = json.dumps(data.get("pre_tokenizer"))
+    if r"\\p{N}{1,3}" in rules:
+        return "llama-bpe"
+    if '"Digits"' in rules:
+        return "smollm"
+    return "qwen2" if r"\\p{N}|" in rules else "gpt-2"
+
+
+def _special_ids(config: Mapping[str, Any], settings: Mapping[str, Any], tokens: list[str]) -> dict[str, Scalar]:
+    """Named in tokenizer_config.json, else numbered in config.json; a missing begin is the end."""
+    id_of = {text: id_ for id_, text in enumerate(tokens)}
+    found = {}
+    for short, output in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
+        named = settings.get(f"{short}_token")
+        text = named["content"] if isinstance(named, dict) else named
+        id_ = id_of.get(text) if isinstance(text, str) else config.get(f"{short}_token_id")
+        if isinstance(id_, list):
+            id_ = next(iter(id_), None)
+        if id_ is not None:
+            found[f"{output}_token_id"] = id_
+    return {"bos_token_id": found["eos_token_id"], **found}
+
+
+def _added(data: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Whether a token comes before, and one after, each text."""
+    post = data.get("post_processor") or {}
+    steps = post.get("processors", [post])
+    for step in steps:
+        if step.get("type") == "TemplateProcessing":
+            return "SpecialToken" in step["single"][0], "SpecialToken" in step["single"][-1]
+    return bool(settings.get("add_bos_token")), bool(settings.get("add_eos_token"))
+
+
+def _template(index: ModelIndex, settings: Mapping[str, Any]) -> str | None:
+    if "chat_template.jinja" in index.files:
+        return index.files["chat_template.jinja"].read_text("utf-8") or None
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+    return template or None

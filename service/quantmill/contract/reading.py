@@ -1,0 +1,76 @@
+"""What a method says about an artifact that lies in a folder: its tensors, its facts, and how far off it may be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from quantmill.contract.tensors import FloatArray
+
+
+@dataclass(frozen=True)
+class ReadTensor:
+    """One tensor as the artifact stores it.
+
+    name     the source's
+    scheme   how it is stored, as its own label in the file says; the plan's name for it
+    nbytes   what it takes in the file, without the container's overhead
+    values   float32, in the source's shape and row order
+    """
+
+    name: str
+    scheme: str
+    nbytes: int
+    values: FloatArray
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that the consumer will find in the artifact, beside what the source or the plan says it must be.
+
+    `check` groups facts under one line of the report. Both values are None (absent), or of one plain type: a fact
+    holds where type and value are the same.
+    """
+
+    check: str
+    name: str
+    found: str | int | float | bool | None
+    expected: str | int | float | bool | None
+
+    @property
+    def holds(self) -> bool:
+        return type(self.found) is type(self.expected) and self.found == self.expected
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """`files` are the paths, below the folder, of all files that the artifact consists of."""
+
+    files: tuple[str, ...]
+    facts: Iterable[Fact]
+
+
+@dataclass(frozen=True)
+class BlockBound:
+    """How far a single block may be from its source, so that one with a wrong scale shows in a tensor of millions.
+
+    A block is `values` neighbours of a row, a group the `group` values around it (0: the block itself). With
+    peak = the largest |source|,
+
+        rms(read - source) <= relative * peak of the block + group_relative * peak of the group + absolute
+
+    `relative` is near half a step of the format over the largest value that it stores; `group_relative` is for
+    formats whose blocks share a scale of their scales; `absolute` is where scales underflow. A row that does not
+    divide into blocks is one block.
+    """
+
+    values: int
+    relative: float
+    group: int = 0
+    group_relative: float = 0.0
+    absolute: float = 0.0
+
+    def lengths(self, cols: int) -> tuple[int, int]:
+        """The block and the group for rows of `cols` values; both divide `cols`, and the block the group."""
+        block = self.values if cols % self.values == 0 else cols
+        return block, self.group if self.group and cols % self.group == 0 else block

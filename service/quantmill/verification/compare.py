@@ -1,0 +1,113 @@
+"""One tensor against its source: sums over all values, and the block that is furthest off."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantmill.contract.reading import BlockBound
+from quantmill.contract.tensors import FloatArray
+
+CHUNK = 1 << 16  # values compared at a time; the copies of this many stay in the processor's cache
+TRANSPOSED = 256  # blocks up to this long are reduced across, which numpy does faster than along
+
+Sums = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block's first value (counted over the whole tensor), its rms error and what is allowed there."""
+
+    start: int
+    values: int
+    rms_error: float
+    allowed: float
+
+    @property
+    def share(self) -> float:
+        """How much of what is allowed is used up; NaN where the error is one."""
+        if self.rms_error == 0.0:
+            return 0.0
+        return self.rms_error / self.allowed if self.allowed else math.inf
+
+
+@dataclass
+class TensorError:
+    """Sums over the values of one tensor, and its worst block."""
+
+    worst: Block
+    not_finite: int = 0
+    squared_error: float = 0.0
+    squared_source: float = 0.0
+    max_abs_error: float = 0.0
+
+
+def compare(values: FloatArray, source: NDArray[Any], bound: BlockBound) -> TensorError:
+    """The error of `values` (float32) against `source` (any dtype, the same shape), block by block."""
+    block, group = bound.lengths(values.shape[-1] if values.ndim else 1)
+    flat_values, flat_source = values.reshape(-1), source.reshape(-1)
+    error = TensorError(worst=Block(0, block, 0.0, 0.0))
+    step = max(1, CHUNK // group) * group
+    for start in range(0, flat_values.size, step):
+        chunk = flat_values[start : start + step]
+        wanted = flat_source[start : start + step].astype(np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity show in `largest`
+            difference = chunk - wanted
+        largest = float(np.maximum(difference.max(), -difference.min()))
+        if not math.isfinite(largest):
+            error.max_abs_error = error.squared_error = error.squared_source = math.nan
+            error.not_finite += chunk.size - int(np.count_nonzero(np.isfinite(chunk)))
+            continue
+        error.max_abs_error = max(error.max_abs_error, largest)
+        peaks = _peaks(wanted, block)
+        squared_errors = _sums_of_squares(difference, block, largest)
+        error.squared_error += float(squared_errors.sum())
+        error.squared_source += float(_sums_of_squares(wanted, block, float(peaks.max())).sum())
+        found = _worst(squared_errors, peaks, bound, group // block, block, start)
+        if found.share > error.worst.share:
+            error.worst = found
+    return error
+
+
+def distinct_values(source: NDArray[Any]) -> int:
+    """How many different values a tensor's first CHUNK values hold."""
+    return len(np.unique(source.reshape(-1)[:CHUNK].astype(np.float32)))
+
+
+def _worst(squares: Sums, peaks: FloatArray, bound: BlockBound, per_group: int, block: int, start: int) -> Block:
+    """The block whose error is the largest share of what is allowed there."""
+    allowed = bound.relative * peaks.astype(np.float64).reshape(-1, per_group)
+    if bound.group_relative:
+        allowed += bound.group_relative * allowed.max(axis=1, keepdims=True) / bound.relative
+    allowed = allowed.reshape(-1) + bound.absolute
+    with np.errstate(divide="ignore"):
+        shares = np.divide(squares, allowed * allowed, out=np.zeros_like(squares), where=squares > 0)
+    at = int(shares.argmax())
+    return Block(start + at * block, block, math.sqrt(squares[at] / block), float(allowed[at]))
+
+
+def _sums_of_squares(values: FloatArray, block: int, largest: float) -> Sums:
+    """Of each block, in an order that BLAS and its threads have no part in.
+
+    A block is summed in float32, brought near 1 by a power of two so that squares neither overflow nor vanish.
+    """
+    exponent = min(max(math.frexp(largest)[1], -120), 120)
+    blocks = (values * np.float32(2.0**-exponent)).reshape(-1, block)
+    sums: Sums = np.einsum("ij,ij->i", blocks, blocks).astype(np.float64)
+    sums *= 4.0**exponent
+    return sums
+
+
+def _peaks(values: FloatArray, block: int) -> FloatArray:
+    """The largest magnitude of each block."""
+    blocks = values.reshape(-1, block)
+    peaks: FloatArray
+    if block > TRANSPOSED:
+        peaks = np.maximum(blocks.max(axis=1), -blocks.min(axis=1))
+    else:
+        peaks = np.abs(blocks.T, order="C").max(axis=0)
+    return peaks

@@ -1,0 +1,92 @@
+"""A tensor against its source, block by block."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from quantmill.contract.reading import BlockBound
+from quantmill.verification.compare import CHUNK, compare, distinct_values
+
+TENTH = BlockBound(values=4, relative=0.1)
+
+
+def off_at(at: int, by: float, size: int) -> np.ndarray:
+    values = np.ones(size, np.float32)
+    values[at] += np.float32(by)
+    return values
+
+
+def test_the_error_of_the_worst_block_is_its_rms_over_what_its_peak_allows() -> None:
+    source = np.array([[1, 1, 1, 1], [2, -8, 2, 2]], np.float32)
+    values = source + np.array([[0, 0, 0, 0.1], [0.4, 0, 0, 0]], np.float32)
+
+    worst = compare(values, source, TENTH).worst
+
+    assert (worst.start, worst.values) == (0, 4)
+    assert worst.rms_error == pytest.approx(0.05)
+    assert worst.allowed == pytest.approx(0.1)
+    assert worst.share == pytest.approx(0.5)  # the second has 0.2 of 0.8
+
+
+def test_a_block_in_a_group_with_larger_values_is_allowed_more() -> None:
+    bound = BlockBound(values=2, relative=0.1, group=4, group_relative=0.05, absolute=0.001)
+
+    worst = compare(np.array([[1, 1.5, 9, 9]], np.float32), np.array([[1, 1, 9, 9]], np.float32), bound).worst
+
+    assert worst.allowed == pytest.approx(0.1 * 1 + 0.05 * 9 + 0.001)
+
+
+def test_a_bound_of_zero_allows_no_error_and_no_more() -> None:
+    exact = BlockBound(values=4, relative=0.0)
+
+    assert compare(np.ones((1, 4), np.float32), np.ones((1, 4), np.float32), exact).worst.share == 0.0
+    assert compare(off_at(2, 1e-6, 4).reshape(1, 4), np.ones((1, 4), np.float32), exact).worst.share == math.inf
+
+
+@pytest.mark.parametrize(("cols", "block"), [(8, 4), (10, 10), (3, 3), (1, 1)])
+def test_a_row_that_does_not_divide_into_blocks_is_one_block(cols: int, block: int) -> None:
+    assert compare(np.ones((2, cols), np.float32), np.ones((2, cols), np.float32), TENTH).worst.values == block
+
+
+@pytest.mark.parametrize("at", [0, 5, CHUNK - 1, CHUNK, 3 * CHUNK - 1])
+def test_a_bad_block_is_found_wherever_it_stands(at: int) -> None:
+    size = 3 * CHUNK
+
+    error = compare(off_at(at, 1.0, size).reshape(3, CHUNK), np.ones((3, CHUNK), np.float32), TENTH)
+
+    assert error.worst.start == at // 4 * 4
+    assert error.worst.share == pytest.approx(5.0)
+    assert error.squared_error == 1.0
+    assert error.squared_source == size
+    assert error.max_abs_error == 1.0
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1.0, 1e6, 1e30])
+def test_sums_neither_overflow_nor_vanish(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    source = (rng.standard_normal((64, 64)) * scale).astype(np.float32)
+    values = (source * np.float32(1.01)).astype(np.float32)
+
+    error = compare(values, source, TENTH)
+
+    wide = source.astype(np.float64)
+    assert error.squared_source == pytest.approx(float((wide**2).sum()), rel=1e-6)
+    assert math.sqrt(error.squared_error / error.squared_source) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_values_that_are_not_finite_are_counted_and_nothing_of_them_is_summed() -> None:
+    values = np.ones((2, 4), np.float32)
+    values[1, 1:3] = np.nan, np.inf
+
+    error = compare(values, np.ones((2, 4), np.float32), TENTH)
+
+    assert error.not_finite == 2
+    assert math.isnan(error.squared_error)
+
+
+def test_distinct_values_are_counted_in_the_first_chunk() -> None:
+    assert distinct_values(np.arange(2 * CHUNK, dtype=np.float32) % 300) == 300
+    assert distinct_values(np.zeros((4, 4), np.float16)) == 1
