@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -135,8 +135,8 @@ def only_file(folder: Path) -> Path:
     return paths[0]
 
 
-def read(folder: Path) -> Iterator[ReadTensor]:
-    """Every tensor of the folder's GGUF file under its source name, in the source's shape and row order.
+def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTensor]:
+    """The tensors of the folder's GGUF file under their source names, in the source's shape and row order.
 
     Raises VerificationFailed for a damaged file or one whose tensors are not those of its architecture.
     """
@@ -145,9 +145,10 @@ def read(folder: Path) -> Iterator[ReadTensor]:
         for tensor in file.tensors.values():
             if tensor.name != ROPE_FREQS:
                 name, heads = source.of(tensor.name)
-                values = file.values(tensor)
-                yield ReadTensor(name, tensor.type.name, tensor.nbytes, _source_order(values, tensor, heads))
-                del values  # else it would stay while the next one is made
+                if names is None or name in names:
+                    values = file.values(tensor)
+                    yield ReadTensor(name, tensor.type.name, tensor.nbytes, _source_order(values, tensor, heads))
+                    del values  # else it would stay while the next one is made
 
 
 def _source_order(values: FloatArray, tensor: StoredTensor, heads: int) -> FloatArray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -34,7 +34,7 @@ class WriteFunction(Protocol):
 
 
 class ReadFunction(Protocol):
-    def __call__(self, folder: Path) -> Iterator[ReadTensor]: ...
+    def __call__(self, folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTensor]: ...
 
 
 class InspectFunction(Protocol):
@@ -71,8 +71,9 @@ class Method:
     quantize  session, params -> QuantizedTensors, unit by unit in the order of `session.units()`. Bytes depend on
               the source, the parameters and the seed only, never on threads.
     write     tensors in the plan's order, plan, index, params, folder -> the files written. Streams: holds one tensor.
-    read      folder -> ReadTensors, one at a time. Shares no code with `quantize`'s encoder: it is what verification
-              and evaluation see.
+    read      folder, names -> ReadTensors, one at a time and in the files' order; with `names` only those of them that
+              are stored. Evaluation asks for one block after the other, so what is not asked for must not be decoded.
+              Shares no code with `quantize`'s encoder: it is what verification and evaluation see.
     inspect   folder, plan, index, params -> the files that the artifact consists of, and facts about what the consumer
               reads there beside tensors: settings, tokenizer, layout. Shares no code with `write`. A method whose
               files hold tensors only may leave it out.
@@ -102,9 +103,9 @@ class Method:
     determinism: Literal["bitwise", "seeded", "none"] = "bitwise"
     api_version: int = API_VERSION
 
-    def weights(self, folder: Path) -> Iterator[tuple[str, FloatArray]]:
+    def weights(self, folder: Path, names: Collection[str] | None = None) -> Iterator[tuple[str, FloatArray]]:
         """What `read` gives, as (source name, values) one at a time: what evaluation runs on."""
-        for tensor in self.read.load()(folder):
+        for tensor in self.read.load()(folder, names):
             pair = (tensor.name, tensor.values)
             del tensor  # else it would stay while the next one is made
             yield pair

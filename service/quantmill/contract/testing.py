@@ -235,6 +235,15 @@ class MethodConformance:
             stored = {row.name: (row.scheme, row.nbytes, row.shape) for row in run.plan.tensors if row.action != "drop"}
             assert read == stored, (run.params, _differing(read, stored))
 
+    def test_read_gives_the_tensors_that_are_asked_for_and_no_others(self, runs: list[Run], tmp_path: Path) -> None:
+        run = runs[0]
+        run.write(run.quantize(), tmp_path / "artifact")
+        every = dict(self.method.weights(tmp_path / "artifact"))
+        asked = {*sorted(every)[::2], "no.such.tensor"}
+        some = dict(self.method.weights(tmp_path / "artifact", asked))
+        assert list(some) == [name for name in every if name in asked]
+        assert all(np.array_equal(values, every[name]) for name, values in some.items())
+
     def test_what_is_inspected_is_what_was_written(self, runs: list[Run], tmp_path: Path) -> None:
         if self.method.inspect is None:
             return

@@ -204,9 +204,7 @@ def test_a_clean_artifact_passes(request: pytest.FixtureRequest, tmp_path: Path,
 
 def test_every_check_stands_in_the_documentation(millstone: Made, tmp_path: Path) -> None:
     run, page = millstone.run("Q8_0"), Path(__file__).parents[3] / "docs" / "verification.md"
-    verification = verify(
-        millstone.checkpoint, run.plan, GGUF, run.params, written(millstone, "Q8_0", tmp_path).parent
-    )
+    verification = verify(millstone.checkpoint, run.plan, GGUF, run.params, written(millstone, "Q8_0", tmp_path).parent)
 
     assert [check.name for check in verification.checks if f"| `{check.name}` |" not in page.read_text()] == []
 

@@ -38,7 +38,7 @@ class NoParams(BaseModel):
     pass
 
 
-def read_half(folder: Path) -> Iterator[ReadTensor]:
+def read_half(folder: Path, names: object = None) -> Iterator[ReadTensor]:
     for name, values in load_file(folder / FILE).items():
         yield ReadTensor(name, "F16", 2 * values.size, values.astype(np.float32))
 
