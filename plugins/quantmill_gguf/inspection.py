@@ -83,7 +83,7 @@ def _model(config: Mapping[str, Any], rows: int) -> dict[str, Scalar]:
         "attention.head_count_kv": config.get("num_key_value_heads") or heads,
         "attention.key_length": head_dim,
         "attention.value_length": head_dim,
-        "attention.layer_norm_rms_epsilon": _single(config.get("rms_norm_eps", 1e-6)),
+        "attention.layer_norm_rms_epsilon": _single(config.get("rms_norm_eps") or 1e-6),
         "rope.dimension_count": head_dim,
         "rope.freq_base": _single(_rope_base(config, rope)),
     }
@@ -127,8 +127,8 @@ def _llama3_divisors(config: Mapping[str, Any], rope: Mapping[str, Any]) -> Iter
     heads = config["num_attention_heads"]
     size = config.get("head_dim") or config["hidden_size"] // heads
     base, factor = _rope_base(config, rope), float(rope["factor"])
-    low, high = float(rope.get("low_freq_factor", 1.0)), float(rope.get("high_freq_factor", 4.0))
-    context = float(rope.get("original_max_position_embeddings", 8192))
+    low, high = float(rope.get("low_freq_factor") or 1.0), float(rope.get("high_freq_factor") or 4.0)
+    context = float(rope.get("original_max_position_embeddings") or 8192)
     for pair in range(size // 2):
         plain = base ** (-2 * pair / size)
         wavelength = 2 * math.pi / plain
@@ -212,7 +212,7 @@ def _special_ids(config: Mapping[str, Any], settings: Mapping[str, Any], tokens:
     found = {}
     for short, output in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         named = settings.get(f"{short}_token")
-        text = named["content"] if isinstance(named, dict) else named
+        text = named.get("content") if isinstance(named, dict) else named
         id_ = id_of.get(text) if isinstance(text, str) else config.get(f"{short}_token_id")
         if isinstance(id_, list):
             id_ = next(iter(id_), None)
@@ -222,19 +222,26 @@ def _special_ids(config: Mapping[str, Any], settings: Mapping[str, Any], tokens:
 
 
 def _added(data: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[bool, bool]:
-    """Whether a token comes before, and one after, each text."""
-    post = data.get("post_processor") or {}
-    steps = post.get("processors", [post])
-    for step in steps:
+    """Whether a token comes before, and one after, each text: a template decides, else the settings."""
+    for step in _steps(data.get("post_processor")):
         if step.get("type") == "TemplateProcessing":
             return "SpecialToken" in step["single"][0], "SpecialToken" in step["single"][-1]
     return bool(settings.get("add_bos_token")), bool(settings.get("add_eos_token"))
 
 
+def _steps(step: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    if step is not None:
+        yield step
+        for inner in step.get("processors") or []:
+            yield from _steps(inner)
+
+
 def _template(index: ModelIndex, settings: Mapping[str, Any]) -> str | None:
+    """Its own file goes before the settings; of several the one named default is taken."""
     if "chat_template.jinja" in index.files:
         return index.files["chat_template.jinja"].read_text("utf-8") or None
     template = settings.get("chat_template")
     if isinstance(template, list):
-        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
-    return template or None
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) and template else None
