@@ -67,9 +67,9 @@ def _faults(path: str, mode: int) -> Iterator[str]:
         if not PORTABLE.fullmatch(part) or RESERVED.fullmatch(part):
             yield f"the name {part!r} does not work everywhere"
     if mode & stat.S_IWOTH:
-        yield "anybody may write to it"
+        yield f"anybody may write to it (mode {stat.S_IMODE(mode):o}; a umask of 022 prevents it)"
     if mode & (stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH | stat.S_ISUID | stat.S_ISGID):
-        yield "it is marked as a program"
+        yield f"it is marked as a program (mode {stat.S_IMODE(mode):o})"
 
 
 def _kind(mode: int) -> str:

@@ -686,7 +686,7 @@ FOLDERS: dict[str, tuple[Spoil, str, str]] = {
     "a link": (linked, "plain_files", "model-Q4_K_M.gguf: is a link"),
     "a link to a folder": (lambda p: (p.parent / "up").symlink_to(".."), "plain_files", "up: is a link"),
     "a pipe": (lambda p: os.mkfifo(p.parent / "pipe"), "plain_files", "pipe: is not a plain file"),
-    "a program": (lambda p: p.chmod(0o755), "portable_files", "it is marked as a program"),
+    "a program": (lambda p: p.chmod(0o755), "portable_files", "it is marked as a program (mode 755)"),
     "open to all": (lambda p: p.chmod(0o666), "portable_files", "anybody may write to it"),
     "a name of a device": (lambda p: (p.parent / "aux.txt").touch(), "portable_files", "'aux.txt' does not work every"),
     "a name with a colon": (lambda p: (p.parent / "a:b").touch(), "portable_files", "'a:b' does not work everywhere"),
