@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 CHUNK = 1 << 22
+END = 32 << 20  # bytes at either end of a file in which formats keep what they say about their tensors
 LEAST_PATH = 12  # bytes; a shorter one could stand in gigabytes of weights by chance
 
 PORTABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}(?<!\.)")
@@ -51,7 +52,7 @@ def unexpected(files: Iterable[str], expected: Iterable[str]) -> dict[str, str]:
 
 
 def local_paths(folder: Path, files: Iterable[str], places: Iterable[Path]) -> dict[str, str]:
-    """Files that name one of `places` of this machine, by their bytes."""
+    """Files that name one of `places` of this machine, by the bytes near their ends."""
     texts = {os.fsencode(form) for place in places for form in (place.absolute(), place.resolve())}
     needles = sorted(text for text in texts if len(text) >= LEAST_PATH)
     faults = {}
@@ -77,14 +78,23 @@ def _kind(mode: int) -> str:
 
 
 def _first_found(path: Path, needles: list[bytes]) -> bytes | None:
-    """The first of `needles` that the file holds, read in chunks that overlap."""
+    """The first of `needles` near the file's ends, read in chunks that overlap."""
     overlap = max(map(len, needles)) - 1
     tail = b""
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            window = tail + chunk
+        size = file.seek(0, os.SEEK_END)
+        for start in _chunks(size):
+            file.seek(start)
+            window = tail + file.read(CHUNK)
             for needle in needles:
                 if needle in window:
                     return needle
             tail = window[-overlap:]
     return None
+
+
+def _chunks(size: int) -> Iterator[int]:
+    """Where chunks begin: all of a small file, both ends of a large one."""
+    for start in range(0, size, CHUNK):
+        if start < END or start + CHUNK > size - END:
+            yield start

@@ -23,6 +23,7 @@ from quantmill.contract.method import Method, lazy
 from quantmill.contract.reading import BlockBound, Fact, Inspection, ReadTensor
 from quantmill.contract.tensors import Plan, TensorPlan, Unit
 from quantmill.verification import Verification, verify
+from quantmill.verification.hygiene import local_paths
 
 BOUND = 1e-3
 SOURCE = {
@@ -527,6 +528,19 @@ def test_a_path_of_this_machine_is_found_across_chunks(
     failed = failed_checks(checkpoint, artifact)
 
     assert failed == {"no_local_paths": f"notes.txt: names the path {checkpoint.folder} of this machine"}
+
+
+@pytest.mark.parametrize(("at", "is_found"), [(0, True), (250, False), (400, True)])
+def test_paths_are_looked_for_at_the_ends_of_a_large_file(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, is_found: bool
+) -> None:
+    monkeypatch.setattr("quantmill.verification.hygiene.CHUNK", 10)
+    monkeypatch.setattr("quantmill.verification.hygiene.END", 100)
+    place = str(checkpoint.folder).encode()
+    size = 600 + len(place)
+    (tmp_path / "large").write_bytes(bytes(at) + place + bytes(size - at - len(place) if at != 400 else 20))
+
+    assert bool(local_paths(tmp_path, ["large"], [checkpoint.folder])) == is_found
 
 
 def test_a_canceled_job_is_not_a_failed_one(checkpoint: Checkpoint, artifact: Path) -> None:
