@@ -88,7 +88,7 @@ def test_no_block_exceeds_its_bound_and_one_comes_near(scheme: str) -> None:
     }
 
     assert max(shares.values()) <= 0.95, shares
-    assert max(shares.values()) >= 0.5 or scheme == "F32", shares
+    assert max(shares.values()) >= 0.4 or scheme == "F32", shares
 
 
 # By how much a single block's scale may be off before it is found, for weights as models have them.
