@@ -186,6 +186,7 @@ nb::dict formats() {
 }
 
 NB_MODULE(_native, m) {
+    nb::set_leak_warnings(false);  // whatever still holds a Format when Python ends is not ours to complain about
     column();  // a wrong QUANTMILL_ISA stops the import, not the first tensor
 
     nb::class_<Codec>(m, "Format", "A storage format: how many values share a block, and how long the block is.")
