@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quantmill.contract.reading import Fact, Inspection
+from quantmill.contract.reading import Inspection, Observation
 from quantmill.contract.tensors import ModelIndex, Plan
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.reader import GgufFile, Scalar, only_file
@@ -32,32 +32,37 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: GgufParams) -> 
     Raises VerificationFailed for a file that cannot be read.
     """
     with GgufFile(only_file(folder)) as file:
-        facts = [*_layout(file), *_metadata(file, index, params), *_tokenizer(file, index), *_factors(file, index)]
-    return Inspection((f"model-{params.type}.gguf",), facts)
+        observations = [
+            *_layout(file),
+            *_metadata(file, index, params),
+            *_tokenizer(file, index),
+            *_factors(file, index),
+        ]
+    return Inspection((f"model-{params.type}.gguf",), observations)
 
 
 # Layout
 
 
-def _layout(file: GgufFile) -> Iterator[Fact]:
+def _layout(file: GgufFile) -> Iterator[Observation]:
     """Each tensor begins where the one before it ends, rounded up; nothing follows the last one."""
     end = file.data
     for tensor in file.tensors.values():
-        yield Fact("layout", f"{tensor.name}: first byte", tensor.start, end)
+        yield Observation("layout", f"{tensor.name}: first byte", tensor.start, end)
         end = -(-(tensor.start + tensor.nbytes) // PADDING) * PADDING
-    yield Fact("layout", "bytes of the file", file.size, end)
+    yield Observation("layout", "bytes of the file", file.size, end)
 
 
 # Settings
 
 
-def _metadata(file: GgufFile, index: ModelIndex, params: GgufParams) -> Iterator[Fact]:
+def _metadata(file: GgufFile, index: ModelIndex, params: GgufParams) -> Iterator[Observation]:
     wanted = _general(params) | _model(index.config, index.tensors[EMBEDDING].shape[0])
     for key, value in wanted.items():
-        yield Fact("metadata", key, file.metadata.get(key), value)
+        yield Observation("metadata", key, file.metadata.get(key), value)
     for key in sorted((file.metadata.keys() | file.array_keys) - wanted.keys()):
         if not key.startswith("tokenizer."):
-            yield Fact("metadata", key, str(file.metadata.get(key, "an array")), None)
+            yield Observation("metadata", key, str(file.metadata.get(key, "an array")), None)
 
 
 def _general(params: GgufParams) -> dict[str, Scalar]:
@@ -104,22 +109,22 @@ def _single(value: float) -> float:
 # Llama 3's rope
 
 
-def _factors(file: GgufFile, index: ModelIndex) -> Iterator[Fact]:
+def _factors(file: GgufFile, index: ModelIndex) -> Iterator[Observation]:
     """The stored divisors of the rope frequencies are those by which transformers' Llama 3 slows them."""
     config = index.config
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if rope.get("rope_type", rope.get("type")) != "llama3":
         stored = FACTORS if FACTORS in file.tensors else None
-        yield Fact("rope_factors", "a tensor of rope factors", stored, None)
+        yield Observation("rope_factors", "a tensor of rope factors", stored, None)
         return
     wanted = list(_llama3_divisors(config, rope))
     found: list[float] = []
     if FACTORS in file.tensors:
         found = file.values(file.tensors[FACTORS]).reshape(-1).tolist()
-    yield Fact("rope_factors", "count", len(found), len(wanted))
+    yield Observation("rope_factors", "count", len(found), len(wanted))
     for n, (have, want) in enumerate(zip(found, wanted, strict=False)):
         close = math.isclose(have, want, rel_tol=1e-5)
-        yield Fact("rope_factors", f"{FACTORS}[{n}]", want if close else have, want)
+        yield Observation("rope_factors", f"{FACTORS}[{n}]", want if close else have, want)
 
 
 def _llama3_divisors(config: Mapping[str, Any], rope: Mapping[str, Any]) -> Iterator[float]:
@@ -147,7 +152,7 @@ def _llama3_divisors(config: Mapping[str, Any], rope: Mapping[str, Any]) -> Iter
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.h, enum llama_token_type
 
 
-def _tokenizer(file: GgufFile, index: ModelIndex) -> Iterator[Fact]:
+def _tokenizer(file: GgufFile, index: ModelIndex) -> Iterator[Observation]:
     data = json.loads(index.files["tokenizer.json"].read_bytes())
     settings = {}
     if "tokenizer_config.json" in index.files:
@@ -157,26 +162,26 @@ def _tokenizer(file: GgufFile, index: ModelIndex) -> Iterator[Fact]:
     wanted = {"model": "gpt2", "pre": _pre(data), **_special_ids(index.config, settings, tokens)}
     wanted |= dict(zip(("add_bos_token", "add_eos_token"), _added(data, settings), strict=True))
     for key, value in wanted.items():
-        yield Fact("tokenizer", key, file.metadata.get(f"tokenizer.ggml.{key}"), value)
+        yield Observation("tokenizer", key, file.metadata.get(f"tokenizer.ggml.{key}"), value)
     lists: dict[str, Sequence[Scalar]] = {"tokens": tokens, "token_type": types, "merges": merges}
     for key, values in lists.items():
         yield from _list_facts(file, key, values)
     template = file.metadata.get("tokenizer.chat_template")
-    yield Fact("chat_template", "tokenizer.chat_template", template, _template(index, settings))
+    yield Observation("chat_template", "tokenizer.chat_template", template, _template(index, settings))
     known = {"tokenizer.chat_template", *(f"tokenizer.ggml.{key}" for key in (*wanted, *lists))}
     for key in sorted((file.metadata.keys() | file.array_keys) - known):
         if key.startswith("tokenizer."):
-            yield Fact("tokenizer", key, str(file.metadata.get(key, "an array")), None)
+            yield Observation("tokenizer", key, str(file.metadata.get(key, "an array")), None)
 
 
-def _list_facts(file: GgufFile, key: str, wanted: Sequence[Scalar]) -> Iterator[Fact]:
+def _list_facts(file: GgufFile, key: str, wanted: Sequence[Scalar]) -> Iterator[Observation]:
     """How many there are, and the first that differs."""
     full = f"tokenizer.ggml.{key}"
     found = file.array(full) if full in file.array_keys else []
-    yield Fact("tokenizer", f"number of {key}", len(found), len(wanted))
+    yield Observation("tokenizer", f"number of {key}", len(found), len(wanted))
     for n, (have, want) in enumerate(zip(found, wanted, strict=False)):
         if have != want:
-            yield Fact("tokenizer", f"{key}[{n}]", have, want)
+            yield Observation("tokenizer", f"{key}[{n}]", have, want)
             break
 
 

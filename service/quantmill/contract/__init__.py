@@ -3,7 +3,7 @@
 from quantmill.contract.errors import ErrorKind, QuantmillError
 from quantmill.contract.hookspecs import hookimpl
 from quantmill.contract.method import Method, Runtime, lazy
-from quantmill.contract.reading import BlockBound, Fact, Inspection, ReadTensor
+from quantmill.contract.reading import BlockBound, Inspection, Observation, ReadTensor
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import (
     ModelIndex,
@@ -18,10 +18,10 @@ from quantmill.contract.tensors import (
 __all__ = [
     "BlockBound",
     "ErrorKind",
-    "Fact",
     "Inspection",
     "Method",
     "ModelIndex",
+    "Observation",
     "Plan",
     "QuantizedTensor",
     "QuantmillError",

@@ -1,4 +1,4 @@
-"""What a method says about an artifact that lies in a folder: its tensors, its facts, and how far off it may be."""
+"""What a method says about an artifact that lies in a folder: its tensors, what is observed, and the error bounds."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class ReadTensor:
 
 
 @dataclass(frozen=True)
-class Fact:
+class Observation:
     """One thing that the consumer will find in the artifact, beside what the source or the plan says it must be.
 
-    `check` groups facts under one line of the report. Both values are None (absent), or of one plain type: a fact
-    holds where type and value are the same.
+    `check` groups observations under one line of the report. Both values are None (absent), or of one plain type: it holds
+    where type and value are the same.
     """
 
     check: str
@@ -47,7 +47,7 @@ class Inspection:
     """`files` are the paths, below the folder, of all files that the artifact consists of."""
 
     files: tuple[str, ...]
-    facts: Iterable[Fact]
+    observations: Iterable[Observation]
 
 
 @dataclass(frozen=True)

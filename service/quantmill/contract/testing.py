@@ -252,7 +252,7 @@ class MethodConformance:
             written = run.write(run.quantize(), folder)
             inspection = self.method.inspect.load()(folder, run.plan, run.source.index, run.params)
             assert sorted(inspection.files) == sorted(path.relative_to(folder).as_posix() for path in written)
-            assert [fact for fact in inspection.facts if not fact.holds] == []
+            assert [observation for observation in inspection.observations if not observation.holds] == []
 
     def test_every_scheme_has_both_bounds(self, runs: list[Run]) -> None:
         schemes = {row.scheme for run in runs for row in run.plan.tensors if row.action != "drop"}

@@ -17,7 +17,7 @@ import numpy as np
 from quantmill.checkpoints.folder import Checkpoint
 from quantmill.contract.errors import Canceled, ResourceExhausted, VerificationFailed
 from quantmill.contract.method import Method
-from quantmill.contract.reading import BlockBound, Fact, Inspection, ReadTensor
+from quantmill.contract.reading import BlockBound, Inspection, Observation, ReadTensor
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
 from quantmill.domain.artifacts import DESCRIPTION_FILE, Metric
 from quantmill.verification.compare import TensorError, compare, distinct_values
@@ -138,7 +138,7 @@ def verify(
         _check("no_local_paths", "no file names a folder of this machine", places),
         *_plan_checks(plan, checkpoint.index),
         *_tensor_checks(expected, findings),
-        *_fact_checks(inspection.facts),
+        *_observation_checks(inspection.observations),
         _size_check(nbytes, plan, checkpoint),
     )
     _refuse_failed(checks)
@@ -189,7 +189,7 @@ def _inspect(
         return Inspection((), ())
     try:
         inspection = method.inspect.load()(folder, plan, index, params)
-        return Inspection(inspection.files, tuple(inspection.facts))
+        return Inspection(inspection.files, tuple(inspection.observations))
     except (Canceled, ResourceExhausted, MemoryError):
         raise
     except Exception as error:
@@ -297,16 +297,18 @@ def _tensor_checks(expected: list[TensorPlan], findings: _Findings) -> Iterator[
     yield _check("block_bounds", "each block's error is within its scheme's bound", findings.bad_block)
 
 
-def _fact_checks(facts: Iterable[Fact]) -> Iterator[Check]:
-    """One check for each group of facts, in the order in which the method states them."""
-    groups: dict[str, list[Fact]] = {}
-    for fact in facts:
-        groups.setdefault(fact.check, []).append(fact)
+def _observation_checks(observations: Iterable[Observation]) -> Iterator[Check]:
+    """One check for each group of observations, in the order in which the method states them."""
+    groups: dict[str, list[Observation]] = {}
+    for observation in observations:
+        groups.setdefault(observation.check, []).append(observation)
     for name, group in groups.items():
         faults = {
-            fact.name: f"{_shown(fact.found)} instead of {_shown(fact.expected)}" for fact in group if not fact.holds
+            observation.name: f"{_shown(observation.found)} instead of {_shown(observation.expected)}"
+            for observation in group
+            if not observation.holds
         }
-        yield _check(name, f"{len(group)} facts are what the source and the plan say", faults)
+        yield _check(name, f"{len(group)} observations are what the source and the plan say", faults)
 
 
 def _shown(value: object) -> str:

@@ -111,9 +111,11 @@ def test_the_inspection_agrees_with_the_writer(tmp_path: Path, name: str, edit: 
         run.write(run.quantize(), tmp_path / "artifact")
         inspection = inspect(tmp_path / "artifact", run.plan, source.index, run.params)
 
-    facts = tuple(inspection.facts)
-    assert {"layout", "metadata", "tokenizer", "chat_template", "rope_factors"} == {fact.check for fact in facts}
-    assert [fact for fact in facts if not fact.holds] == []
+    observations = tuple(inspection.observations)
+    assert {"layout", "metadata", "tokenizer", "chat_template", "rope_factors"} == {
+        observation.check for observation in observations
+    }
+    assert [observation for observation in observations if not observation.holds] == []
 
 
 def test_a_chat_template_in_its_own_file_goes_first(tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_a_chat_template_in_its_own_file_goes_first(tmp_path: Path) -> None:
     with open_checkpoint(folder) as source:
         run = Run(GGUF, GGUF.params(type="Q8_0"), source)
         run.write(run.quantize(), tmp_path / "artifact")
-        facts = inspect(tmp_path / "artifact", run.plan, source.index, run.params).facts
+        observations = inspect(tmp_path / "artifact", run.plan, source.index, run.params).observations
 
-    assert [fact.found for fact in facts if fact.check == "chat_template"] == ["own"]
-    assert all(fact.holds for fact in facts)
+    assert [observation.found for observation in observations if observation.check == "chat_template"] == ["own"]
+    assert all(observation.holds for observation in observations)

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from quantmill.checkpoints import Checkpoint, open_checkpoint
 from quantmill.contract.errors import Canceled, VerificationFailed
 from quantmill.contract.method import Method, lazy
-from quantmill.contract.reading import BlockBound, Fact, Inspection, ReadTensor
+from quantmill.contract.reading import BlockBound, Inspection, Observation, ReadTensor
 from quantmill.contract.tensors import Plan, TensorPlan, Unit
 from quantmill.verification import Verification, verify
 from quantmill.verification.hygiene import local_paths
@@ -459,19 +459,21 @@ def test_a_quantized_tensor_that_is_a_copy_of_its_source_is_refused(
     assert failed == ({"quantized": "w: all values are the source's, which INT8 cannot hold"} if is_refused else None)
 
 
-def inspecting(*facts: Fact, files: tuple[str, ...] = (FILE,)) -> Method:
-    return replace(METHOD, inspect=given(lambda *asked: Inspection(files, facts)))
+def inspecting(*observations: Observation, files: tuple[str, ...] = (FILE,)) -> Method:
+    return replace(METHOD, inspect=given(lambda *asked: Inspection(files, observations)))
 
 
 def test_facts_are_checked_by_their_groups(checkpoint: Checkpoint, artifact: Path) -> None:
     method = inspecting(
-        Fact("settings", "heads", 4, 4), Fact("tokenizer", "eos", 1, 1), Fact("settings", "base", 1.0, 1.0)
+        Observation("settings", "heads", 4, 4),
+        Observation("tokenizer", "eos", 1, 1),
+        Observation("settings", "base", 1.0, 1.0),
     )
 
     verification = verify(checkpoint, PLAN, method, NoParams(), artifact)
 
     assert [check.name for check in verification.checks[-3:]] == ["settings", "tokenizer", "size"]
-    assert verification.checks[-3].expected == "2 facts are what the source and the plan say"
+    assert verification.checks[-3].expected == "2 observations are what the source and the plan say"
 
 
 @pytest.mark.parametrize(
@@ -488,7 +490,7 @@ def test_facts_are_checked_by_their_groups(checkpoint: Checkpoint, artifact: Pat
 def test_a_fact_that_does_not_hold_is_named(
     checkpoint: Checkpoint, artifact: Path, found: Any, expected: Any, detail: str
 ) -> None:
-    method = inspecting(Fact("settings", "heads", found, expected), Fact("settings", "right", 1, 1))
+    method = inspecting(Observation("settings", "heads", found, expected), Observation("settings", "right", 1, 1))
 
     assert failed_checks(checkpoint, artifact, method=method) == {"settings": detail}
 
