@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from quantmill.contract import BlockBound, Method, Runtime, hookimpl, lazy
+from quantmill.contract import BlockBound, FormatFacts, Method, Runtime, hookimpl, lazy
 from quantmill_gguf.architectures import ARCHITECTURES
+from quantmill_gguf.facts import GGUF_FACTS
 from quantmill_gguf.params import GgufParams
 
 # Largest relative RMSE of one tensor that verification accepts: about 1.3 times the worst of those measured on
@@ -60,3 +61,8 @@ GGUF = Method(
 @hookimpl
 def quantmill_methods() -> list[Method]:
     return [GGUF]
+
+
+@hookimpl
+def quantmill_runtimes() -> list[FormatFacts]:
+    return [GGUF_FACTS]

@@ -14,6 +14,7 @@ import pluggy
 
 from quantmill.contract import hookspecs
 from quantmill.contract.errors import PluginBroken, UnknownMethod
+from quantmill.contract.facts import FormatFacts
 from quantmill.contract.method import API_VERSION, Method
 
 
@@ -39,6 +40,7 @@ class Plugins:
     methods: Mapping[str, Method]
     loaded: tuple[LoadedPlugin, ...]
     failures: tuple[PluginFailure, ...]
+    format_facts: tuple[FormatFacts, ...] = ()
 
     def method(self, name: str) -> Method:
         if name not in self.methods:
@@ -58,11 +60,12 @@ def load_plugins(points: list[EntryPoint] | None = None) -> Plugins:
     offered_by: dict[str, str] = {}
     loaded: list[LoadedPlugin] = []
     failures: list[PluginFailure] = []
+    format_facts: list[FormatFacts] = []
     if points is None:
         points = sorted(entry_points(group=hookspecs.ENTRY_POINT_GROUP), key=lambda point: point.name)
     for point in points:
         try:
-            offered = _register(manager, point)
+            offered, told = _register(manager, point)
         except Exception as error:  # a plugin's own code: anything may come
             failures.append(PluginFailure(point.name, f"{type(error).__name__}: {error}"))
             continue
@@ -75,6 +78,7 @@ def load_plugins(points: list[EntryPoint] | None = None) -> Plugins:
                 )
             methods[method.name] = method
             offered_by[method.name] = point.name
+        format_facts.extend(told)
         distribution = point.dist
         loaded.append(
             LoadedPlugin(
@@ -84,11 +88,11 @@ def load_plugins(points: list[EntryPoint] | None = None) -> Plugins:
                 methods=tuple(method.name for method in offered),
             )
         )
-    return Plugins(manager, methods, tuple(loaded), tuple(failures))
+    return Plugins(manager, methods, tuple(loaded), tuple(failures), tuple(format_facts))
 
 
-def _register(manager: pluggy.PluginManager, point: EntryPoint) -> list[Method]:
-    """Load and register one plugin; give the methods it offers."""
+def _register(manager: pluggy.PluginManager, point: EntryPoint) -> tuple[list[Method], list[FormatFacts]]:
+    """Load and register one plugin; give the methods it offers and the facts it tells."""
     plugin = point.load()
     manager.register(plugin, name=point.name)
     try:
@@ -96,6 +100,8 @@ def _register(manager: pluggy.PluginManager, point: EntryPoint) -> list[Method]:
         others = [other for other in manager.get_plugins() if other is not plugin]
         offers = manager.subset_hook_caller("quantmill_methods", remove_plugins=others)()
         offered = [method for offer in offers for method in offer]
+        told = manager.subset_hook_caller("quantmill_runtimes", remove_plugins=others)()
+        facts = [each for answer in told for each in answer]
         for method in offered:
             if method.api_version != API_VERSION:
                 raise PluginBroken(
@@ -104,4 +110,4 @@ def _register(manager: pluggy.PluginManager, point: EntryPoint) -> list[Method]:
     except Exception:
         manager.unregister(plugin)
         raise
-    return offered
+    return offered, facts

@@ -31,6 +31,9 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address that the API listens on")
     port: int = Field(default=8642, ge=0, le=65535, description="port that the API listens on; 0 takes a free one")
     server: str = Field(default="http://127.0.0.1:8642", description="the service that client commands talk to")
+    device_catalogue: Path | None = Field(
+        default=None, description="a YAML file with devices that the matcher knows beside its own"
+    )
 
     threads: PositiveInt = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)), description="kernel threads of one running job"

@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "quantmill.settings": room(CONTRACT, libraries="pydantic pydantic_settings"),
     "quantmill.plugins": room(CONTRACT, libraries="pluggy"),
     "quantmill.checkpoints": room(CONTRACT, libraries="numpy ml_dtypes rfc8785"),
+    "quantmill.hardware": room(CONTRACT, libraries="pydantic yaml psutil"),
     "quantmill.files": room(VALUES, libraries="rfc8785"),
     "quantmill.store": room(VALUES, libraries="sqlalchemy alembic rfc8785"),
     "quantmill.services": room("quantmill.settings quantmill.plugins quantmill.files quantmill.store"),
@@ -55,7 +56,7 @@ MAY_IMPORT = {
         f"{VALUES} quantmill.checkpoints", libraries="numpy torch transformers"
     ),
     "quantmill.jobs": room(
-        f"{OPENED} quantmill.checkpoints quantmill.files quantmill.store",
+        f"{OPENED} quantmill.checkpoints quantmill.files quantmill.hardware quantmill.store",
         libraries="pydantic rfc8785",
         lazily="jsonschema referencing",  # for methods that only workers have installed
     ),
@@ -66,7 +67,9 @@ MAY_IMPORT = {
     ),
     "quantmill.dispatch": room(f"{OPENED} quantmill.store quantmill.worker", libraries="celery structlog"),
     "quantmill.api": room(
-        f"{OPENED} quantmill.jobs", libraries="fastapi starlette pydantic prometheus_client structlog"
+        f"{OPENED} quantmill.jobs",
+        libraries="fastapi starlette pydantic prometheus_client structlog",
+        lazily="quantmill.hardware",  # types only
     ),
     "quantmill.client": room(f"{VALUES} quantmill.api.schemas", libraries="httpx pydantic"),
     # the composition root: it may reach everything, but a command loads only what it needs
@@ -75,7 +78,7 @@ MAY_IMPORT = {
         libraries="typer pydantic structlog",
         lazily=f"{OPENED} quantmill.client quantmill.jobs quantmill.store quantmill.dispatch quantmill.worker "
         "quantmill.api quantmill.checkpoints quantmill.verification quantmill.evaluation quantmill.files "
-        "quantmill_kernels rich uvicorn",
+        "quantmill.hardware quantmill_kernels rich uvicorn",
     ),
     "migrations": room("quantmill.store quantmill.settings", libraries="sqlalchemy alembic"),
 }

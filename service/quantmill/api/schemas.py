@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -16,6 +16,10 @@ from quantmill.domain.artifacts import Artifact, ArtifactFile, Lineage, Metric
 from quantmill.domain.jobs import Attempt, Event, Job, JobRequest, Outcome, Progress, State
 
 if TYPE_CHECKING:  # the client shares these schemas, and needs neither plugins nor a database
+    from quantmill.contract.facts import Measured
+    from quantmill.hardware.memory import Placement
+    from quantmill.hardware.profiles import Device
+    from quantmill.hardware.recommend import Answer, Recommendation
     from quantmill.jobs.installation import WorkerRow
     from quantmill.jobs.plan import Planned
     from quantmill.plugins import Plugins
@@ -449,6 +453,177 @@ class WorkerList(View):
         return cls(
             items=[WorkerView.of(worker) for worker in workers],
             plugin_failures=[PluginFailureView(name=each.name, reason=each.reason) for each in plugins.failures],
+        )
+
+
+class DeviceView(View):
+    """A device; what is not known is null. `memory_bytes` and `bandwidth` (bytes a second) are of one of `count`."""
+
+    name: str
+    aliases: list[str]
+    kind: str
+    vendor: str
+    architecture: str
+    compute_capability: float | None
+    features: list[str]
+    memory_bytes: int | None
+    bandwidth: float | None
+    count: int
+    unified: bool
+    driver: str
+    source: str
+    notes: list[str]
+
+    @classmethod
+    def of(cls, device: Device) -> DeviceView:
+        return cls(**device.to_json())
+
+
+class DeviceList(View):
+    items: list[DeviceView]
+
+
+MATCH_EXAMPLE: dict[str, Any] = {"device": "RTX 4090", "ram_gb": 64, "source": "/models/millstone-4m"}
+
+
+class SubmitMatch(Body):
+    """What to make of a model for a device. Without a model only formats, runtimes and hardware are matched."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [MATCH_EXAMPLE]})
+
+    device: Text = Field(min_length=1, max_length=100, description="a name from GET /v1/devices")
+    count: int = Field(default=1, ge=1, le=4096, description="how many of them work together")
+    memory_gb: float | None = Field(default=None, gt=0, le=1e9, description="of one device, in place of its own")
+    ram_gb: float | None = Field(default=None, gt=0, le=1e9, description="of the host")
+    source: Uri | None = Field(default=None, description="checkpoint folder below one of the source roots")
+    config: Params | None = Field(default=None, description="a config.json, where there is no checkpoint to read")
+    objective: Literal["quality", "speed", "size", "balanced", "fine-tuning", "prototyping"] = "balanced"
+    runtime: Text | None = Field(default=None, max_length=64, description="only this one")
+    context: int | None = Field(default=None, ge=1, le=100_000_000, description="tokens; default: up to 8192")
+    batch: int = Field(default=1, ge=1, le=100_000, description="sequences at once")
+    kv_bits: Literal[4, 8, 16, 32] = Field(default=16, description="bits of a value in the KV cache")
+
+
+class MeasuredView(View):
+    what: str
+    value: float
+    source: str
+
+    @classmethod
+    def of(cls, measured: Measured) -> MeasuredView:
+        return cls(**vars(measured))
+
+
+class MemoryView(View):
+    """Bytes. `kv_bytes` is null where config.json does not tell; activations and runtime are allowances."""
+
+    weights_bytes: int
+    exact_weights: bool
+    kv_bytes: int | None
+    activations_bytes: int
+    runtime_bytes: int
+    total_bytes: int
+    devices: int
+    tensor_parallel: int
+    gpu_layers: int | None
+    layers: int | None
+    host_bytes: int
+
+    @classmethod
+    def of(cls, placement: Placement) -> MemoryView:
+        memory = placement.memory
+        return cls(
+            weights_bytes=memory.weights,
+            exact_weights=memory.exact_weights,
+            kv_bytes=memory.kv,
+            activations_bytes=memory.activations,
+            runtime_bytes=memory.overhead,
+            total_bytes=memory.total,
+            devices=placement.devices,
+            tensor_parallel=placement.tensor_parallel,
+            gpu_layers=placement.gpu_layers,
+            layers=placement.layers,
+            host_bytes=placement.host_bytes,
+        )
+
+
+class MatchPlanView(View):
+    """One way. `tokens_per_second_bound` is bandwidth over the bytes of a token: no runtime is faster.
+
+    `quality` and `speed` hold published figures with their source; both are empty where none is known.
+    """
+
+    rank: int
+    scheme: str
+    method: str
+    params: dict[str, Any]
+    installed: bool
+    installed_note: str
+    format: str
+    runtime: str
+    minimum_version: str
+    other_runtimes: list[str]
+    verdict: Literal["yes", "degraded"]
+    kernel: str
+    device: str
+    why: str
+    reasons: list[str]
+    memory: MemoryView | None
+    tokens_per_second_bound: float | None
+    speed: list[MeasuredView]
+    quality: list[MeasuredView]
+    note: str
+
+    @classmethod
+    def of(cls, rank: int, plan: Recommendation) -> MatchPlanView:
+        verdict, scheme = plan.verdict, plan.scheme
+        fact, placement = verdict.fact, verdict.placement
+        return cls(
+            rank=rank,
+            scheme=scheme.name,
+            method=scheme.method,
+            params=dict(scheme.params),
+            installed=plan.made_here.installed,
+            installed_note=plan.made_here.reason,
+            format=scheme.format,
+            runtime=plan.runtime,
+            minimum_version=fact.minimum_version if fact else "",
+            other_runtimes=list(plan.others),
+            verdict="yes" if verdict.answer == "yes" else "degraded",
+            kernel=fact.kernel if fact else "",
+            device=verdict.device.name if verdict.device else "",
+            why=plan.why,
+            reasons=list(verdict.reasons),
+            memory=MemoryView.of(placement) if placement else None,
+            tokens_per_second_bound=placement.tokens_per_second if placement else None,
+            speed=[MeasuredView.of(fact.speed)] if fact and fact.speed else [],
+            quality=[MeasuredView.of(each) for each in scheme.quality],
+            note=scheme.note,
+        )
+
+
+class RejectedView(View):
+    scheme: str
+    reasons: list[str]
+
+
+class MatchView(View):
+    """Plans, best first; every other scheme with the reasons against it; `nearest` where there is no plan."""
+
+    devices: list[DeviceView]
+    plans: list[MatchPlanView]
+    rejected: list[RejectedView]
+    nearest: str
+    notes: list[str]
+
+    @classmethod
+    def of(cls, answer: Answer) -> MatchView:
+        return cls(
+            devices=[DeviceView.of(device) for device in answer.machine.devices],
+            plans=[MatchPlanView.of(rank, plan) for rank, plan in enumerate(answer.plans, 1)],
+            rejected=[RejectedView(scheme=each.scheme.name, reasons=list(each.reasons)) for each in answer.rejected],
+            nearest=answer.nearest,
+            notes=list(answer.notes),
         )
 
 

@@ -141,6 +141,16 @@ def _open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, index, files, read)
 
 
+def read_config(path: Path) -> Mapping[str, Any]:
+    """A config.json by itself, checked as that of a checkpoint is. Raises SourceRejected."""
+    try:
+        if path.stat().st_size > CONFIG_LIMIT:
+            raise SourceRejected(f"{path} is larger than {CONFIG_LIMIT} bytes.", file=path.name)
+        return _config(path.read_bytes())
+    except OSError as error:
+        raise SourceRejected(f"{path} cannot be read: {error.strerror}.") from error
+
+
 def _config(data: bytes) -> Mapping[str, Any]:
     try:
         config = parse_object(data, non_finite=True)

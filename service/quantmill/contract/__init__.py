@@ -1,6 +1,7 @@
 """All that plugins may see of quantmill."""
 
 from quantmill.contract.errors import ErrorKind, QuantmillError
+from quantmill.contract.facts import Fact, FormatFacts, HardwareNeed, Measured, Scheme, ShapeRule
 from quantmill.contract.hookspecs import hookimpl
 from quantmill.contract.method import Method, Runtime, lazy
 from quantmill.contract.reading import BlockBound, Inspection, Observation, ReadTensor
@@ -18,7 +19,11 @@ from quantmill.contract.tensors import (
 __all__ = [
     "BlockBound",
     "ErrorKind",
+    "Fact",
+    "FormatFacts",
+    "HardwareNeed",
     "Inspection",
+    "Measured",
     "Method",
     "ModelIndex",
     "Observation",
@@ -27,7 +32,9 @@ __all__ = [
     "QuantmillError",
     "ReadTensor",
     "Runtime",
+    "Scheme",
     "Session",
+    "ShapeRule",
     "SourceTensor",
     "TensorInfo",
     "TensorPlan",

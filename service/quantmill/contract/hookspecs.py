@@ -17,6 +17,7 @@ from typing import Any
 
 import pluggy
 
+from quantmill.contract.facts import FormatFacts
 from quantmill.contract.method import Method
 
 PROJECT = "quantmill"
@@ -36,6 +37,15 @@ def quantmill_methods() -> Iterable[Method]:  # type: ignore[empty-body]
     Called once in every process that lists or runs methods, at start-up. Must not import torch or touch a device:
     name the heavy parts with `lazy`. An empty answer is fine. Two plugins that offer one name stop the start-up;
     neither wins.
+    """
+
+
+@hookspec
+def quantmill_runtimes() -> Iterable[FormatFacts]:  # type: ignore[empty-body]
+    """Tell the matcher which runtimes run this plugin's formats on which hardware, each row with its source.
+
+    Called once in every process that loads plugins, right after `quantmill_methods`; data only, as there. What a
+    plugin says about a scheme, or about a format in a runtime, takes the place of what quantmill itself knows of it.
     """
 
 

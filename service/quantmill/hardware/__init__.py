@@ -1,0 +1,1 @@
+"""The matcher: what runs where, what fits, what to choose."""
