@@ -43,6 +43,7 @@ class ShapeRule:
     bits: tuple[int, ...] = ()
     group_sizes: tuple[int, ...] = ()
     symmetric_only: bool = False
+    experts: bool = True  # takes mixtures of experts
     note: str = ""
 
 

@@ -44,7 +44,7 @@ NVIDIA = HardwareNeed("gpu", ("nvidia",))
 MI300 = HardwareNeed("gpu", ("amd",), architectures=("gfx942", "gfx950"))
 GPU, CPU, NPU = HardwareNeed("gpu"), HardwareNeed("cpu"), HardwareNeed("npu")
 
-FP4 = ("nvfp4", "nvfp4a16", "mxfp4a16")
+FP4 = ("nvfp4a16", "mxfp4a16", "nvfp4")
 MARLIN = ("awq-4bit-g128", "gptq-4bit-g128", "gptq-w4a16-g128", "awq-w4a16-g128")
 GGUF_BALANCED = ("gguf-Q4_K_M", "gguf-Q5_K_M", "gguf-Q4_K_S", "gguf-Q6_K", "gguf-Q3_K_M")
 GGUF_QUALITY = ("gguf-Q8_0", "gguf-Q6_K", "gguf-Q5_K_M", "gguf-Q4_K_M")
@@ -70,7 +70,7 @@ CHOICES = (
     Choice("quality", MI300, ("fp8-dynamic", *GGUF_QUALITY), "8 bits lose least", FORMATS),
     Choice("quality", GPU, GGUF_QUALITY, "the more bits the smaller the loss", ARTICLES),
     Choice("quality", CPU, GGUF_QUALITY, "the more bits the smaller the loss", ARTICLES),
-    Choice("speed", BLACKWELL, (*FP4, *MARLIN), "Blackwell computes in FP4", ARTICLES),
+    Choice("speed", BLACKWELL, ("nvfp4", "nvfp4a16", "mxfp4a16", *MARLIN), "Blackwell computes in FP4", ARTICLES),
     Choice("speed", AMPERE, ("gptq-4bit-g128", *MARLIN, "hqq-4bit-g64"), "4 bits with Marlin kernels", ARTICLES),
     Choice("speed", TURING, ("gptq-4bit-g128", "awq-4bit-g128"), "Turing: formats that do not need Marlin", ARTICLES),
     Choice("speed", MI300, (*GGUF_FAST, "fp8-dynamic"), "fewest bytes a token", FORMATS),
@@ -89,6 +89,11 @@ CHOICES = (
 )  # fmt: skip
 
 NO_CHOICE = Choice("balanced", GPU, (), "no choice table names this hardware: ordered by the objective's measure", "")
+
+# Adapters can be trained on these (PEFT docs, quantization); weights in other formats only run.
+TRAINABLE = ("bitsandbytes", "gptq", "awq", "hqq")
+# What to name first as the nearest thing where nothing runs: the widest spread of each family.
+FAMILIAR = ("gguf-Q4_K_M", "bnb-nf4", "gptq-4bit-g128", "onnx-4bit", "mlx-4bit")
 
 
 def choice_for(objective: Objective, device: Device) -> Choice:

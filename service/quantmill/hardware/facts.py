@@ -16,6 +16,7 @@ from quantmill.hardware.schemes import SCHEMES
 BENCHMARK = "JarvisLabs benchmark: vLLM 0.6, Llama-3.1-8B-Instruct, output tokens a second"
 
 ANY_GPU = HardwareNeed("gpu")
+OTHER_GPUS = HardwareNeed("gpu", ("amd", "intel", "apple"))
 X86 = HardwareNeed("cpu", features=("avx2",))
 ARM = HardwareNeed("cpu", features=("asimd",))
 CPU = HardwareNeed("cpu")
@@ -44,7 +45,7 @@ def row(layout: str, runtime: str, hardware: HardwareNeed, support: Any, kernel:
 
 MARLIN = ShapeRule(inputs=128, outputs=64, bits=(4, 8), group_sizes=(-1, 32, 64, 128), symmetric_only=True)
 EXLLAMA = ShapeRule(inputs=32, outputs=32, bits=(4,), group_sizes=(-1, 32, 64, 128))
-VLLM_EXLLAMA = ShapeRule(inputs=32, outputs=8, bits=(2, 3, 4, 8), note="16-bit float activations only, no experts")
+VLLM_EXLLAMA = ShapeRule(inputs=32, outputs=8, bits=(2, 3, 4, 8), experts=False, note="float16 activations only")
 AWQ_GEMM = ShapeRule(outputs=8, bits=(4,))
 AWQ_MARLIN = ShapeRule(inputs=128, outputs=64, bits=(4,), group_sizes=(-1, 32, 64, 128))
 WNA16 = ShapeRule(inputs=128, outputs=64, bits=(4, 8), group_sizes=(-1, 32, 64, 128))
@@ -154,18 +155,12 @@ TRANSFORMERS = (
         "bitsandbytes docs, installation"),
     row("bitsandbytes", "transformers", X86, "emulated", "bitsandbytes AVX2", "bitsandbytes docs, installation"),
     row("bitsandbytes", "transformers", ARM, "emulated", "bitsandbytes aarch64", "bitsandbytes docs, installation"),
-    row("compressed-tensors/int", "transformers", ANY_GPU, "emulated", "dequantize",
-        "Transformers docs, compressed-tensors", unpacks=True),
-    row("compressed-tensors/int", "transformers", CPU, "emulated", "dequantize",
-        "Transformers docs, compressed-tensors", unpacks=True),
-    row("compressed-tensors/int8", "transformers", ANY_GPU, "emulated", "dequantize",
-        "Transformers docs, compressed-tensors", unpacks=True),
-    row("compressed-tensors/int8", "transformers", CPU, "emulated", "dequantize",
-        "Transformers docs, compressed-tensors", unpacks=True),
-    row("compressed-tensors/fp8", "transformers", ANY_GPU, "emulated", "dequantize",
-        "Transformers docs, compressed-tensors", unpacks=True),
-    row("compressed-tensors/fp8", "transformers", CPU, "emulated", "dequantize",
-        "Transformers docs, compressed-tensors", unpacks=True),
+    *(
+        row(layout, "transformers", hardware, "emulated", "dequantize", "Transformers docs, compressed-tensors",
+            unpacks=True)
+        for layout in ("compressed-tensors/int", "compressed-tensors/int8", "compressed-tensors/fp8")
+        for hardware in (nvidia(6.0), OTHER_GPUS, CPU)
+    ),
 )  # fmt: skip
 
 OTHERS = (

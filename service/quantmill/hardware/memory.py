@@ -187,9 +187,7 @@ def _split(
     if host is not None and host.memory_bytes is not None:
         missing = host_bytes - int(host.memory_bytes * runtime.memory_share)
         if missing > 0:
-            return Shortfall(
-                (_says_missing(memory, device, missing, "with the layers that fit there and the RAM"),), missing
-            )
+            return Shortfall((_says_missing(memory, device, missing, " with its RAM"),), missing)
     ram = host or Device("the host", "cpu", "")
     unsure = () if ram.memory_bytes is not None else (_needs(ram, host_bytes),)
     share = on_gpu / model.layers
@@ -219,12 +217,11 @@ def _seconds(nbytes: float, bandwidth: float | None) -> float | None:
 def _shape_problems(model: ModelShape, rule: ShapeRule, tensor: int) -> list[str]:
     """The Linears that a kernel cannot take when cut over `tensor` devices."""
     problems = []
+    cut = f" after a cut in {tensor}" if tensor > 1 else ""
     for linear in model.linears:
-        inputs, outputs = float(linear.inputs), float(linear.outputs)
-        cut = ""
-        if tensor > 1:
-            cut = f" after a cut in {tensor}"
-            inputs, outputs = (inputs / tensor, outputs) if linear.split_by_inputs else (inputs, outputs / tensor)
+        inputs, outputs = linear.shard(tensor)
+        if linear.is_expert and not rule.experts:
+            problems.append(f"{linear.name}: no mixtures of experts")
         if inputs % rule.inputs:
             problems.append(f"{linear.name}: {inputs:g} inputs{cut} are no multiple of {rule.inputs}")
         if outputs % rule.outputs:
@@ -232,12 +229,12 @@ def _shape_problems(model: ModelShape, rule: ShapeRule, tensor: int) -> list[str
     return problems
 
 
-def _says_missing(memory: Memory, device: Device, missing: int, where: str = "there") -> str:
+def _says_missing(memory: Memory, device: Device, missing: int, where: str = "") -> str:
     kv = "an unknown KV cache" if memory.kv is None else f"KV cache {gigabytes(memory.kv)}"
     return (
         f"needs {gigabytes(memory.total)} (weights {gigabytes(memory.weights)}, {kv}, activations "
         f"{gigabytes(memory.activations)}, runtime {gigabytes(memory.overhead)}); {gigabytes(max(missing, 1))} missing "
-        f"on {f'{device.count} x ' if device.count > 1 else ''}{device.name} {where}"
+        f"on {f'{device.count} x ' if device.count > 1 else ''}{device.name}{where}"
     )
 
 

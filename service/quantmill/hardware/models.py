@@ -15,6 +15,7 @@ from quantmill.contract.tensors import ModelIndex
 LARGEST = 2**31 - 1
 FLOAT_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
 SPLIT_BY_INPUTS = ("o_proj", "down_proj", "out_proj", "c_proj", "dense_4h_to_h", "w2")
+REPLICATED = ("q_a_proj", "kv_a_proj_with_mqa")  # MLA's small projections: each device has them whole
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in")
 OUTPUTS = ("lm_head", "embed_out")
 
@@ -31,8 +32,20 @@ class Linear:
 
     @property
     def split_by_inputs(self) -> bool:
-        """How tensor parallelism cuts it: what writes to the residual stream along its inputs, all else along outputs."""
+        """Whether tensor parallelism cuts it along its inputs, as what writes to the residual stream is cut."""
         return self.name.rpartition(".")[2] in SPLIT_BY_INPUTS
+
+    @property
+    def is_expert(self) -> bool:
+        return self.active < self.count
+
+    def shard(self, devices: int) -> tuple[float, float]:
+        """Inputs and outputs of the part that one of `devices` holds."""
+        if self.name.rpartition(".")[2] in REPLICATED:
+            return float(self.inputs), float(self.outputs)
+        if self.split_by_inputs:
+            return self.inputs / devices, float(self.outputs)
+        return float(self.inputs), self.outputs / devices
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from quantmill.contract.errors import RequestRejected
-from quantmill.contract.facts import FormatFacts, Scheme
-from quantmill.hardware.choices import OBJECTIVES, Choice, Objective, choice_for, measure, preference
-from quantmill.hardware.memory import DEFAULT_CONTEXT, LARGEST_BATCH, LARGEST_CONTEXT, Load
+from quantmill.contract.facts import Fact, FormatFacts, Scheme
+from quantmill.hardware.choices import (
+    FAMILIAR,
+    NO_CHOICE,
+    OBJECTIVES,
+    TRAINABLE,
+    Choice,
+    Objective,
+    choice_for,
+    measure,
+    preference,
+)
+from quantmill.hardware.memory import DEFAULT_CONTEXT, LARGEST_BATCH, LARGEST_CONTEXT, Load, gigabytes
 from quantmill.hardware.models import ModelShape, Weights
 from quantmill.hardware.profiles import Device, Machine
 from quantmill.hardware.runtimes import RUNTIMES, order
 from quantmill.hardware.verdicts import ANSWERS, Requirement, Verdict, judge, nearest
 
 KV_BITS = (4, 8, 16, 32)
+UNNAMED = "the choice table does not name it for this hardware; ranked by what the objective measures"
 TRAINING_NOTE = "memory for adapters, gradients and optimizer states comes on top and is not counted"
 
 
@@ -81,29 +92,38 @@ def recommend(
     Raises RequestRejected for constraints that contradict each other and for figures out of range.
     """
     check(wish)
-    runtimes = (
-        [wish.runtime]
-        if wish.runtime
-        else [name for name, profile in RUNTIMES.items() if profile.trains or wish.objective != "fine-tuning"]
-    )
+    choice = choice_for(wish.objective, machine.devices[0]) if machine.devices else NO_CHOICE
     plans: list[Recommendation] = []
     rejected: list[Rejected] = []
+    shortest: tuple[int, Requirement] | None = None
     for scheme in known.schemes:
         available = makes(scheme)
-        requirements = [
-            Requirement(scheme, runtime, model, available.weights, wish.load)
-            for runtime in runtimes
-            if any((fact.format, fact.runtime) == (scheme.format, runtime) for fact in known.facts)
-        ]
+        requirements = list(_requirements(scheme, model, wish, available, known))
         verdicts = [(each.runtime, judge(machine, each, known.facts)) for each in requirements]
-        runs = sorted((pair for pair in verdicts if pair[1].answer != "no"), key=_runtime_key)
+        runs = sorted((pair for pair in verdicts if pair[1].answer != "no"), key=lambda run: _runtime_key(run, wish))
         if runs:
-            plans.append(_recommendation(scheme, runs, available, wish))
-        else:
-            rejected.append(Rejected(scheme, _reasons(scheme, verdicts, runtimes)))
-    plans.sort(key=lambda plan: _rank(plan, wish.objective))
-    help_ = "" if plans else _nearest(machine, model, wish, known, makes, devices)
-    return Answer(machine, tuple(plans), tuple(rejected), help_, tuple(_notes(machine, model, wish, plans)))
+            plans.append(_recommendation(scheme, runs, available, choice))
+            continue
+        rejected.append(Rejected(scheme, _reasons(scheme, verdicts, wish)))
+        for requirement, (_, verdict) in zip(requirements, verdicts, strict=True):
+            if verdict.missing and (shortest is None or verdict.missing < shortest[0]):
+                shortest = verdict.missing, requirement
+    plans.sort(key=lambda plan: _rank(plan, wish.objective, choice))
+    would_work = "" if plans else _nearest(machine, shortest, model, wish, known, devices)
+    return Answer(machine, tuple(plans), tuple(rejected), would_work, tuple(_notes(machine, model, wish, plans)))
+
+
+def _requirements(
+    scheme: Scheme, model: ModelShape | None, wish: Wish, available: Availability, known: FormatFacts
+) -> Iterator[Requirement]:
+    """The scheme in each runtime that may be asked and that some fact speaks of."""
+    if wish.objective == "fine-tuning" and scheme.format not in TRAINABLE:
+        return
+    told = {fact.runtime for fact in known.facts if fact.format == scheme.format}
+    for runtime, profile in RUNTIMES.items():
+        trains = profile.trains or wish.objective != "fine-tuning"
+        if runtime in told and trains and wish.runtime in (None, runtime):
+            yield Requirement(scheme, runtime, model, available.weights, wish.load)
 
 
 def check(wish: Wish) -> None:
@@ -131,25 +151,15 @@ def default_context(model: ModelShape | None) -> int:
 
 
 def _recommendation(
-    scheme: Scheme, runs: Sequence[tuple[str, Verdict]], available: Availability, wish: Wish
+    scheme: Scheme, runs: Sequence[tuple[str, Verdict]], available: Availability, choice: Choice
 ) -> Recommendation:
     runtime, verdict = runs[0]
-    choice = _choice(wish.objective, verdict)
-    why = (
-        choice.why
-        if preference(choice, scheme) < len(choice.schemes)
-        else "not named by the choice table; ranked by its measure"
-    )
+    named = preference(choice, scheme) < len(choice.schemes)
+    why = f"{choice.why} ({choice.source})" if named else UNNAMED
     return Recommendation(scheme, verdict, runtime, available, why, tuple(name for name, _ in runs[1:]))
 
 
-def _choice(objective: Objective, verdict: Verdict) -> Choice:
-    assert verdict.device is not None  # only of verdicts that are not a no
-    return choice_for(objective, verdict.device)
-
-
-def _rank(plan: Recommendation, objective: Objective) -> tuple[int, int, float, str]:
-    choice = _choice(objective, plan.verdict)
+def _rank(plan: Recommendation, objective: Objective, choice: Choice) -> tuple[int, int, float, str]:
     seconds = plan.verdict.placement.seconds_per_token if plan.verdict.placement else None
     return (
         ANSWERS.index(plan.verdict.answer),
@@ -159,37 +169,57 @@ def _rank(plan: Recommendation, objective: Objective) -> tuple[int, int, float, 
     )
 
 
-def _runtime_key(run: tuple[str, Verdict]) -> tuple[int, int, str]:
+def _runtime_key(run: tuple[str, Verdict], wish: Wish) -> tuple[int, int, str]:
     runtime, verdict = run
     device = verdict.device
-    place = order(runtime, device.kind, device.vendor) if device else len(RUNTIMES)
+    place = order(runtime, device.kind, device.vendor, wish.objective) if device else len(RUNTIMES)
     return ANSWERS.index(verdict.answer), place, runtime
 
 
-def _reasons(scheme: Scheme, verdicts: Iterable[tuple[str, Verdict]], runtimes: Sequence[str]) -> tuple[str, ...]:
+def _reasons(scheme: Scheme, verdicts: Iterable[tuple[str, Verdict]], wish: Wish) -> tuple[str, ...]:
+    if wish.objective == "fine-tuning" and scheme.format not in TRAINABLE:
+        return (f"adapters cannot be trained on {scheme.format} weights (PEFT docs, quantization)",)
     found = dict.fromkeys(reason for _, verdict in verdicts for reason in verdict.reasons)
-    return tuple(found) or (f"{', '.join(runtimes)}: not known to load {scheme.format}",)
+    return tuple(found) or (f"{wish.runtime or 'no runtime'} is not known to load {scheme.format}",)
 
 
 def _nearest(
     machine: Machine,
+    shortest: tuple[int, Requirement] | None,
     model: ModelShape | None,
     wish: Wish,
     known: FormatFacts,
-    makes: Maker,
     devices: Mapping[str, Device],
 ) -> str:
-    """Of the smallest scheme that some runtime takes: what would run it."""
-    runtimes = [wish.runtime] if wish.runtime else list(RUNTIMES)
-    for scheme in sorted(known.schemes, key=lambda each: (each.linear_bits, each.name)):
-        for runtime in runtimes:
-            rows = [fact for fact in known.facts if (fact.format, fact.runtime) == (scheme.format, runtime)]
-            if any(
-                row.support != "unsupported" and (not row.rule.bits or scheme.bits in row.rule.bits) for row in rows
-            ):
-                requirement = Requirement(scheme, runtime, model, makes(scheme).weights, wish.load)
-                return nearest(machine, requirement, known.facts, devices)
-    return f"another runtime: {wish.runtime} loads no format that is known here"
+    """What came closest, with the memory that it lacks; else a scheme that many things run, and what runs it."""
+    if shortest is not None:
+        missing, requirement = shortest
+        lacking = f"{requirement.scheme.name} in {requirement.runtime} lacks {gigabytes(missing)} here"
+        return f"{lacking}; {nearest(machine, requirement, known.facts, devices)}"
+    familiar = _familiar(model, wish, known)
+    if familiar is None:
+        return f"another runtime: {wish.runtime} is not known to load any format"
+    return nearest(machine, familiar, known.facts, devices)
+
+
+def _familiar(model: ModelShape | None, wish: Wish, known: FormatFacts) -> Requirement | None:
+    """A well-known scheme of the objective, in the runtime that was asked for or in the first that runs it."""
+    schemes = sorted(known.schemes, key=lambda each: (each.name not in FAMILIAR, each.linear_bits, each.name))
+    schemes.sort(key=lambda each: FAMILIAR.index(each.name) if each.name in FAMILIAR else len(FAMILIAR))
+    for scheme in schemes:
+        for requirement in _requirements(scheme, model, wish, Availability(False, ""), known):
+            if any(_may_run(fact, requirement) for fact in known.facts):
+                return requirement
+    return None
+
+
+def _may_run(fact: Fact, requirement: Requirement) -> bool:
+    same = (fact.format, fact.runtime) == (requirement.scheme.format, requirement.runtime)
+    return (
+        same
+        and fact.support != "unsupported"
+        and not (fact.rule.bits and requirement.scheme.bits not in fact.rule.bits)
+    )
 
 
 def _notes(machine: Machine, model: ModelShape | None, wish: Wish, plans: Sequence[Recommendation]) -> Iterable[str]:

@@ -100,6 +100,9 @@ ON_PROCESSOR = (
 )
 
 
-def order(runtime: str, kind: DeviceKind, vendor: str) -> int:
+def order(runtime: str, kind: DeviceKind, vendor: str, objective: str) -> int:
+    """The runtime's place where several run a scheme equally well. A prototype starts where it is one line."""
+    if objective == "prototyping" and runtime == "transformers" and vendor != "apple":
+        return -1 if kind == "gpu" else len(ON_PROCESSOR)
     preferred = ON_GPU if kind == "gpu" and vendor != "apple" else ON_PROCESSOR
     return preferred.index(runtime) if runtime in preferred else len(preferred)

@@ -44,6 +44,7 @@ class Verdict:
     placement: Placement | None = None
     nearest: str = ""
     missing: int = 0
+    other_hardware: bool = False  # the fact is about another kind of device or another vendor's
 
     @property
     def key(self) -> tuple[int, float]:
@@ -75,13 +76,14 @@ def judge(machine: Machine, requirement: Requirement, facts: Sequence[Fact]) -> 
     best = min(found, key=lambda verdict: verdict.key)
     if best.answer != "no":
         return best
-    reasons = dict.fromkeys(reason for verdict in found for reason in verdict.reasons)
+    near = [verdict for verdict in found if not verdict.other_hardware] or found
+    reasons = dict.fromkeys(reason for verdict in near for reason in verdict.reasons)
     return Verdict("no", tuple(reasons), missing=min((each.missing for each in found if each.missing), default=0))
 
 
 def _verdict(machine: Machine, device: Device, requirement: Requirement, fact: Fact) -> Verdict:
     if reasons := _unmet(fact, device, requirement.scheme):
-        return Verdict("no", tuple(reasons))
+        return Verdict("no", tuple(reasons), other_hardware=_is_other(fact.hardware, device))
     model, weights = requirement.model, requirement.stored
     if fact.support == "unsupported":
         return Verdict("no", (f"{fact.runtime}: {fact.note} ({fact.source})",))
@@ -109,6 +111,10 @@ def _unmet(fact: Fact, device: Device, scheme: Scheme) -> list[str]:
 def unmet_hardware(fact: Fact, device: Device) -> list[str]:
     """What the device lacks for the fact, as sentences; empty where it has all."""
     return [f"{fact.runtime} {fact.kernel or fact.format} {each}" for each in lacks(fact.hardware, device)]
+
+
+def _is_other(need: HardwareNeed, device: Device) -> bool:
+    return device.kind != need.kind or bool(need.vendors and device.vendor not in need.vendors)
 
 
 def lacks(need: HardwareNeed, device: Device) -> Iterator[str]:
