@@ -2,6 +2,8 @@
 
     python docs/generate.py
 
+docs/hardware.md                   runtimes, formats and devices, from quantmill.hardware and the plugins
+README.md                          the table of formats and hardware, likewise
 docs/settings.md                   the table of settings, from quantmill.settings
 helm/quantmill/README.md           the table of values, from values.yaml
 helm/quantmill/values.schema.json  definitions.config, from quantmill.settings
@@ -16,6 +18,11 @@ from typing import Any
 import yaml
 from pydantic_core import PydanticUndefined
 
+from quantmill.contract.facts import Fact, HardwareNeed, Scheme, ShapeRule
+from quantmill.hardware.catalogue import catalogue
+from quantmill.hardware.choices import CHOICES
+from quantmill.hardware.facts import combine
+from quantmill.plugins import load_plugins
 from quantmill.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +63,124 @@ def values_table() -> str:
     return "\n".join(rows)
 
 
+# Hardware
+
+
+def hardware_tables() -> str:
+    """The whole facts table: what runs where, the choices, the schemes and the devices."""
+    known = combine(load_plugins().format_facts)
+    parts = [
+        ("Which runtime runs which format on which hardware", _facts_table(known.facts)),
+        ("What is recommended", _choices_table()),
+        ("Schemes", _schemes_table(known.schemes)),
+        ("Devices", _devices_table()),
+    ]
+    return "\n\n".join(f"## {title}\n\n{table}" for title, table in parts)
+
+
+def formats_table() -> str:
+    """For each format, per runtime, the hardware that runs it natively."""
+    native: dict[tuple[str, str], list[str]] = {}
+    for fact in combine(load_plugins().format_facts).facts:
+        if fact.support == "native":
+            native.setdefault((fact.format, fact.runtime), []).append(_need(fact.hardware))
+    rows = [(layout, runtime, "; ".join(dict.fromkeys(needs))) for (layout, runtime), needs in native.items()]
+    return _table(("format", "runtime", "runs natively on"), rows)
+
+
+def _facts_table(facts: tuple[Fact, ...]) -> str:
+    columns = ("format", "runtime", "hardware", "support", "kernel", "demands", "speed, 16 bits = 1", "notes", "source")
+    rows = [
+        (
+            fact.format,
+            " ".join(filter(None, [fact.runtime, fact.minimum_version and f"({fact.minimum_version})"])),
+            _need(fact.hardware),
+            fact.support,
+            fact.kernel,
+            _rule(fact.rule),
+            f"{fact.speed.value:g} ({fact.speed.source})" if fact.speed else "",
+            "; ".join(filter(None, [fact.note, "held in 16 bits" if fact.unpacks else ""])),
+            fact.source,
+        )
+        for fact in facts
+    ]
+    return _table(columns, rows)
+
+
+def _choices_table() -> str:
+    rows = [
+        (
+            row.objective,
+            _need(row.where) + (f", up to {row.at_most_bytes / 1e9:g} GB" if row.at_most_bytes else ""),
+            ", ".join(row.schemes),
+            row.why,
+            row.source,
+        )
+        for row in CHOICES
+    ]
+    return _table(("objective", "hardware", "best first", "why", "source"), rows)
+
+
+def _schemes_table(schemes: tuple[Scheme, ...]) -> str:
+    columns = ("scheme", "format", "method", "parameters", "bits per weight", "published quality", "notes", "source")
+    rows = [
+        (
+            scheme.name,
+            scheme.format,
+            scheme.method or "none",
+            ", ".join(f"{key}={value}" for key, value in scheme.params.items()),
+            f"{scheme.linear_bits:g}",
+            "; ".join(f"{each.what} {each.value:g} ({each.source})" for each in scheme.quality),
+            scheme.note,
+            scheme.source,
+        )
+        for scheme in schemes
+    ]
+    return _table(columns, rows)
+
+
+def _devices_table() -> str:
+    columns = ("device", "vendor", "architecture", "compute capability", "memory, GB", "GB/s", "source")
+    rows = [
+        (
+            device.name,
+            device.vendor,
+            device.architecture,
+            f"{device.compute_capability:.1f}" if device.compute_capability else "",
+            f"{device.memory_bytes / 1e9:g}" if device.memory_bytes else "",
+            f"{device.bandwidth / 1e9:g}" if device.bandwidth else "",
+            "; ".join((device.source, *device.notes)),
+        )
+        for device in catalogue().values()
+    ]
+    return _table(columns, rows)
+
+
+def _need(need: HardwareNeed) -> str:
+    who = " or ".join(need.vendors) or "any"
+    what = "processor" if need.kind == "cpu" else need.kind.upper()
+    capability = f"compute capability {need.compute_capability:.1f}" if need.compute_capability else ""
+    return ", ".join(filter(None, [f"{who} {what}", capability, "/".join(need.architectures), " ".join(need.features)]))
+
+
+def _rule(rule: ShapeRule) -> str:
+    demands = [
+        f"in % {rule.inputs}" if rule.inputs > 1 else "",
+        f"out % {rule.outputs}" if rule.outputs > 1 else "",
+        f"bits {'/'.join(map(str, rule.bits))}" if rule.bits else "",
+        f"group {'/'.join(map(str, rule.group_sizes))}" if rule.group_sizes else "",
+        "symmetric" if rule.symmetric_only else "",
+        "" if rule.experts else "no experts",
+        rule.note,
+    ]
+    return ", ".join(filter(None, demands))
+
+
+def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [columns, ("---",) * len(columns), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
 def config_schema() -> dict[str, Any]:
     """What `config` in values.yaml may hold: the settings that the chart does not decide itself."""
     fields = Settings.model_json_schema()["properties"]
@@ -72,6 +197,8 @@ def generated() -> dict[Path, str]:
     schema = json.loads(schema_path.read_text())
     schema["definitions"]["config"] = config_schema()
     return {
+        ROOT / "docs" / "hardware.md": _between_marks(ROOT / "docs" / "hardware.md", hardware_tables()),
+        ROOT / "README.md": _between_marks(ROOT / "README.md", formats_table()),
         ROOT / "docs" / "settings.md": _between_marks(ROOT / "docs" / "settings.md", settings_table()),
         CHART / "README.md": _between_marks(CHART / "README.md", values_table()),
         schema_path: json.dumps(schema, indent=2) + "\n",

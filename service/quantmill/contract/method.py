@@ -75,8 +75,8 @@ class Method:
               are stored. Evaluation asks for one block after the other, so what is not asked for must not be decoded.
               Shares no code with `quantize`'s encoder: it is what verification and evaluation see.
     inspect   folder, plan, index, params -> the files that the artifact consists of, and observations of what the
-              consumer reads there beside tensors: settings, tokenizer, layout. Shares no code with `write`. A method whose
-              files hold tensors only may leave it out.
+              consumer reads there beside tensors: settings, tokenizer, layout. Shares no code with `write`.
+              A method whose files hold tensors only may leave it out.
 
     `error_bounds` gives, for each scheme that `plan` may choose, the largest relative RMSE
     (rms(read - source) / rms(source)) that verification accepts for a tensor; `block_bounds` the largest error of a

@@ -28,8 +28,8 @@ class ReadTensor:
 class Observation:
     """One thing that the consumer will find in the artifact, beside what the source or the plan says it must be.
 
-    `check` groups observations under one line of the report. Both values are None (absent), or of one plain type: it holds
-    where type and value are the same.
+    `check` groups observations under one line of the report. Both values are None (absent), or of one plain type: it
+    holds where type and value are the same.
     """
 
     check: str

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,6 +24,9 @@ class UnknownDevice(RequestRejected):
     """The catalogue has no such device."""
 
 
+SizeGb = Annotated[float, Field(gt=0, le=1e9)]
+
+
 class Entry(BaseModel):
     """One device as the file has it. `memory_gb` lists what it is sold with; a figure that is not sure is null."""
 
@@ -34,8 +37,8 @@ class Entry(BaseModel):
     architecture: str = ""
     compute_capability: float | None = Field(default=None, gt=0, lt=100)
     features: tuple[str, ...] = ()
-    memory_gb: float | tuple[float, ...] | None = None
-    bandwidth_gb_s: float | None = Field(default=None, gt=0)
+    memory_gb: SizeGb | tuple[SizeGb, ...] | None = None
+    bandwidth_gb_s: SizeGb | None = None
     source: str = Field(default="", max_length=200)
 
 

@@ -1,4 +1,4 @@
-"""What is recommended for an 8-billion-parameter Llama on every class of device: the articles' choice tables as cases."""
+"""What is recommended for a Llama of 8 billion parameters on every class of device, the articles' choices among it."""
 
 from __future__ import annotations
 

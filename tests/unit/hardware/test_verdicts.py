@@ -78,7 +78,7 @@ MODELS = [
     ("RTX 4090", 1, 64, "gguf-Q4_K_M", "llama.cpp", "70B", 8192, "degraded", "40 of 80 layers on the GPU (-ngl 40)"),
     ("RTX 4090", 1, None, "gguf-Q4_K_M", "llama.cpp", "70B", 8192, "degraded", "the memory of the host is not known"),
     ("RTX 4090", 1, 8, "gguf-Q4_K_M", "llama.cpp", "70B", 8192, "no", "missing on RTX 4090 with its RAM"),
-    ("RTX 4090", 2, None, "gguf-Q4_K_M", "llama.cpp", "70B", 2048, "degraded", "layers on the GPU"),
+    ("RTX 4090", 2, None, "gguf-Q4_K_M", "llama.cpp", "70B", 2048, "yes", "needs 43.9 GB"),
     ("RTX A6000", 1, None, "gguf-Q4_K_S", "llama.cpp", "70B", 8192, "yes", "needs 4"),
     ("RTX 4090", 1, None, "awq-4bit-g128", "vllm", "70B", 8192, "no", "22.7 GB missing on RTX 4090"),
     ("RTX 4090", 2, None, "awq-4bit-g128", "vllm", "70B", 8192, "no", "missing on 2 x RTX 4090"),
