@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 
-import structlog
-
 
 def log_to_stderr(*, level: int = logging.INFO, as_json: bool = False) -> None:
     """Lines on stderr: stdout belongs to results. Child processes set up their own."""
+    import structlog  # with rich and asyncio the largest import of all: most commands log nothing
+
     renderer = (
         structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )

@@ -13,8 +13,8 @@ from quantmill.cli.output import note, say, show_fields, show_json, show_table, 
 from quantmill.contract.errors import RequestRejected
 
 if TYPE_CHECKING:
-    from quantmill.api.schemas import DeviceView, MatchPlanView, MatchView
-    from quantmill.hardware.profiles import Machine
+    from quantmill.hardware.profiles import Device, Machine
+    from quantmill.hardware.recommend import Answer, Recommendation
 
 SHOWN_PLANS = 8
 MACHINE_OPTIONS = "--device NAME or --here"
@@ -51,7 +51,6 @@ def match(
     as_json: options.Json = False,
 ) -> int:
     """What to make of MODEL for a device: ranked plans, and what was rejected, with reasons. 1 where nothing runs."""
-    from quantmill.api.schemas import MatchView
     from quantmill.jobs.match import Question, answer, read_model
     from quantmill.plugins import load_plugins
 
@@ -59,9 +58,11 @@ def match(
     machine = chosen_machine(device, here, count, memory, ram, extra)
     asked = read_model(model) if model else None
     question = Question(objective, runtime, context, batch, kv_bits)  # type: ignore[arg-type]  # checked by answer
-    found = MatchView.of(answer(load_plugins(), machine, asked, question, extra=extra))
+    found = answer(load_plugins(), machine, asked, question, extra=extra)
     if as_json:
-        show_json(found)
+        from quantmill.api.schemas import MatchView
+
+        show_json(MatchView.of(found))
     else:
         show_match(found)
     return ExitCode.DONE if found.plans else ExitCode.FAILED
@@ -73,21 +74,20 @@ def devices(
     as_json: options.Json = False,
 ) -> None:
     """The devices that the matcher knows, or this machine's."""
-    from quantmill.api.schemas import DeviceView
     from quantmill.hardware.catalogue import catalogue
 
+    unseen: tuple[str, ...] = ()
     if here:
         from quantmill.hardware.probes import this_machine
 
         machine = this_machine()
-        found, unseen = [DeviceView.of(each) for each in machine.devices], machine.unseen
+        found, unseen = list(machine.devices), machine.unseen
     else:
         known = catalogue(options.settings().device_catalogue)
         wanted = (filter_ or "").lower()
-        found = [DeviceView.of(each) for each in known.values() if wanted in f"{each.vendor} {each.name}".lower()]
-        unseen = ()
+        found = [each for each in known.values() if wanted in f"{each.vendor} {each.name}".lower()]
     if as_json:
-        show_json(found)
+        show_json([each.to_json() for each in found])
         return
     columns = ("device", "vendor", "architecture", "compute capability", "memory", "GB/s", "source")
     show_table(columns, [device_row(each) for each in found])
@@ -114,16 +114,16 @@ def chosen_machine(
     return described_machine(device, count=count, memory_gb=memory, ram_gb=ram, extra=extra)
 
 
-def device_row(device: DeviceView) -> tuple[Any, ...]:
+def device_row(device: Device) -> tuple[Any, ...]:
     memory = None if device.memory_bytes is None else size(device.memory_bytes)
     bandwidth = None if device.bandwidth is None else round(device.bandwidth / 1e9, 1)
     name = f"{device.count} x {device.name}" if device.count > 1 else device.name
     return name, device.vendor, device.architecture, device.compute_capability, memory, bandwidth, device.source
 
 
-def show_match(found: MatchView) -> None:
+def show_match(found: Answer) -> None:
     columns = ("#", "scheme", "runtime", "kernel", "", "size", "memory", "tok/s at most", "made here")
-    show_table(columns, [plan_row(plan) for plan in found.plans[:SHOWN_PLANS]])
+    show_table(columns, [plan_row(rank, plan) for rank, plan in enumerate(found.plans[:SHOWN_PLANS], 1)])
     if len(found.plans) > SHOWN_PLANS:
         say(f"and {len(found.plans) - SHOWN_PLANS} more; --json shows all")
     if found.plans:
@@ -132,38 +132,39 @@ def show_match(found: MatchView) -> None:
     if found.rejected:
         say("\nRejected")
         for each in found.rejected:
-            say(f"  {each.scheme}: {'; '.join(each.reasons)}")
+            say(f"  {each.scheme.name}: {'; '.join(each.reasons)}")
     for text in found.notes:
         note(text)
     if found.nearest:
         say(f"\nNothing runs there. Nearest: {found.nearest}")
 
 
-def plan_row(plan: MatchPlanView) -> tuple[Any, ...]:
-    memory = plan.memory
+def plan_row(rank: int, plan: Recommendation) -> tuple[Any, ...]:
+    placement = plan.verdict.placement
     return (
-        plan.rank,
-        plan.scheme,
+        rank,
+        plan.scheme.name,
         plan.runtime,
-        plan.kernel,
-        "" if plan.verdict == "yes" else plan.verdict,
-        size(memory.weights_bytes) if memory else None,
-        size(memory.total_bytes) if memory else None,
-        plan.tokens_per_second_bound,
-        "yes" if plan.installed else "no",
+        plan.verdict.fact.kernel if plan.verdict.fact else None,
+        "" if plan.verdict.answer == "yes" else plan.verdict.answer,
+        size(placement.memory.weights) if placement else None,
+        size(placement.memory.total) if placement else None,
+        placement.tokens_per_second if placement else None,
+        "yes" if plan.made_here.installed else "no",
     )
 
 
-def show_best(plan: MatchPlanView) -> None:
-    sets = " ".join(f"--set {key}={value}" for key, value in plan.params.items())
+def show_best(plan: Recommendation) -> None:
+    scheme, fact = plan.scheme, plan.verdict.fact
+    sets = " ".join(f"--set {key}={value}" for key, value in scheme.params.items())
     fields: dict[str, Any] = {
-        "best": f"{plan.scheme} in {plan.runtime}: {plan.why}",
-        "made by": f"--method {plan.method} {sets}" if plan.installed else plan.installed_note,
-        "because": "; ".join(plan.reasons),
+        "best": f"{scheme.name} in {plan.runtime}: {plan.why}",
+        "made by": f"--method {scheme.method} {sets}" if plan.made_here.installed else plan.made_here.reason,
+        "because": "; ".join(plan.verdict.reasons),
     }
-    published = [f"{each.what} {each.value:g} ({each.source})" for each in (*plan.quality, *plan.speed)]
-    if published:
-        fields["published"] = "; ".join(published)
-    if plan.note:
-        fields["note"] = plan.note
+    figures = (*scheme.quality, *([fact.speed] if fact and fact.speed else []))
+    if figures:
+        fields["published"] = "; ".join(f"{each.what} {each.value:g} ({each.source})" for each in figures)
+    if scheme.note:
+        fields["note"] = scheme.note
     show_fields(fields)

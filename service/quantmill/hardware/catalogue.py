@@ -18,6 +18,7 @@ from quantmill.hardware.profiles import GB, Device
 
 SHIPPED = Path(__file__).with_name("devices.yaml")
 LARGEST_FILE_BYTES = 1_000_000
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where libyaml is
 
 
 class UnknownDevice(RequestRejected):
@@ -110,7 +111,7 @@ def _read(path: Path) -> Iterable[Device]:
         data = path.read_bytes()
         if len(data) > LARGEST_FILE_BYTES:
             raise RequestRejected(f"{path} is larger than {LARGEST_FILE_BYTES} bytes")
-        families = yaml.safe_load(data)["families"]
+        families = SAFE_LOADER(data).get_single_data()["families"]
         found = [Family.model_validate(family) for family in families]
     except OSError as error:
         raise RequestRejected(f"the device catalogue {path} cannot be read: {error.strerror}") from None

@@ -54,7 +54,7 @@ def test_a_memory_may_follow_the_name() -> None:
 
 
 def test_an_unknown_device_is_answered_with_those_written_alike() -> None:
-    with pytest.raises(UnknownDevice, match="written alike: .*RTX 4090") as raised:
+    with pytest.raises(UnknownDevice, match=r"written alike: .*RTX 4090") as raised:
         find_device("RTX 4095")
 
     assert "RTX 4090" in raised.value.fields["alike"]
