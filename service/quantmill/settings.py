@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     runner_memory_bytes: PositiveInt | None = Field(
         default=None, description="resident memory at which a running job is stopped; default: no limit"
     )
+    evaluation_cache_bytes: NonNegativeInt = Field(
+        default=4 << 30, description="disk for what sources gave for texts, so that the next job need not run them"
+    )
     idempotency_seconds: PositiveInt = Field(default=86_400, description="how long an Idempotency-Key is remembered")
 
     @property
@@ -69,3 +72,7 @@ class Settings(BaseSettings):
     @property
     def staging_dir(self) -> Path:
         return self.data_dir / "staging"
+
+    @property
+    def evaluation_cache_dir(self) -> Path:
+        return self.data_dir / "evaluation-cache"

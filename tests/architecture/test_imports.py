@@ -49,12 +49,15 @@ MAY_IMPORT = {
     "quantmill.store": room(VALUES, libraries="sqlalchemy alembic rfc8785"),
     "quantmill.services": room("quantmill.settings quantmill.plugins quantmill.files quantmill.store"),
     "quantmill.verification": room(f"{VALUES} quantmill.checkpoints", libraries="numpy"),
+    "quantmill.calibration": room(
+        f"{VALUES} quantmill.checkpoints quantmill.files", libraries="numpy", lazily="tokenizers"
+    ),
+    "quantmill.calibration.decoder": room(CONTRACT, libraries="torch transformers"),
+    "quantmill.calibration.forward": room(f"{CONTRACT} quantmill.files", libraries="numpy torch"),
     "quantmill.evaluation": room(
-        f"{VALUES} quantmill.checkpoints", libraries="numpy", lazily="torch transformers tokenizers"
+        f"{VALUES} quantmill.checkpoints quantmill.files quantmill.calibration", libraries="numpy", lazily="torch"
     ),
-    "quantmill.evaluation.language_model": room(
-        f"{VALUES} quantmill.checkpoints", libraries="numpy torch transformers"
-    ),
+    "quantmill.evaluation.predictions": room(f"{CONTRACT} quantmill.calibration", libraries="numpy torch"),
     "quantmill.jobs": room(
         f"{OPENED} quantmill.checkpoints quantmill.files quantmill.hardware quantmill.store",
         libraries="pydantic rfc8785",
@@ -82,8 +85,14 @@ MAY_IMPORT = {
     ),
     "migrations": room("quantmill.store quantmill.settings", libraries="sqlalchemy alembic"),
 }
+# modules that import heavy libraries at their top; others import these inside functions only
+HEAVY_MODULES = (
+    "quantmill.calibration.decoder",
+    "quantmill.calibration.forward",
+    "quantmill.evaluation.predictions",
+)
 # a file that is not bound by its room's row has one of its own
-OWN_ROW = {"quantmill.contract.testing", "quantmill.evaluation.language_model"}
+OWN_ROW = {"quantmill.contract.testing", *HEAVY_MODULES}
 
 OUR_PACKAGES = {"quantmill", "quantmill_gguf", "quantmill_kernels"}
 COMES_WITH = {
@@ -98,14 +107,13 @@ NEEDS_NO_EXTRA = [
     not in {
         "quantmill.contract.testing",  # dev
         "quantmill.worker",  # worker
+        "quantmill.calibration",  # worker
         "quantmill.evaluation",  # worker
-        "quantmill.evaluation.language_model",  # worker
+        *HEAVY_MODULES,  # worker
         "quantmill.dispatch",  # worker, redis
     }
 ]
 HEAVY = ("torch", "transformers", "onnxruntime")
-# modules that import them at their top; others import these inside functions only
-HEAVY_MODULES = ("quantmill.evaluation.language_model",)
 
 
 def row_of(source: Source) -> str:

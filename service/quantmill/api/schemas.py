@@ -361,6 +361,8 @@ class MetricView(View):
     subject: str
     n: int | None
     higher_is_better: bool | None
+    ci_low: float | None = Field(default=None, description="lower end of the 95 % confidence interval")
+    ci_high: float | None = Field(default=None, description="its upper end")
 
     @classmethod
     def of(cls, metric: Metric) -> MetricView:

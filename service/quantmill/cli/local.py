@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import signal
@@ -105,27 +106,43 @@ def evaluate(
     artifact: options.LocalArtifact,
     against: options.Against,
     text: options.Text,
+    window: options.Window = None,
+    stride: options.Stride = None,
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure the perplexity of ARTIFACT and of the checkpoint that it was made from on a text."""
+    """Measure what ARTIFACT has lost on a text against the checkpoint that it was made from."""
     from quantmill.checkpoints import open_checkpoint
-    from quantmill.evaluation import perplexity, source_weights
+    from quantmill.evaluation import evaluate as evaluate_text
+    from quantmill.evaluation import metrics_of
 
     _, method = read_description(artifact)
-    written = read_text(text)
     used = threads or options.settings().threads
+    weights = functools.partial(method.weights, artifact)
     with open_checkpoint(against) as checkpoint:
-        source = perplexity(checkpoint, source_weights(checkpoint), written, threads=used)
-        compressed = perplexity(checkpoint, method.weights(artifact), written, threads=used)
-    ratio = compressed.perplexity / source.perplexity
+        evaluation = evaluate_text(checkpoint, weights, read_text(text), window=window, stride=stride, threads=used)
+    metrics = metrics_of(evaluation)
     if as_json:
-        show_json({"source": vars(source), "artifact": vars(compressed), "ratio": ratio})
-        return
-    rows = [("source", source), ("artifact", compressed)]
-    columns = ("", "perplexity", "tokens", "windows", "seconds")
-    show_table(columns, [(name, *(getattr(found, each) for each in columns[1:])) for name, found in rows])
-    say(f"ratio {ratio:.4f}")
+        windows = evaluation.windows
+        cut = {"windows": len(windows.ids), "window": windows.window, "stride": windows.stride}
+        show_json({**cut, "metrics": [vars(metric) for metric in metrics]})
+    else:
+        show_metrics(metrics)
+
+
+def show_metrics(metrics: list[Metric]) -> None:
+    columns = ("subject", "metric", "value", "95 % interval", "unit", "n")
+    show_table(
+        columns,
+        [
+            (each.subject, each.name, each.value, interval(each.ci_low, each.ci_high), each.unit, each.n)
+            for each in metrics
+        ],
+    )
+
+
+def interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
 
 
 # Running a job

@@ -24,10 +24,12 @@ MethodName = Annotated[str, typer.Option("--method", "-m", help="A name from `qu
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the method; may be repeated.")
 ]
-Evaluate = Annotated[
-    Path | None, typer.Option("--evaluate", metavar="FILE", help="UTF-8 text to measure perplexity on.")
+Evaluate = Annotated[Path | None, typer.Option("--evaluate", metavar="FILE", help="UTF-8 text to evaluate on.")]
+Window = Annotated[int | None, typer.Option(min=2, help="Tokens that the model sees at once; by default 512.")]
+Stride = Annotated[
+    int | None, typer.Option(min=1, help="Tokens from one window to the next; by default they do not overlap.")
 ]
-Text = Annotated[Path, typer.Option("--text", metavar="FILE", help="UTF-8 text to measure perplexity on.")]
+Text = Annotated[Path, typer.Option("--text", metavar="FILE", help="UTF-8 text to evaluate on.")]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A new folder.")]
 Seed = Annotated[int, typer.Option(min=0)]
 DataDir = Annotated[Path | None, typer.Option(help="Blobs, staging and the embedded database.")]

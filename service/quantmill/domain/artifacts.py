@@ -49,7 +49,10 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Metric:
-    """One measured number about an artifact (or about its source, where `subject` says so)."""
+    """One measured number about an artifact, or about what `subject` says: its source, one of its blocks.
+
+    `ci_low` and `ci_high` are the ends of its 95 % confidence interval, where it has one.
+    """
 
     name: str
     value: float
@@ -57,6 +60,8 @@ class Metric:
     subject: str = "artifact"
     n: int | None = None  # how many samples (tokens, tensors) it rests on
     higher_is_better: bool | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
-"""Evaluation: how well a model, or what is left of it, predicts a text. Importing this imports no torch."""
+"""Evaluation: what a compressed model has lost against its source. Importing this imports no torch."""
 
-from quantmill.evaluation.measure import Perplexity, perplexity, source_weights
+from quantmill.evaluation.cache import SourceCache
+from quantmill.evaluation.measure import Evaluation, Perplexity, evaluate, perplexity
+from quantmill.evaluation.metrics import metrics_of
 
-__all__ = ["Perplexity", "perplexity", "source_weights"]
+__all__ = ["Evaluation", "Perplexity", "SourceCache", "evaluate", "metrics_of", "perplexity"]

@@ -140,6 +140,8 @@ def _insert_metrics(tx: Connection, job_id: UUID, digest: str, metrics: Iterable
             "unit": each.unit,
             "n": each.n,
             "higher_is_better": each.higher_is_better,
+            "ci_low": each.ci_low,
+            "ci_high": each.ci_high,
         }
         for each in metrics
     ]
@@ -212,6 +214,8 @@ def _to_metric(row: Row[Any]) -> Metric:
         subject=row.subject,
         n=row.n,
         higher_is_better=row.higher_is_better,
+        ci_low=row.ci_low,
+        ci_high=row.ci_high,
     )
 
 

@@ -293,6 +293,8 @@ class MetricColumns(TypedColumns):
     unit: Named[str]
     n: Named[int | None] = Column(BigInteger)
     higher_is_better: Named[bool | None] = Column(Boolean)
+    ci_low: Named[float | None] = Column(Double)  # the ends of the 95 % confidence interval
+    ci_high: Named[float | None] = Column(Double)
 
 
 metric = Table("metric", metadata, MetricColumns)

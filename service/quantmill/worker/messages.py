@@ -44,6 +44,8 @@ class Start(Message):
     plan: dict[str, Any]  # empty: nobody has planned yet
     source_digest: str | None  # as an earlier attempt found it
     evaluation_text: Path | None
+    evaluation_cache: Path
+    evaluation_cache_bytes: int
     unit_store: Path
     export_folder: Path
     finished: tuple[FinishedUnit, ...]
@@ -82,6 +84,8 @@ class MetricValue(Message):
     subject: str = "artifact"
     n: int | None = None
     higher_is_better: bool | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
 
 
 class Finished(Message):

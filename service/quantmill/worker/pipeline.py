@@ -5,6 +5,7 @@ Runs in the runner process. It knows no database: what is worth keeping goes out
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -13,10 +14,11 @@ from typing import Any
 from quantmill.checkpoints import Checkpoint, open_checkpoint
 from quantmill.contract.errors import PluginBroken, SourceRejected, TextRejected
 from quantmill.contract.method import Method
-from quantmill.contract.tensors import FloatArray, Plan, QuantizedTensor
+from quantmill.contract.tensors import Plan, QuantizedTensor
 from quantmill.domain.artifacts import Metric
 from quantmill.domain.jobs import Phase
-from quantmill.evaluation import perplexity, source_weights
+from quantmill.evaluation import SourceCache, metrics_of
+from quantmill.evaluation import evaluate as evaluate_text
 from quantmill.files.atomic import exhaustion_reported
 from quantmill.files.blobs import BlobStore
 from quantmill.plugins import Plugins
@@ -45,7 +47,7 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
 
     send(Progressed(phase=Phase.FETCH))
     with open_checkpoint(task.source) as checkpoint:
-        identify_source(checkpoint, task, send)
+        source_digest = identify_source(checkpoint, task, send)
         send(Progressed(phase=Phase.PLAN))
         plan = method.plan.load()(checkpoint.index, params)
         require_same_plan(task, plan)
@@ -62,12 +64,13 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
         )
 
         check_canceled(canceled)
-        metrics = [*size_metrics(plan), *verification.metrics(), *evaluate(task, method, checkpoint, send)]
+        measured = evaluate(task, method, checkpoint, source_digest, send)
+        metrics = [*size_metrics(plan), *verification.metrics(), *measured]
     send(finished(method, plan, verification, metrics))
 
 
-def identify_source(checkpoint: Checkpoint, task: Start, send: Send) -> None:
-    """Digest the source and refuse one that has changed since an earlier attempt finished units of it."""
+def identify_source(checkpoint: Checkpoint, task: Start, send: Send) -> str:
+    """Digest the source, and refuse one that has changed since an earlier attempt finished units of it."""
     digest = checkpoint.source_digest(progress=reporter(send, Phase.FETCH))
     if task.source_digest is not None and digest != task.source_digest:
         raise SourceRejected(
@@ -76,6 +79,7 @@ def identify_source(checkpoint: Checkpoint, task: Start, send: Send) -> None:
             found=digest,
         )
     send(SourceKnown(digest=digest))
+    return digest
 
 
 def require_same_plan(task: Start, plan: Plan) -> None:
@@ -161,24 +165,20 @@ def export(
         raise PluginBroken(f"method {method.name!r} wrote outside its folder, or nothing: {outside}")
 
 
-def evaluate(task: Start, method: Method, checkpoint: Checkpoint, send: Send) -> list[Metric]:
-    """Perplexity of source and artifact on the text, when one was given."""
+def evaluate(task: Start, method: Method, checkpoint: Checkpoint, source_digest: str, send: Send) -> list[Metric]:
+    """What the artifact has lost against its source on the text, when one was given."""
     if task.evaluation_text is None:
         return []
-    text = read_text(task)
-    subjects: dict[str, Callable[[], Iterator[tuple[str, FloatArray]]]] = {
-        "source": lambda: source_weights(checkpoint),
-        "artifact": lambda: method.weights(task.export_folder),
-    }
-    metrics = []
-    for subject, weights in subjects.items():
-        progress = reporter(send, Phase.EVALUATE, subject)
-        result = perplexity(checkpoint, weights(), text, threads=task.threads, progress=progress)
-        metrics += [
-            Metric("perplexity", result.perplexity, "per token", subject, result.tokens, higher_is_better=False),
-            Metric("evaluation_seconds", result.seconds, "s", subject, result.tokens, higher_is_better=False),
-        ]
-    return metrics
+    evaluation = evaluate_text(
+        checkpoint,
+        functools.partial(method.weights, task.export_folder),
+        read_text(task),
+        threads=task.threads,
+        cache=SourceCache(task.evaluation_cache, source_digest, task.evaluation_cache_bytes),
+        folder=task.export_folder.parent,
+        progress=reporter(send, Phase.EVALUATE),
+    )
+    return metrics_of(evaluation)
 
 
 def read_text(task: Start) -> str:

@@ -135,6 +135,8 @@ class Supervisor:
             plan=dict(job.plan),
             source_digest=job.source_digest,
             evaluation_text=Path(text) if text else None,
+            evaluation_cache=self._services.settings.evaluation_cache_dir,
+            evaluation_cache_bytes=self._services.settings.evaluation_cache_bytes,
             unit_store=unit_store,
             export_folder=export_folder,
             finished=self._verified_units(job.id, BlobStore(unit_store)),

@@ -8,6 +8,7 @@ tests/data/golden/gguf, so that `make test` holds the policy to them without lla
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import subprocess
@@ -21,11 +22,11 @@ from typing import Any, get_args
 import gguf
 import numpy as np
 
+from quantmill.calibration.tokens import tokenize
 from quantmill.checkpoints import Checkpoint, open_checkpoint
 from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.contract.testing import Run
 from quantmill.evaluation import perplexity
-from quantmill.evaluation.tokens import tokenize
 from quantmill_gguf.params import FileType
 from quantmill_gguf.plugin import GGUF
 from quantmill_gguf.policies import MIXES
@@ -112,7 +113,9 @@ def load_all(python: Path, scratch: Path) -> Iterator[Loaded]:
         tokens = hashlib.sha256(json.dumps(tokenize(checkpoint.index, text).ids).encode()).hexdigest()
         for type_, path in files.items():
             theirs = seen[str(path)]
-            ours = perplexity(checkpoint, GGUF.weights(path.parent), text, window=WINDOW, threads=2)
+            ours = perplexity(
+                checkpoint, functools.partial(GGUF.weights, path.parent), text, window=WINDOW, threads=2
+            )
             assert ours.windows == theirs["windows"]
             yield Loaded(
                 type_,

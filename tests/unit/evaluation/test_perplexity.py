@@ -12,11 +12,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from quantmill.calibration import cut, source_weights, tokenize
+from quantmill.calibration.tokens import Tokens
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.errors import ArchitectureUnsupported, RequestRejected, SourceRejected, TextRejected
-from quantmill.evaluation import Perplexity, perplexity, source_weights
-from quantmill.evaluation.measure import cut
-from quantmill.evaluation.tokens import Tokens, tokenize
+from quantmill.evaluation import Perplexity, perplexity
 
 TEXT = "thequickbrownfoxjumpsoverthelazydog" * 4
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -24,8 +24,12 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 def measure(folder: Path, weights: dict[str, np.ndarray] | None = None, text: str = TEXT, **options: Any) -> Perplexity:
     with open_checkpoint(folder) as checkpoint:
-        given = source_weights(checkpoint) if weights is None else weights.items()
+        given = source_weights(checkpoint) if weights is None else reader(weights)
         return perplexity(checkpoint, given, text, **options)
+
+
+def reader(weights: dict[str, np.ndarray]) -> Any:
+    return lambda names: ((name, weights[name]) for name in names if name in weights)
 
 
 def test_importing_evaluation_imports_no_torch() -> None:
@@ -78,12 +82,13 @@ def test_torch_has_its_threads_back_afterwards(make_model: Callable[..., Path]) 
     assert torch.get_num_threads() == before
 
 
-def test_progress_counts_the_windows(make_model: Callable[..., Path]) -> None:
+def test_progress_counts_tokens_through_blocks_and_head(make_model: Callable[..., Path]) -> None:
     seen: list[tuple[int, int]] = []
 
     measure(make_model(), window=10, progress=lambda done, total: seen.append((done, total)))
 
-    assert seen[-1] == (14, 14)
+    assert seen[0] == (140, 14 * (10 + 9))
+    assert seen[-1] == (266, 266)
 
 
 def test_nothing_is_fetched_from_a_network(make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,11 +105,36 @@ def test_nothing_is_fetched_from_a_network(make_model: Callable[..., Path], monk
 
 
 def test_windows_do_not_overlap_and_a_rest_is_left_out() -> None:
-    assert cut(Tokens(list(range(11)), []), 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    windows = cut(Tokens(list(range(11)), []), 4)
+
+    assert windows.ids.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert windows.scored.all()
+    assert not windows.overlap
+
+
+def test_with_a_stride_each_token_counts_in_the_first_window_that_has_it() -> None:
+    windows = cut(Tokens(list(range(9)), []), 4, stride=2)
+
+    assert windows.ids.tolist() == [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7]]
+    assert windows.ids[:, 1:][windows.scored].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert windows.overlap
+
+
+def test_with_a_stride_and_a_prefix_each_token_counts_once() -> None:
+    windows = cut(Tokens(list(range(7)), [30]), 4, stride=1)
+
+    assert windows.ids[0].tolist() == [30, 0, 1, 2]
+    assert windows.ids[:, 1:][windows.scored].tolist() == [0, 1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("stride", [-1, 0, 4])
+def test_an_impossible_stride_is_refused(stride: int) -> None:
+    with pytest.raises(RequestRejected, match="from 1 to 3"):
+        cut(Tokens(list(range(7)), [30]), 4, stride)
 
 
 def test_each_window_begins_as_the_tokenizer_begins_a_text() -> None:
-    assert cut(Tokens(list(range(7)), [30]), 4).tolist() == [[30, 0, 1, 2], [30, 3, 4, 5]]
+    assert cut(Tokens(list(range(7)), [30]), 4).ids.tolist() == [[30, 0, 1, 2], [30, 3, 4, 5]]
 
 
 @pytest.mark.parametrize(("prefix", "expected"), [(False, []), (True, [30])])
@@ -188,12 +218,12 @@ def changed(weights: dict[str, np.ndarray], changes: dict[str, np.ndarray | None
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"model.norm.weight": None}, r"the weights lack model\.norm\.weight \(1 tensors in all\)"),
-        ({EMBEDDING: None}, r"the weights lack .* \(2 tensors in all\)"),
-        ({"mtp.weight": np.ones(1, np.float32)}, r"transformers' model has no tensor mtp\.weight"),
+        ({"model.norm.weight": None}, r"the weights lack model\.norm\.weight"),
+        ({EMBEDDING: None}, r"the weights lack model\.embed_tokens\.weight"),
+        ({"model.layers.0.self_attn.q_proj.weight": None}, r"the weights lack model\.layers\.0\.self_attn\.q_proj"),
         ({"model.norm.weight": np.ones(1, np.float32)}, r"makes model\.norm\.weight \[8\], but it is \[1\]"),
     ],
-    ids=["missing", "both tied ends missing", "unknown", "other shape"],
+    ids=["missing", "both tied ends missing", "missing in a block", "other shape"],
 )
 def test_weights_that_do_not_fit_are_refused_by_name(
     make_model: Callable[..., Path], weights: dict[str, np.ndarray], changes: Any, reason: str
@@ -214,14 +244,13 @@ def test_weights_that_do_not_fit_are_refused_by_name(
 def test_a_checkpoint_that_does_not_fit_its_config_is_refused_before_its_weights_are_read(
     make_model: Callable[..., Path], weights: dict[str, np.ndarray], changes: Any, reason: str
 ) -> None:
-    def unread() -> Any:
+    def unread(names: Any) -> Any:
         raise AssertionError("a weight was read")
-        yield
 
     folder = make_model(tensors=changed(weights, changes))
 
     with open_checkpoint(folder) as checkpoint, pytest.raises(ArchitectureUnsupported, match=reason):
-        perplexity(checkpoint, unread(), TEXT)
+        perplexity(checkpoint, unread, TEXT)
 
 
 def test_what_transformers_computes_may_be_stored_too(
