@@ -232,14 +232,27 @@ def test_a_folder_that_is_no_artifact_does_not_verify(quantmill, tmp_path, conte
     assert (ran.code, "quantmill.json" in ran.err) == (3, True)
 
 
-def test_perplexity_of_artifact_and_source_is_measured(quantmill, artifact, tmp_path):
+def test_what_an_artifact_has_lost_is_measured_on_a_text(quantmill, artifact, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text((DATA / "text" / "evaluation.txt").read_text()[:2000])
 
     measured = quantmill("evaluate", artifact[0], "--against", MODEL, "--text", text, "--json").json
 
-    assert measured["source"]["tokens"] == measured["artifact"]["tokens"] > 100
-    assert 0.9 < measured["ratio"] < 1.2
+    metrics = {(metric["subject"], metric["name"]): metric for metric in measured["metrics"]}
+    assert metrics["source", "perplexity"]["n"] == metrics["artifact", "perplexity"]["n"] == 511
+    assert 0.9 < metrics["artifact", "perplexity_ratio"]["value"] < 1.2
+    assert 0 < metrics["artifact", "kld_mean"]["value"] < 1
+    assert metrics["model.layers.3", "output_cosine"]["value"] > 0.9
+
+
+def test_windows_may_overlap_in_an_evaluation(quantmill, artifact, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text((DATA / "text" / "evaluation.txt").read_text()[:2000])
+
+    shown = quantmill("evaluate", artifact[0], "--against", MODEL, "--text", text, "--window", "64", "--stride", "32")
+
+    assert "kld_mean" in shown.out
+    assert " to " in shown.out
 
 
 def test_a_text_that_cannot_be_read_is_refused(quantmill, artifact, tmp_path):

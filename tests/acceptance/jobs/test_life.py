@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,6 +14,8 @@ from quantmill.dispatch.celery_app import CeleryDispatcher
 from quantmill.domain.jobs import Outcome, Phase, State
 from quantmill.jobs.cancel import cancel
 from quantmill.store import artifacts, jobs
+
+EVALUATION_TEXT = Path(__file__).parents[2] / "data/text/evaluation.txt"
 
 
 def quantizing(job):
@@ -29,6 +32,26 @@ def test_a_job_ends_in_a_verified_artifact(installation):
     assert [file.path for file in artifact.files] == ["model-Q4_K_M.gguf"]
     for file in (*artifact.files, artifact.description):
         installation.services.blobs.verify(file.digest)
+
+
+def test_a_job_with_a_text_says_what_was_lost_and_the_next_one_need_not_run_the_source(installation, tmp_path_factory):
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_text(EVALUATION_TEXT.read_text()[:4000])
+
+    found = []
+    for type_ in ("Q8_0", "Q4_0"):
+        job = installation.wait(installation.submit(type_, evaluation_text=str(text)).id)
+        with installation.services.database.read() as tx:
+            metrics = artifacts.metrics_of(tx, job.artifact_digest)
+        found.append({(metric.subject, metric.name): metric for metric in metrics})
+    finer, coarser = found
+
+    assert finer["artifact", "kld_mean"].value < coarser["artifact", "kld_mean"].value
+    assert finer["source", "perplexity"] == coarser["source", "perplexity"]
+    perplexity = coarser["artifact", "perplexity"]
+    assert perplexity.ci_low < perplexity.value < perplexity.ci_high
+    assert (perplexity.unit, perplexity.n) == ("per token", 2 * 511)
+    assert len(list(installation.settings.evaluation_cache_dir.iterdir())) == 1
 
 
 def test_nothing_stays_behind_after_a_job(installation):
