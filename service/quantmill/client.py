@@ -82,7 +82,8 @@ class Client:
         idempotency_key: str | None = None,
         **more: Any,
     ) -> JobView:
-        """Queue a job. `more` are the other fields of SubmitJob: evaluation_text, seed, timeout_seconds, labels."""
+        """Queue a job. `more` are the other fields of SubmitJob: evaluation_text, seed, timeout_seconds, labels,
+        gates."""
         body = {"source": source, "method": method, "params": dict(params or {}), **more}
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return self._view(JobView, "POST", "/v1/jobs", json=body, headers=headers)

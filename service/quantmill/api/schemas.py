@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from quantmill.contract.tensors import Plan
 from quantmill.domain.artifacts import Artifact, ArtifactFile, Lineage, Metric
+from quantmill.domain.gates import GateVerdict
 from quantmill.domain.jobs import Attempt, Event, Job, JobRequest, Outcome, Progress, State
 
 if TYPE_CHECKING:  # the client shares these schemas, and needs neither plugins nor a database
@@ -67,6 +68,8 @@ Labels = Annotated[
     dict[Annotated[Text, Field(min_length=1, max_length=63)], Annotated[Text, Field(max_length=255)]],
     Field(max_length=32),
 ]
+GateText = Annotated[Text, Field(min_length=1, max_length=200, examples=["kld.mean <= 0.05"])]
+Gates = Annotated[tuple[GateText, ...], Field(max_length=32)]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", examples=["sha256:" + "0" * 64])]
 
 SUBMIT_EXAMPLE: dict[str, Any] = {
@@ -109,6 +112,7 @@ class SubmitJob(SubmitPlan):
     seed: int = Field(default=0, ge=0, le=LARGEST_INTEGER)
     timeout_seconds: int | None = Field(default=None, ge=1, le=31_536_000, description="running longer expires the job")
     labels: Labels = Field(default_factory=dict, description="yours; list jobs by them")
+    gates: Gates = Field(default=(), description="what the artifact must meet, or the job fails and publishes nothing")
 
     def to_request(self) -> JobRequest:
         return JobRequest(**dict(self))
@@ -246,6 +250,18 @@ class PlanView(View):
         )
 
 
+class GateView(View):
+    """A condition on the artifact: what was observed and whether it was met, once it was measured."""
+
+    gate: str
+    observed: float | None
+    passed: bool | None
+
+    @classmethod
+    def of(cls, verdict: GateVerdict) -> GateView:
+        return cls(**vars(verdict))
+
+
 class JobSummary(View):
     """A job as listings show it. The states are closed; phases may be added, so tolerate unknown ones."""
 
@@ -262,6 +278,7 @@ class JobSummary(View):
     seed: int
     timeout_seconds: int | None
     labels: dict[str, str]
+    gates: list[GateView]
     artifact_digest: str | None
     error: dict[str, Any] | None = Field(description="why the job failed: type, title, detail, kind and more")
     retry_of: UUID | None
@@ -292,6 +309,7 @@ class JobView(JobSummary):
 
 def _job_fields(job: Job) -> dict[str, Any]:
     fields = vars(job.request) | vars(job) | {"progress": ProgressView.of(job.progress) if job.progress else None}
+    fields["gates"] = [GateView.of(verdict) for verdict in job.gates]
     return {name: fields[name] for name in JobSummary.model_fields}
 
 

@@ -36,6 +36,7 @@ def quantize(
     output: options.Output,
     sets: options.Sets = None,
     evaluate: options.Evaluate = None,
+    gate: options.Gates = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
     data_dir: options.DataDir = None,
@@ -54,6 +55,7 @@ def quantize(
         params=options.parse_sets(sets),
         evaluation_text=str(evaluate.resolve()) if evaluate else None,
         seed=seed,
+        gates=tuple(gate or ()),
     )
     with embedded_store(data_dir, model, evaluate, threads) as services:
         with Embedded(services), interruptible():

@@ -30,6 +30,10 @@ Stride = Annotated[
     int | None, typer.Option(min=1, help="Tokens from one window to the next; by default they do not overlap.")
 ]
 Text = Annotated[Path, typer.Option("--text", metavar="FILE", help="UTF-8 text to evaluate on.")]
+Gates = Annotated[
+    list[str] | None,
+    typer.Option("--gate", metavar="EXPR", help="What the artifact must meet, as 'kld.mean <= 0.05'; may be repeated."),
+]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A new folder.")]
 Seed = Annotated[int, typer.Option(min=0)]
 DataDir = Annotated[Path | None, typer.Option(help="Blobs, staging and the embedded database.")]

@@ -35,6 +35,7 @@ def submit(
     method: options.MethodName,
     sets: options.Sets = None,
     evaluate: RemoteText = None,
+    gate: options.Gates = None,
     seed: options.Seed = 0,
     label: Label = None,
     time_limit: TimeLimit = None,
@@ -52,6 +53,7 @@ def submit(
             idempotency_key=idempotency_key,
             evaluation_text=_as_seen_there(evaluate) if evaluate else None,
             seed=seed,
+            gates=gate or [],
             labels=options.parse_labels(label),
             timeout_seconds=time_limit,
         )

@@ -128,6 +128,12 @@ class PolicyRefused(QuantmillError):
     kind = ErrorKind.POLICY
 
 
+class GateFailed(QuantmillError):
+    """The artifact did not meet a gate of its job, and was not published."""
+
+    kind = ErrorKind.POLICY
+
+
 class Canceled(QuantmillError):
     """The job was canceled."""
 

@@ -9,6 +9,8 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from quantmill.domain.gates import GateVerdict
+
 
 class State(StrEnum):
     """Where a job stands. The set is closed: clients may rely on it."""
@@ -87,6 +89,7 @@ class JobRequest:
     seed: int = 0
     timeout_seconds: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    gates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ class Job:
     started_at: datetime | None
     ended_at: datetime | None
     attempts: tuple[Attempt, ...] = ()
+    gates: tuple[GateVerdict, ...] = ()
 
     @property
     def etag(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -12,6 +11,7 @@ import rfc8785
 
 from quantmill.checkpoints.uris import resolve
 from quantmill.contract.errors import RequestRejected
+from quantmill.domain.gates import parse
 from quantmill.domain.identifiers import uuid7
 from quantmill.domain.jobs import Job, JobRequest
 from quantmill.jobs.methods import published_method
@@ -64,8 +64,10 @@ def submit(
 
 def request_digest(request: JobRequest, retry_of: UUID | None = None) -> str:
     """sha256 over the RFC 8785 form of what was asked for, before anything is resolved or filled in."""
-    body: Mapping[str, Any] = {**asdict(request), "retry_of": str(retry_of) if retry_of else None}
-    return "sha256:" + hashlib.sha256(rfc8785.dumps(dict(body))).hexdigest()
+    body: dict[str, Any] = {**asdict(request), "retry_of": str(retry_of) if retry_of else None}
+    if not request.gates:
+        del body["gates"]  # requests of before there were gates keep their digest
+    return "sha256:" + hashlib.sha256(rfc8785.dumps(body)).hexdigest()
 
 
 def _recall(services: Services, key: str, digest: str) -> Job | None:
@@ -77,6 +79,7 @@ def _recall(services: Services, key: str, digest: str) -> Job | None:
 
 def _accept(services: Services, request: JobRequest) -> _Accepted:
     timeout = _timeout(services, request)
+    _check_gates(request)
     if request.evaluation_text is not None:
         request = replace(request, evaluation_text=str(find_text(services, request.evaluation_text)))
     with pointing_at("/source"):
@@ -90,6 +93,14 @@ def _accept(services: Services, request: JobRequest) -> _Accepted:
         description = published_method(services, request.method)
     validate_by_schema(request.method, description["params_schema"], request.params)
     return _Accepted(replace(request, source=str(folder)), description["version"], {}, timeout)  # its worker plans it
+
+
+def _check_gates(request: JobRequest) -> None:
+    for position, text in enumerate(request.gates):
+        with pointing_at(f"/gates/{position}"):
+            gate = parse(text)
+            if gate.measure.needs_text and request.evaluation_text is None:
+                raise RequestRejected(f"{text!r} is measured on a text; give evaluation_text")
 
 
 def _timeout(services: Services, request: JobRequest) -> int:

@@ -22,6 +22,7 @@ from quantmill.contract.errors import (
     WorkerLost,
     describe,
 )
+from quantmill.domain.gates import GateVerdict
 from quantmill.domain.identifiers import uuid7
 from quantmill.domain.jobs import (
     FINAL,
@@ -36,6 +37,7 @@ from quantmill.domain.jobs import (
     State,
 )
 from quantmill.store.events import write_event
+from quantmill.store.gates import gates_of, insert_gates
 from quantmill.store.tables import attempt, job, job_label, job_plan
 from quantmill.store.types import clock, storable
 
@@ -100,6 +102,7 @@ def insert_job(
     if request.labels:
         labels = [{"job_id": job_id, "key": key, "value": value} for key, value in request.labels.items()]
         tx.execute(insert(job_label), labels)
+    insert_gates(tx, job_id, request.gates)
     write_event(tx, job_id, 1, 0, f"job.{State.QUEUED}", {"method": request.method})
     return get_job(tx, job_id)
 
@@ -107,7 +110,9 @@ def insert_job(
 def _check_storable(request: JobRequest) -> None:
     if not 0 <= request.seed < 2**63:
         raise RequestRejected(f"seed {request.seed} is out of range; use 0 to 2**63 - 1", pointer="/seed")
-    fields = {name: getattr(request, name) for name in ("source", "method", "params", "evaluation_text", "labels")}
+    fields = {
+        name: getattr(request, name) for name in ("source", "method", "params", "evaluation_text", "labels", "gates")
+    }
     for name, value in fields.items():
         text = "".join(_texts(value))
         if text != storable(text):
@@ -137,6 +142,7 @@ def get_job(tx: Connection, job_id: UUID) -> Job:
     return _to_job(
         row,
         labels=_labels(tx, [job_id]).get(job_id, {}),
+        gates=gates_of(tx, [job_id]).get(job_id, ()),
         plan=row.plan,
         attempts=tuple(_to_attempt(found) for found in tx.execute(attempts)),
     )
@@ -167,8 +173,11 @@ def list_jobs(
     if after is not None:
         wanted = wanted.where(job.c.id < after)
     rows = tx.execute(wanted).all()
-    labels = _labels(tx, [row.id for row in rows])
-    return [_to_job(row, labels=labels.get(row.id, {}), plan={}, attempts=()) for row in rows]
+    ids = [row.id for row in rows]
+    labels, gates = _labels(tx, ids), gates_of(tx, ids)
+    return [
+        _to_job(row, labels=labels.get(row.id, {}), gates=gates.get(row.id, ()), plan={}, attempts=()) for row in rows
+    ]
 
 
 def _labels(tx: Connection, job_ids: Collection[UUID]) -> dict[UUID, dict[str, str]]:
@@ -178,7 +187,14 @@ def _labels(tx: Connection, job_ids: Collection[UUID]) -> dict[UUID, dict[str, s
     return found
 
 
-def _to_job(row: Row[Any], *, labels: dict[str, str], plan: dict[str, Any], attempts: tuple[Attempt, ...]) -> Job:
+def _to_job(
+    row: Row[Any],
+    *,
+    labels: dict[str, str],
+    gates: tuple[GateVerdict, ...],
+    plan: dict[str, Any],
+    attempts: tuple[Attempt, ...],
+) -> Job:
     progress = None
     if row.progress_done is not None:
         progress = Progress(row.progress_done, row.progress_total, row.progress_message)
@@ -192,6 +208,7 @@ def _to_job(row: Row[Any], *, labels: dict[str, str], plan: dict[str, Any], atte
             seed=row.seed,
             timeout_seconds=row.timeout_seconds,
             labels=labels,
+            gates=tuple(verdict.gate for verdict in gates),
         ),
         method_version=row.method_version,
         state=row.state,
@@ -211,6 +228,7 @@ def _to_job(row: Row[Any], *, labels: dict[str, str], plan: dict[str, Any], atte
         started_at=row.started_at,
         ended_at=row.ended_at,
         attempts=attempts,
+        gates=gates,
     )
 
 

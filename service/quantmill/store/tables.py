@@ -127,6 +127,22 @@ class JobLabelColumns(TypedColumns):
 job_label = Table("job_label", metadata, JobLabelColumns, Index(None, "key", "value", "job_id"))
 
 
+class GateColumns(TypedColumns):
+    job_id: Named[UUID] = Column(Uuid, ForeignKey("job.id"), primary_key=True)
+    position: Named[int] = Column(Integer, primary_key=True, autoincrement=False)
+    gate: Named[str]
+    observed: Named[float | None] = Column(Double)
+    passed: Named[bool | None] = Column(Boolean)
+
+
+gate = Table(
+    "gate",
+    metadata,
+    GateColumns,
+    CheckConstraint("observed IS NULL OR passed IS NOT NULL", name="judged_when_observed"),
+)
+
+
 class AttemptColumns(TypedColumns):
     job_id: Named[UUID] = Column(Uuid, ForeignKey("job.id"), primary_key=True)
     epoch: Named[int] = Column(Integer, primary_key=True, autoincrement=False)

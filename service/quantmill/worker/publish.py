@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from quantmill.contract.tensors import Plan
 from quantmill.domain.artifacts import DESCRIPTION_FILE, Artifact, ArtifactFile, Metric
+from quantmill.domain.gates import GateVerdict
 from quantmill.domain.jobs import Job, Outcome, Phase
 from quantmill.files.artifacts import describe, description_bytes, store_folder
 from quantmill.files.manifest import manifest_digest
 from quantmill.services import Services
-from quantmill.store import artifacts, jobs
+from quantmill.store import artifacts, gates, jobs
 from quantmill.worker.messages import Finished
 
 KIND = "model"
 
 
-def publish(services: Services, job: Job, result: Finished, folder: Path) -> Job:
+def metrics_of(result: Finished) -> list[Metric]:
+    return [Metric(**dict(metric)) for metric in result.metrics]
+
+
+def publish(services: Services, job: Job, result: Finished, folder: Path, verdicts: Sequence[GateVerdict] = ()) -> Job:
     """Store the folder's files as blobs and move the job to succeeded.
 
     Blobs are written before the transaction and named by their content: an attempt that turns out to be fenced leaves
@@ -28,7 +34,7 @@ def publish(services: Services, job: Job, result: Finished, folder: Path) -> Job
         source_digest = jobs.get_job(tx, job.id).source_digest or ""
     files = store_folder(folder, services.blobs, move=True)
     now = datetime.now(UTC)
-    metrics = [Metric(**dict(metric)) for metric in result.metrics]
+    metrics = metrics_of(result)
     description = describe(
         files=files,
         kind=KIND,
@@ -56,6 +62,7 @@ def publish(services: Services, job: Job, result: Finished, folder: Path) -> Job
         created_at=now,
     )
     with services.database.write() as tx:
+        gates.record_verdicts(tx, job.id, verdicts)
         jobs.end_attempt(
             tx, job.id, job.epoch, Outcome.SUCCEEDED, exit_code=0, peak_memory_bytes=result.peak_memory_bytes
         )

@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ from quantmill.contract.errors import (
     ResourceExhausted,
     describe,
 )
+from quantmill.domain.gates import GateVerdict, judge, refusal
 from quantmill.domain.jobs import FINAL, Job, Outcome, Phase, Progress, State
 from quantmill.files.blobs import BlobStore
 from quantmill.services import Services
-from quantmill.store import jobs, units
+from quantmill.store import gates, jobs, units
 from quantmill.worker.child import Child, Ended
 from quantmill.worker.lease import Lease
 from quantmill.worker.messages import (
@@ -41,7 +43,7 @@ from quantmill.worker.messages import (
     Start,
     UnitFinished,
 )
-from quantmill.worker.publish import publish
+from quantmill.worker.publish import metrics_of, publish
 
 log = structlog.get_logger()
 
@@ -244,23 +246,39 @@ class Supervisor:
                 self._lose(attempt, last)
 
     def _publish(self, attempt: Attempt, result: Finished) -> None:
-        """A result that cannot be stored (a full disk, say) fails its job; one that comes too late is fenced."""
-        try:
-            publish(self._services, attempt.job, result, attempt.export_folder)
-        except IllegalTransition:
-            raise
-        except QuantmillError as error:
-            peak = result.peak_memory_bytes
-            self._end(attempt, State.FAILED, error=describe(error), peak_memory_bytes=peak)
+        """Publish what was made where it meets the job's gates; else fail the job and keep what was measured.
+
+        A result that cannot be stored (a full disk, say) fails its job too; one that comes too late is fenced.
+        """
+        metrics = metrics_of(result)
+        verdicts = judge(attempt.job.request.gates, metrics)
+        error: QuantmillError | None = refusal(verdicts, metrics)
+        if error is None:
+            try:
+                publish(self._services, attempt.job, result, attempt.export_folder, verdicts)
+                return
+            except IllegalTransition:
+                raise
+            except QuantmillError as failed:
+                error = failed
+        peak = result.peak_memory_bytes
+        self._end(attempt, State.FAILED, error=describe(error), peak_memory_bytes=peak, verdicts=verdicts)
 
     def _end(
-        self, attempt: Attempt, state: State, *, peak_memory_bytes: int, error: dict[str, Any] | None = None
+        self,
+        attempt: Attempt,
+        state: State,
+        *,
+        peak_memory_bytes: int,
+        error: dict[str, Any] | None = None,
+        verdicts: Sequence[GateVerdict] = (),
     ) -> None:
         """Close the attempt and move the job to a final state, in one transaction."""
         job = attempt.job
         payload = {"error": error} if error else {}
         with self._services.database.write() as tx:
             jobs.end_attempt(tx, job.id, job.epoch, Outcome(state.value), peak_memory_bytes=peak_memory_bytes)
+            gates.record_verdicts(tx, job.id, verdicts)
             jobs.transition(tx, job.id, epoch=job.epoch, to=state, payload=payload, error=error)
 
     def _lose(self, attempt: Attempt, ended: Ended) -> None:

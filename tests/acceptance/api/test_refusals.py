@@ -186,3 +186,31 @@ def test_a_longer_run_than_this_installation_allows_is_refused(api):
     problem = refuse(api, {**REQUEST, "timeout_seconds": 86_401}, 422, "RequestRejected")
 
     assert pointers(problem) == ["/timeout_seconds"]
+
+
+@pytest.mark.parametrize(
+    ("gates", "pointer", "message"),
+    [
+        (["size_mb <= 9", "loss <= 1"], "/gates/1", "'loss' is not measured"),
+        (["size_mb = 9"], "/gates/0", "is not a gate"),
+        (["kld.mean <= 1"], "/gates/0", "is measured on a text"),
+    ],
+)
+def test_a_gate_that_cannot_be_judged_is_refused_where_it_stands(api, gates, pointer, message):
+    response = api.post(
+        "/v1/jobs", json={"source": "millstone-4m", "method": "gguf", "params": {"type": "Q4_0"}, "gates": gates}
+    )
+
+    assert response.status_code == 422
+    (problem,) = response.json()["errors"]
+    assert problem["pointer"] == pointer
+    assert message in problem["message"]
+
+
+def test_a_job_shows_its_gates(api):
+    gates = ["size_mb <= 9"]
+    job = api.post(
+        "/v1/jobs", json={"source": "millstone-4m", "method": "gguf", "params": {"type": "Q4_0"}, "gates": gates}
+    ).json()
+
+    assert job["gates"] == [{"gate": "size_mb <= 9", "observed": None, "passed": None}]

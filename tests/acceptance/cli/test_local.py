@@ -262,6 +262,17 @@ def test_a_text_that_cannot_be_read_is_refused(quantmill, artifact, tmp_path):
     assert quantmill("evaluate", artifact[0], "--against", MODEL, "--text", tmp_path / "none").code == 1
 
 
+def test_an_artifact_that_misses_its_gate_is_not_written(quantmill, tmp_path):
+    made = quantmill(
+        "quantize", MODEL, "--method", "gguf", "--set", "type=Q8_0", "--output", tmp_path / "out",
+        "--gate", "size_mb <= 1", "--data-dir", tmp_path / "data",
+    )  # fmt: skip
+
+    assert made.code == 1
+    assert "size_mb <= 1" in made.err
+    assert not (tmp_path / "out").exists()
+
+
 # This installation
 
 

@@ -54,6 +54,30 @@ def test_a_job_with_a_text_says_what_was_lost_and_the_next_one_need_not_run_the_
     assert len(list(installation.settings.evaluation_cache_dir.iterdir())) == 1
 
 
+def test_an_artifact_that_meets_its_gates_is_published_with_what_was_observed(installation):
+    job = installation.wait(installation.submit("Q8_0", gates=("size_mb <= 9", "rmse < 0.01")).id)
+
+    assert job.state is State.SUCCEEDED
+    assert [gate.passed for gate in job.gates] == [True, True]
+    assert job.gates[0].observed == pytest.approx(4.6, abs=0.5)
+
+
+def test_an_artifact_that_misses_a_gate_is_not_published_and_what_was_measured_is_kept(installation):
+    text = str(EVALUATION_TEXT)
+    job = installation.wait(
+        installation.submit("Q4_0", evaluation_text=text, gates=("size_mb <= 9", "kld.mean <= 0.0001")).id, seconds=150
+    )
+
+    assert job.state is State.FAILED
+    assert (job.error["kind"], job.error["type"]) == ("policy", "/problems/GateFailed")
+    assert [gate.passed for gate in job.gates] == [True, False]
+    assert job.gates[1].observed > 0.0001
+    assert {"kld_mean", "perplexity", "size"} <= {metric["name"] for metric in job.error["metrics"]}
+    assert installation.events(job.id)[-1].payload["error"] == job.error
+    with installation.services.database.read() as tx:
+        assert artifacts.list_artifacts(tx, after=None, limit=10) == []
+
+
 def test_nothing_stays_behind_after_a_job(installation):
     job = installation.wait(installation.submit().id)
     time.sleep(0.5)

@@ -36,6 +36,7 @@ def test_a_job_reads_back_as_it_was_asked_for(submit, read):
         seed=2**63 - 1,
         timeout_seconds=60,
         labels={"team": "a", "'\"$.x": "{}"},
+        gates=("size_mb <= 9", "kld.mean < 1"),
     )
     plan = {"tensors": [{"name": "b"}, {"name": "a"}], "units": []}
 

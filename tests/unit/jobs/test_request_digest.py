@@ -30,6 +30,7 @@ def test_the_order_of_keys_and_the_spelling_of_numbers_do_not_matter():
         {"seed": 1},
         {"timeout_seconds": 60},
         {"labels": {"team": "search"}},
+        {"gates": ("size_mb <= 1",)},
     ],
 )
 def test_every_field_of_the_request_counts(change):
