@@ -15,14 +15,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from quantmill.api.schemas import ArtifactView, JobView
+from quantmill.cli.comparing import write_report
 from quantmill.client import Client, ServiceUnreachable
+from quantmill.domain.artifacts import Metric
 from quantmill.domain.jobs import State
+from quantmill.evaluation.report import Comparison, Variant
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MODEL = REPOSITORY / "tests/data/millstone-4m"
@@ -64,32 +68,42 @@ def wait_until_ready(client: Client, process: subprocess.Popen[bytes], log: Path
             time.sleep(0.1)
 
 
-def metrics_of(artifact: ArtifactView) -> dict[tuple[str, str], float]:
-    return {(metric.subject, metric.name): metric.value or float("nan") for metric in artifact.metrics}
+def variant_of(job: JobView, artifact: ArtifactView) -> Variant:
+    assert job.started_at is not None
+    assert job.ended_at is not None
+    measured = [each for each in artifact.metrics if each.value is not None]
+    return Variant(
+        method=job.method,
+        params=job.params,
+        state=job.state.value,
+        seconds=(job.ended_at - job.started_at).total_seconds(),
+        size=artifact.size,
+        digest=artifact.digest,
+        metrics=tuple(Metric(**dict(each)) for each in measured),
+    )
 
 
-def comparison(results: list[tuple[JobView, ArtifactView, Path]]) -> Table:
-    source_bytes = (MODEL / "model.safetensors").stat().st_size
-    baseline = metrics_of(results[0][1])["source", "perplexity"]
-    table = Table(title="millstone-4m, perplexity per token on evaluation.txt")
-    for column in ("type", "bits per weight", "MB", "perplexity", "retention %", "seconds", "verified"):
-        table.add_column(column, justify="left" if column == "type" else "right")
-    table.add_row("source (BF16)", "16.00", f"{source_bytes / 1e6:.2f}", f"{baseline:.3f}", "100.00", "", "")
-    for job, artifact, _ in results:
-        measured = metrics_of(artifact)
-        perplexity = measured["artifact", "perplexity"]
-        assert job.started_at is not None
-        assert job.ended_at is not None
-        table.add_row(
-            str(job.params["type"]),
-            f"{measured['artifact', 'bits_per_weight']:.2f}",
-            f"{artifact.size / 1e6:.2f}",
-            f"{perplexity:.3f}",
-            f"{100 * (1 - (perplexity - baseline) / baseline):.2f}",
-            f"{(job.ended_at - job.started_at).total_seconds():.1f}",
-            "yes" if job.state is State.SUCCEEDED else "no",
+def table(comparison: Comparison) -> Table:
+    shown = Table(title="millstone-4m, measured on evaluation.txt")
+    for column in ("type", "bits/weight", "MB", "perplexity", "retention %", "KLD", "top-1", "seconds", "verified"):
+        shown.add_column(column, justify="left" if column == "type" else "right")
+    source = comparison.source_perplexity
+    assert source is not None
+    baseline = [f"{comparison.source_bytes / 1e6:.2f}", f"{source.value:.3f}", "100.00", "0", "1", "", ""]
+    shown.add_row("source (BF16)", "16.00", *baseline)
+    for each in comparison.variants:
+        shown.add_row(
+            str(each.params["type"]),
+            f"{each.value('bits_per_weight'):.2f}",
+            f"{(each.size or 0) / 1e6:.2f}",
+            f"{each.value('perplexity'):.3f}",
+            f"{each.value('retention'):.2f}",
+            f"{each.value('kld_mean'):.4f}",
+            f"{each.value('top1_agreement'):.4f}",
+            f"{each.seconds:.1f}",
+            "yes",
         )
-    return table
+    return shown
 
 
 def main() -> int:
@@ -99,7 +113,7 @@ def main() -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     console = Console()
-    results = []
+    variants = []
     with service(folder) as client:
         jobs = [
             client.submit(
@@ -114,9 +128,16 @@ def main() -> int:
                 console.print(f"{job.params['type']}: {job.state} {job.error}")
                 return 1
             path = folder / str(job.params["type"])
-            results.append((job, client.download(job.artifact_digest, path), path))
+            variants.append(variant_of(job, client.download(job.artifact_digest, path)))
             console.print(f"{job.params['type']}: {job.state}, {path.relative_to(REPOSITORY)}", highlight=False)
-    console.print(comparison(results))
+    source, text = (str(path.relative_to(REPOSITORY)) for path in (MODEL, TEXT))
+    nbytes = (MODEL / "model.safetensors").stat().st_size
+    comparison = Comparison(source, nbytes, text, tuple(variants), version("quantmill"))
+    console.print(table(comparison))
+    best, reason = comparison.recommend()
+    console.print(f"{best.name if best else 'nothing'} is {reason}", highlight=False)
+    page, *_ = write_report(comparison, folder / "report.html")
+    console.print(f"The whole comparison: {page}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -273,6 +273,38 @@ def test_an_artifact_that_misses_its_gate_is_not_written(quantmill, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def short_text(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text((DATA / "text" / "evaluation.txt").read_text()[:4000])
+    return text
+
+
+def test_variants_are_compared_in_a_page_with_json_and_csv_beside_it(quantmill, short_text, tmp_path):
+    compared = quantmill(
+        "compare", MODEL, "--variant", "gguf:type=Q8_0", "--variant", "gguf:type=Q4_0",
+        "--text", short_text, "--report", tmp_path / "report.html",
+    )  # fmt: skip
+
+    assert compared.code == 0, compared.err
+    assert "take gguf type=" in compared.out
+    whole = json.loads((tmp_path / "report.json").read_text())
+    assert [each["state"] for each in whole["variants"]] == ["succeeded", "succeeded"]
+    assert "<svg" in (tmp_path / "report.html").read_text()
+    assert len((tmp_path / "report.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("variant", "report", "said"),
+    [(":type=Q8_0", "r.html", "names no method"), ("gguf:Q8_0", "r.html", "KEY=VALUE"), ("gguf", "r.pdf", ".html")],
+)
+def test_a_comparison_that_cannot_be_is_refused(quantmill, short_text, tmp_path, variant, report, said):
+    refused = quantmill("compare", MODEL, "--variant", variant, "--text", short_text, "--report", tmp_path / report)
+
+    assert refused.code in (1, 3)
+    assert said in refused.err
+
+
 # This installation
 
 

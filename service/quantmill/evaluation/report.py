@@ -1,0 +1,183 @@
+"""Variants of one model side by side: the comparison's values, its recommendation, and its JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from quantmill.domain.artifacts import Metric
+
+MOST_RATIO = 1.03  # of the perplexities: what a recommended variant may lose, its interval's upper end included
+SCHEMA = "quantmill.comparison.v1"
+CSV_METRICS = (
+    "bits_per_weight",
+    "perplexity",
+    "perplexity_ratio",
+    "retention",
+    "kld_mean",
+    "kld_median",
+    "kld_p99",
+    "kld_max",
+    "top1_agreement",
+    "top5_agreement",
+    "flips",
+    "relative_rmse",
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One job of a comparison. `size` (bytes) and `digest` are the artifact's, None where the job did not succeed."""
+
+    method: str
+    params: Mapping[str, Any]
+    state: str
+    seconds: float | None
+    size: int | None = None
+    digest: str | None = None
+    error: str | None = None
+    metrics: tuple[Metric, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return " ".join([self.method, *(f"{key}={_text(value)}" for key, value in self.params.items())])
+
+    @property
+    def succeeded(self) -> bool:
+        return self.digest is not None
+
+    def metric(self, name: str, subject: str = "artifact") -> Metric | None:
+        return next((each for each in self.metrics if (each.subject, each.name) == (subject, name)), None)
+
+    def value(self, name: str, subject: str = "artifact") -> float:
+        """NaN where it was not measured."""
+        found = self.metric(name, subject)
+        return math.nan if found is None else found.value
+
+    @cached_property
+    def blocks(self) -> list[Metric]:
+        """The output error of each block, in the model's order."""
+        return sorted((each for each in self.metrics if each.name == "output_error"), key=_order)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`source`, `text` are as the user named them; `source_bytes` is the size of the source's weights."""
+
+    source: str
+    source_bytes: int
+    text: str
+    variants: tuple[Variant, ...]
+    version: str
+
+    @property
+    def succeeded(self) -> list[Variant]:
+        return [variant for variant in self.variants if variant.succeeded]
+
+    @property
+    def source_perplexity(self) -> Metric | None:
+        return next((found for each in self.succeeded if (found := each.metric("perplexity", "source"))), None)
+
+    @property
+    def frontier(self) -> list[Variant]:
+        """Those that no other beats in both size and mean KL divergence, smallest first."""
+        best, kept = math.inf, []
+        for variant in sorted(self.succeeded, key=lambda each: (each.size or 0, each.value("kld_mean"))):
+            if variant.value("kld_mean") < best:
+                best = variant.value("kld_mean")
+                kept.append(variant)
+        return kept
+
+    def recommend(self) -> tuple[Variant | None, str]:
+        """The variant to take, and why."""
+        good = [each for each in self.frontier if _most_ratio(each) <= MOST_RATIO]
+        allowed = f"{100 * (MOST_RATIO - 1):.0f} %"
+        if good:
+            chosen = min(good, key=lambda each: each.size or 0)
+            return chosen, (
+                f"the smallest of those whose perplexity is at most {allowed} above the source's: "
+                f"{_shown_ratio(chosen)}, {(chosen.size or 0) / 1e6:.2f} MB."
+            )
+        if self.frontier:
+            nearest = min(self.frontier, key=lambda each: each.value("kld_mean"))
+            return nearest, (
+                f"the nearest to the source, but none keeps its perplexity within {allowed} of the source's: "
+                f"{_shown_ratio(nearest)}. Try a larger type."
+            )
+        return None, "no variant succeeded."
+
+    def command(self, variant: Variant) -> str:
+        """The shell command that makes and measures the variant again."""
+        sets = [part for key, value in variant.params.items() for part in ("--set", f"{key}={_text(value)}")]
+        output = "-".join([variant.method, *map(_text, variant.params.values())])
+        method = ["--method", variant.method, *sets, "--evaluate", self.text, "--output", output]
+        return shlex.join(["quantmill", "quantize", self.source, *method])
+
+    def to_json(self) -> str:
+        recommended, reason = self.recommend()
+        whole = {
+            "schema": SCHEMA,
+            "quantmill": self.version,
+            "source": self.source,
+            "source_bytes": self.source_bytes,
+            "text": self.text,
+            "recommendation": {"variant": recommended.name if recommended else None, "reason": reason},
+            "variants": [self._variant_json(variant) for variant in self.variants],
+        }
+        return json.dumps(whole, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+
+    def _variant_json(self, variant: Variant) -> dict[str, Any]:
+        fields = {name: value for name, value in vars(variant).items() if name not in {"metrics", "blocks", "params"}}
+        return {
+            "name": variant.name,
+            **fields,
+            "params": dict(variant.params),
+            "on_frontier": variant in self.frontier,
+            "command": self.command(variant),
+            "metrics": [{**vars(each), "value": _finite(each.value)} for each in variant.metrics],
+        }
+
+    def to_csv(self) -> str:
+        """A line for each variant; an empty cell is what was not measured."""
+        out = io.StringIO()
+        lines = csv.writer(out)
+        lines.writerow(["variant", "state", "bytes", "seconds", *CSV_METRICS, "kld_mean_low", "kld_mean_high"])
+        for each in self.variants:
+            kld = each.metric("kld_mean")
+            ends = (kld.ci_low, kld.ci_high) if kld else (None, None)
+            values = [_finite(each.value(name)) for name in CSV_METRICS]
+            lines.writerow([_cell(each.name), each.state, each.size, each.seconds, *values, *ends])
+        return out.getvalue()
+
+
+def _most_ratio(variant: Variant) -> float:
+    found = variant.metric("perplexity_ratio")
+    return math.inf if found is None else found.value if found.ci_high is None else found.ci_high
+
+
+def _shown_ratio(variant: Variant) -> str:
+    return f"{100 * (variant.value('perplexity_ratio') - 1):+.2f} %"
+
+
+def _order(metric: Metric) -> tuple[Any, ...]:
+    return tuple((part.isdigit(), int(part) if part.isdigit() else part) for part in metric.subject.split("."))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _cell(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text[:1] in "=+-@\t\r" else text
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
