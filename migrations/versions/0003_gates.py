@@ -19,9 +19,9 @@ def upgrade() -> None:
         sa.Column("gate", sa.String(), nullable=False),
         sa.Column("observed", sa.Double(), nullable=True),
         sa.Column("passed", sa.Boolean(), nullable=True),
-        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name="fk_gate_job_id_job"),
-        sa.PrimaryKeyConstraint("job_id", "position", name="pk_gate"),
-        sa.CheckConstraint("observed IS NULL OR passed IS NOT NULL", name="ck_gate_judged_when_observed"),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_gate_job_id_job")),
+        sa.PrimaryKeyConstraint("job_id", "position", name=op.f("pk_gate")),
+        sa.CheckConstraint("observed IS NULL OR passed IS NOT NULL", name=op.f("ck_gate_judged_when_observed")),
     )
 
 

@@ -57,8 +57,8 @@ def page(comparison: Comparison) -> str:
 {"".join(_row(variant, variant is best) for variant in comparison.variants)}</tbody>
 </table></div>
 <p class="note">On {escape(comparison.text)}{_tokens(comparison)}. Small figures are 95 % intervals (paired bootstrap
-over windows). Perplexity is per token, KL divergence from the source in nats per token, top-1 agreement the share of tokens
-where both models hold the same token for the most likely, retention 100 (1 - (p - p source) / p source) %.</p>
+over windows). Perplexity is per token, KL divergence from the source in nats per token, top-1 agreement the share of
+tokens where both models hold the same token for the most likely, retention 100 (1 - (p - p source) / p source) %.</p>
 <h2>Size against divergence</h2>
 {_plot(comparison)}
 <p class="note">Down and left is better. Filled: no other variant is both smaller and nearer. Bars are
