@@ -113,9 +113,7 @@ def load_all(python: Path, scratch: Path) -> Iterator[Loaded]:
         tokens = hashlib.sha256(json.dumps(tokenize(checkpoint.index, text).ids).encode()).hexdigest()
         for type_, path in files.items():
             theirs = seen[str(path)]
-            ours = perplexity(
-                checkpoint, functools.partial(GGUF.weights, path.parent), text, window=WINDOW, threads=2
-            )
+            ours = perplexity(checkpoint, functools.partial(GGUF.weights, path.parent), text, window=WINDOW, threads=2)
             assert ours.windows == theirs["windows"]
             yield Loaded(
                 type_,
