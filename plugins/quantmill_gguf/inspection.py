@@ -23,7 +23,9 @@ FACTORS = "rope_freqs.weight"
 PADDING = 32  # bytes; where general.alignment is not given
 
 # llama.h, enum llama_ftype
-FILE_TYPES = {"F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18}
+FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10}
+FILE_TYPES |= {"Q3_K_S": 11, "Q3_K_M": 12, "Q3_K_L": 13, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17}
+FILE_TYPES |= {"Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32, "TQ1_0": 36, "TQ2_0": 37}
 
 
 def inspect(folder: Path, plan: Plan, index: ModelIndex, params: GgufParams) -> Inspection:

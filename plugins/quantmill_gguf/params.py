@@ -2,11 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-FileType = Literal["F16", "Q8_0", "Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K"]
+FileType = Literal[
+    "F32",
+    "F16",
+    "BF16",
+    "Q8_0",
+    "Q6_K",
+    "Q5_K_M",
+    "Q5_K_S",
+    "Q5_1",
+    "Q5_0",
+    "Q4_K_M",
+    "Q4_K_S",
+    "Q4_1",
+    "Q4_0",
+    "IQ4_NL",
+    "IQ4_XS",
+    "Q3_K_L",
+    "Q3_K_M",
+    "Q3_K_S",
+    "Q2_K",
+    "TQ2_0",
+    "TQ1_0",
+]
+
+TypeName = Literal[
+    "F32",
+    "F16",
+    "BF16",
+    "Q8_0",
+    "Q6_K",
+    "Q5_K",
+    "Q5_1",
+    "Q5_0",
+    "Q4_K",
+    "Q4_1",
+    "Q4_0",
+    "IQ4_NL",
+    "IQ4_XS",
+    "MXFP4",
+    "Q3_K",
+    "Q2_K",
+    "TQ2_0",
+    "TQ1_0",
+]
+
+Pattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.*?\[\]!-]{1,200}$")]
 
 
 class GgufParams(BaseModel):
@@ -15,3 +61,14 @@ class GgufParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     type: FileType = Field(default="Q4_K_M", description="File type, by llama-quantize's name: a mix of tensor types.")
+    pure: bool = Field(default=False, strict=True, description="Every matrix gets the mix's main type.")
+    output_type: TypeName | None = Field(
+        default=None, description="Type of the output matrix, or of the embedding where it serves as one."
+    )
+    token_embedding_type: TypeName | None = Field(default=None, description="Type of the token embedding.")
+    overrides: Mapping[Pattern, TypeName] = Field(
+        default_factory=dict,
+        max_length=256,
+        description="Tensor type by pattern (* ? [abc]) of the GGUF name or the source's: "
+        '{"blk.*.ffn_down.weight": "Q6_K"}. A tensor that two patterns give different types is refused.',
+    )

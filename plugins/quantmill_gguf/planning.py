@@ -5,12 +5,15 @@ from __future__ import annotations
 from quantmill.contract.errors import SourceRejected
 from quantmill.contract.tensors import Action, ModelIndex, Plan, TensorInfo, TensorPlan, Unit
 from quantmill_gguf.architectures import EMBEDDING, OUTPUT, ExpectedTensor, Model, architecture_of, model_of
+from quantmill_gguf.overrides import asked_for, check_patterns
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.policies import Place, choose
 from quantmill_gguf.tokenizer import read_tokenizer
 from quantmill_gguf.types import TYPES
 
 SOURCE_DTYPES = ("F32", "F16", "BF16")
+
+UNQUANTIZED = ("F32", "F16", "BF16")
 
 HEAD = "lm_head.weight"  # may be tied to the embedding: llama.cpp then uses token_embd for both
 
@@ -25,12 +28,14 @@ def plan(index: ModelIndex, params: GgufParams) -> Plan:
     converted row by row inside the kernels, and q/k rows are reordered in place.
 
     Raises ArchitectureUnsupported, or SourceRejected for a tensor that is missing, unknown, of another shape or not
-    of a float dtype, and for a tokenizer that cannot be carried.
+    of a float dtype, and for a tokenizer that cannot be carried; ParamsRejected for a pattern of `overrides` that
+    matches no matrix, or gives a tensor another type than a second pattern.
     """
     architecture, model = architecture_of(index), model_of(index)
     expected = list(architecture.tensors(model, index.config))
     tied = HEAD in index.tied
     dropped = _dropped(index)
+    check_patterns(params, expected)
     _check_names(index, expected, dropped)
     rows, warnings = [], []
     for tensor in expected:
@@ -80,11 +85,11 @@ def _row(
         blocks=model.blocks,
         shape=info.shape,
         is_output=tensor.role == OUTPUT or (tied and tensor.role == EMBEDDING),
-        shared_kv=model.kv_heads < model.heads,
+        sharing=model.heads // model.kv_heads,
     )
-    choice = choose(params.type, place)
+    choice = choose(params.type, place, pure=params.pure, asked=asked_for(params, tensor, place))
     nbytes = info.values // info.shape[-1] * TYPES[choice.type].row_bytes(info.shape[-1])
-    action: Action = "keep" if choice.type in ("F32", "F16") else "quantize"
+    action: Action = "keep" if choice.type in UNQUANTIZED else "quantize"
     row = TensorPlan(info.name, info.shape, info.dtype, action, choice.type, tensor.output, nbytes, choice.reason)
     return row, choice.fell_back
 

@@ -13,11 +13,22 @@ from quantmill_gguf.params import GgufParams
 ERROR_BOUNDS = {
     "F32": 0.0,  # exact
     "F16": 0.0005,  # 0.00022; more for tensors whose values are mostly below 6e-5, where F16 is subnormal
+    "BF16": 0.0022,  # 0.0017; half a step of 8 bits is 0.00195
     "Q8_0": 0.016,  # millstone 0.0058, normal 0.0054, worst 0.0124
     "Q6_K": 0.036,  # millstone 0.0189, normal 0.0177, worst 0.0272
     "Q5_K": 0.064,  # millstone 0.0380, normal 0.0361, worst 0.0490
     "Q4_K": 0.126,  # millstone 0.0748, normal 0.0714, worst 0.0966
+    "Q5_1": 0.074,  # millstone 0.0395, normal 0.0380, worst 0.0567
+    "Q5_0": 0.092,  # millstone 0.0460, normal 0.0428, worst 0.0709
+    "Q4_1": 0.137,  # millstone 0.0819, normal 0.0783, worst 0.1053
     "Q4_0": 0.18,  # millstone 0.0926, normal 0.0860, worst 0.1382
+    "IQ4_NL": 0.137,  # millstone 0.0779, normal 0.0744, worst 0.1054
+    "IQ4_XS": 0.139,  # millstone 0.0786, normal 0.0750, worst 0.1064
+    "MXFP4": 0.2,  # millstone 0.1200, normal 0.1151, worst 0.1555
+    "Q3_K": 0.25,  # millstone 0.1515, normal 0.1437, worst 0.1934
+    "Q2_K": 0.385,  # millstone 0.2712, normal 0.2641, worst 0.2945
+    "TQ2_0": 0.95,  # millstone 0.8419, normal 0.8085, worst 0.8494; a tensor of zeros would have 1
+    "TQ1_0": 0.95,  # as TQ2_0, which has the same values in other bytes
 }
 
 # What a single block may be off by. `relative` is half a step (Q4_0: up to a whole one at its missing 16th level)
@@ -27,17 +38,28 @@ ERROR_BOUNDS = {
 BLOCK_BOUNDS = {
     "F32": BlockBound(32, 0.0),
     "F16": BlockBound(32, 0.0005, absolute=2.0**-25),
+    "BF16": BlockBound(32, 0.0022),
     "Q8_0": BlockBound(32, 0.0045, absolute=127 * 2.0**-25),
     "Q6_K": BlockBound(16, 0.0165, group=256, group_relative=0.005, absolute=128 * 32 * 2.0**-25),
     "Q5_K": BlockBound(32, 0.028, group=256, group_relative=0.025, absolute=63 * 31 * 2.0**-25),
     "Q4_K": BlockBound(32, 0.052, group=256, group_relative=0.025, absolute=63 * 15 * 2.0**-25),
+    "Q5_1": BlockBound(32, 0.034, absolute=32 * 2.0**-25),
+    "Q5_0": BlockBound(32, 0.0625, absolute=16 * 2.0**-25),
+    "Q4_1": BlockBound(32, 0.069, absolute=16 * 2.0**-25),
     "Q4_0": BlockBound(32, 0.1245, absolute=8 * 2.0**-25),
+    "IQ4_NL": BlockBound(32, 0.09, absolute=127 * 2.0**-25),
+    "IQ4_XS": BlockBound(32, 0.07, group=256, group_relative=0.03, absolute=32 * 127 * 2.0**-25),
+    "MXFP4": BlockBound(32, 0.2505),  # its largest value is 6, the largest magnitude up to 8 of its steps
+    "Q3_K": BlockBound(16, 0.15, group=256, group_relative=0.035, absolute=32 * 4 * 2.0**-25),
+    "Q2_K": BlockBound(16, 0.25, group=256, group_relative=0.1, absolute=15 * 4 * 2.0**-25),
+    "TQ2_0": BlockBound(256, 0.505, absolute=2.0**-25),
+    "TQ1_0": BlockBound(256, 0.505, absolute=2.0**-25),
 }
 
 GGUF = Method(
     name="gguf",
     version="0.1.0",
-    summary="GGUF files with llama-quantize's mixes of block formats, 4 to 16 bits, for llama.cpp and Ollama",
+    summary="GGUF files with llama-quantize's mixes of block formats, 2 to 32 bits, for llama.cpp and Ollama",
     params=GgufParams,
     plan=lazy("quantmill_gguf.planning:plan"),
     quantize=lazy("quantmill_gguf.algorithm:quantize"),
@@ -53,7 +75,7 @@ GGUF = Method(
         Runtime("llama-cpp-python", "python -m llama_cpp.server --model {file}"),
         Runtime("transformers", "AutoModelForCausalLM.from_pretrained('{folder}', gguf_file='{file}')"),
     ),
-    bits=(4, 5, 6, 8, 16),
+    bits=(2, 3, 4, 5, 6, 8, 16, 32),
     granularity="blocks of 32 or 256 values along a row",
 )
 

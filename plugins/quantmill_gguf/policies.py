@@ -7,66 +7,9 @@ llama.cpp itself, holds these rows to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from quantmill_gguf.types import TYPES
-
-# Where a mix spends more bits: (block index, number of blocks) -> bool
-
-
-def more_bits(block: int, blocks: int) -> bool:
-    """The first and the last eighth, and every third block between."""
-    return block < blocks // 8 or block >= 7 * blocks // 8 or (block - blocks // 8) % 3 == 2
-
-
-def first_four(block: int, blocks: int) -> bool:
-    return block < 4
-
-
-def first_eighth(block: int, blocks: int) -> bool:
-    return block < blocks // 8
-
-
-@dataclass(frozen=True)
-class Raise:
-    """One kind of tensor gets a better type in some blocks."""
-
-    type: str
-    where: Callable[[int, int], bool]
-
-
-@dataclass(frozen=True)
-class Mix:
-    """A file type: the type most tensors get, and its exceptions by the tensor's role."""
-
-    file_type: int  # general.file_type
-    base: str
-    output: str  # of the output matrix, or of the embedding where it serves as one
-    raised: Mapping[str, Raise] = field(default_factory=dict)
-
-
-MIXES: Mapping[str, Mix] = {
-    "F16": Mix(1, "F16", "F16"),
-    "Q4_0": Mix(2, "Q4_0", "Q6_K"),
-    "Q8_0": Mix(7, "Q8_0", "Q8_0"),
-    "Q4_K_S": Mix(14, "Q4_K", "Q6_K", {"attn_v": Raise("Q5_K", first_four), "ffn_down": Raise("Q5_K", first_eighth)}),
-    "Q4_K_M": Mix(15, "Q4_K", "Q6_K", {"attn_v": Raise("Q6_K", more_bits), "ffn_down": Raise("Q6_K", more_bits)}),
-    "Q5_K_M": Mix(17, "Q5_K", "Q6_K", {"attn_v": Raise("Q6_K", more_bits), "ffn_down": Raise("Q6_K", more_bits)}),
-    "Q6_K": Mix(18, "Q6_K", "Q6_K"),
-}
-
-# The type that takes over where a row does not divide into blocks: llama.cpp's choice where the kernels have it
-# (Q6_K -> Q8_0), otherwise the next wider type they have (llama.cpp: Q4_K -> Q5_0, Q5_K -> Q5_1).
-FALLBACKS: Mapping[str, str] = {"Q4_K": "Q8_0", "Q5_K": "Q8_0", "Q6_K": "Q8_0", "Q4_0": "F16", "Q8_0": "F16"}
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A tensor's type; `reason` is empty where it is the mix's base, `fell_back` says that the row forced it."""
-
-    type: str
-    reason: str = ""
-    fell_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,29 +21,160 @@ class Place:
     blocks: int
     shape: tuple[int, ...]
     is_output: bool = False  # the output matrix, or the embedding that serves as one
-    shared_kv: bool = False  # several query heads share a key/value head
+    sharing: int = 1  # query heads to each key/value head
 
 
-def choose(file_type: str, place: Place) -> Choice:
-    """The tensor type that the mix `file_type` gives to the tensor at `place`, with the reason."""
+# Where a mix spends more bits
+
+
+def everywhere(place: Place) -> bool:
+    return True
+
+
+def first(count: int) -> Callable[[Place], bool]:
+    return lambda place: place.block < count
+
+
+def first_share(parts: int) -> Callable[[Place], bool]:
+    """The blocks of the first of `parts` equal parts."""
+    return lambda place: place.block < place.blocks // parts
+
+
+def more_bits(place: Place) -> bool:
+    """The first and the last eighth, and every third block between."""
+    block, blocks = place.block, place.blocks
+    return block < blocks // 8 or block >= 7 * blocks // 8 or (block - blocks // 8) % 3 == 2
+
+
+def shared_by_four(place: Place) -> bool:
+    return place.sharing >= 4
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Another type than the mix's base for one kind of tensor, in some blocks."""
+
+    role: str
+    type: str
+    where: Callable[[Place], bool] = everywhere
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A file type: the type most tensors get, and its exceptions; of several rules the first that applies counts."""
+
+    file_type: int  # general.file_type
+    base: str
+    output: str  # of the output matrix, or of the embedding where it serves as one
+    rules: tuple[Rule, ...] = ()
+
+
+MORE_BITS = (Rule("attn_v", "Q6_K", more_bits), Rule("ffn_down", "Q6_K", more_bits))
+SMALL_FOUR_BITS = (Rule("attn_v", "Q5_K", shared_by_four), Rule("ffn_down", "Q5_K", first_share(8)))
+TERNARY = (Rule("token_embd", "Q4_K"),)
+
+# Left out: Q2_K_S, which llama-quantize makes with an importance matrix only, and MXFP4_MOE, which differs from Q8_0
+# in the experts of a mixture only.
+MIXES: Mapping[str, Mix] = {
+    "F32": Mix(0, "F32", "F32"),
+    "F16": Mix(1, "F16", "F16"),
+    "BF16": Mix(32, "BF16", "BF16"),
+    "Q4_0": Mix(2, "Q4_0", "Q6_K"),
+    "Q4_1": Mix(3, "Q4_1", "Q6_K"),
+    "Q5_0": Mix(8, "Q5_0", "Q6_K"),
+    "Q5_1": Mix(9, "Q5_1", "Q6_K"),
+    "Q8_0": Mix(7, "Q8_0", "Q8_0"),
+    "Q2_K": Mix(
+        10,
+        "Q2_K",
+        "Q6_K",
+        (
+            Rule("attn_v", "Q4_K", shared_by_four),
+            Rule("attn_v", "Q3_K"),
+            Rule("attn_output", "Q3_K"),
+            Rule("ffn_down", "Q3_K"),
+        ),
+    ),
+    "Q3_K_S": Mix(11, "Q3_K", "Q6_K"),
+    "Q3_K_M": Mix(
+        12,
+        "Q3_K",
+        "Q6_K",
+        (
+            Rule("attn_v", "Q5_K", first(2)),
+            Rule("attn_v", "Q4_K"),
+            Rule("attn_output", "Q4_K"),
+            Rule("ffn_down", "Q5_K", first_share(16)),
+            Rule("ffn_down", "Q4_K"),
+        ),
+    ),
+    "Q3_K_L": Mix(13, "Q3_K", "Q6_K", (Rule("attn_v", "Q5_K"), Rule("attn_output", "Q5_K"), Rule("ffn_down", "Q5_K"))),
+    "Q4_K_S": Mix(14, "Q4_K", "Q6_K", (Rule("attn_v", "Q5_K", first(4)), Rule("ffn_down", "Q5_K", first_share(8)))),
+    "Q4_K_M": Mix(15, "Q4_K", "Q6_K", MORE_BITS),
+    "Q5_K_S": Mix(16, "Q5_K", "Q6_K"),
+    "Q5_K_M": Mix(17, "Q5_K", "Q6_K", MORE_BITS),
+    "Q6_K": Mix(18, "Q6_K", "Q6_K"),
+    "IQ4_NL": Mix(25, "IQ4_NL", "Q6_K", SMALL_FOUR_BITS),
+    "IQ4_XS": Mix(30, "IQ4_XS", "Q6_K", SMALL_FOUR_BITS),
+    "TQ1_0": Mix(36, "TQ1_0", "Q6_K", TERNARY),
+    "TQ2_0": Mix(37, "TQ2_0", "Q6_K", TERNARY),
+}
+
+# In a model of 80 blocks whose query heads share attn_v, attn_v is small, so better bits there cost little.
+SHARED_IN_80_BLOCKS = {"Q3_K": "Q5_K", "Q4_K": "Q5_K"}
+
+# The type that takes over where a row does not divide into blocks. llama.cpp has no fallback from blocks of 32 that
+# a mix begins with, and refuses there.
+FALLBACKS: Mapping[str, str] = {
+    "Q2_K": "Q4_0",
+    "Q3_K": "Q4_0",
+    "TQ1_0": "Q4_0",
+    "TQ2_0": "Q4_0",
+    "IQ4_XS": "IQ4_NL",
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+    **dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4"), "F16"),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A tensor's type; `reason` is empty where it is the mix's base, `fell_back` says that the row forced it."""
+
+    type: str
+    reason: str = ""
+    fell_back: bool = False
+
+
+def choose(file_type: str, place: Place, *, pure: bool = False, asked: Choice | None = None) -> Choice:
+    """The tensor type that the mix `file_type` gives to the tensor at `place`, with the reason.
+
+    `pure` gives the mix's base to every matrix; `asked` goes before the mix.
+    """
     if len(place.shape) == 1:
         return Choice("F32", "norms stay F32" if place.role.endswith("norm") else "vectors stay F32")
-    return _fall_back(_by_mix(file_type, place), place.shape[-1])
+    mixed = Choice(MIXES[file_type].base) if pure else _by_mix(file_type, place)
+    return _fall_back(asked or mixed, place.shape[-1])
 
 
 def _by_mix(file_type: str, place: Place) -> Choice:
     mix = MIXES[file_type]
     if place.is_output:
         wanted, reason = mix.output, _output_reason(file_type, place)
-    elif place.role in mix.raised and mix.raised[place.role].where(place.block, place.blocks):
-        wanted = mix.raised[place.role].type
-        reason = f"{file_type} gives {place.role} of block {place.block} more bits"
-    elif place.role == "attn_v" and mix.base == "Q4_K" and place.blocks == 80 and place.shared_kv:
-        # llama.cpp's rule for 70B models: eight query heads share one attn_v, so better bits there cost little
-        wanted, reason = "Q5_K", "80 blocks with shared key/value heads: attn_v gets Q5_K"
     else:
-        wanted, reason = mix.base, ""
+        wanted = _by_rule(mix, place)
+        where = f" of block {place.block}" if place.role != "token_embd" else ""
+        reason = f"{file_type} gives {place.role}{where} more bits"
+    if place.role == "attn_v" and place.blocks == 80 and place.sharing > 1 and wanted in SHARED_IN_80_BLOCKS:
+        wanted = SHARED_IN_80_BLOCKS[wanted]
+        reason = f"80 blocks with shared key/value heads: attn_v gets {wanted}"
     return Choice(wanted, reason if wanted != mix.base else "")
+
+
+def _by_rule(mix: Mix, place: Place) -> str:
+    applying = (rule.type for rule in mix.rules if rule.role == place.role and rule.where(place))
+    return next(applying, mix.base)
 
 
 def _output_reason(file_type: str, place: Place) -> str:

@@ -8,4 +8,14 @@ from quantmill_gguf.plugin import GGUF
 class TestGguf(MethodConformance):
     method = GGUF
     open_source = lazy("quantmill.checkpoints:open_checkpoint")
-    ladder = tuple({"type": type_} for type_ in ("Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16"))
+    ladder = (
+        {"type": "TQ1_0"},
+        {"type": "Q2_K", "pure": True},
+        {"type": "Q3_K_M"},
+        {"type": "Q4_0"},
+        {"type": "Q4_K_M"},
+        {"type": "Q5_K_M"},
+        {"type": "Q6_K"},
+        {"type": "Q8_0", "overrides": {"blk.*": "F16"}},
+        {"type": "F16"},
+    )

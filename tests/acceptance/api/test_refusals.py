@@ -12,7 +12,22 @@ import pytest
 DATA = Path(__file__).parents[2] / "data"
 MODEL = DATA / "millstone-4m"
 REQUEST = {"source": "millstone-4m", "method": "gguf", "params": {"type": "Q4_K_M"}}
-GGUF_TYPES = {"F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "Q4_0"}
+GGUF_TYPES = {
+    "F32",
+    "F16",
+    "BF16",
+    "Q8_0",
+    "Q6_K",
+    "Q5_K_M",
+    "Q5_K_S",
+    "Q5_1",
+    "Q5_0",
+    "Q4_K_M",
+    "Q4_K_S",
+    "Q4_1",
+    "Q4_0",
+}
+GGUF_TYPES |= {"IQ4_NL", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K", "TQ2_0", "TQ1_0"}
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Our GGUF files in llama.cpp: they load, generate, and have the perplexity that our own evaluation measures.
 
-llama.cpp's own quantizer makes the same file types from the same F16 files; every tensor must get the type that our
-policy gives it, but for the fallbacks whose formats the kernels do not have. `--write-golden` keeps those types in
+llama.cpp's own quantizer makes the same file types from the same F32 files; every tensor must get the type that our
+policy gives it, and ours must not be further from the source. `--write-golden` keeps those types in
 tests/data/golden/gguf, so that `make test` holds the policy to them without llama.cpp.
 """
 
@@ -11,6 +11,7 @@ import argparse
 import functools
 import hashlib
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from typing import Any, get_args
 
 import gguf
 import numpy as np
+from numpy.typing import NDArray
 
 from quantmill.calibration.tokens import tokenize
 from quantmill.checkpoints import Checkpoint, open_checkpoint
@@ -30,22 +32,33 @@ from quantmill.evaluation import perplexity
 from quantmill_gguf.params import FileType
 from quantmill_gguf.plugin import GGUF
 from quantmill_gguf.policies import MIXES
+from quantmill_gguf.types import TYPES as SCHEMES
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 GOLDEN = DATA / "golden" / "gguf" / "llama_cpp_types.json"
 TYPES: tuple[str, ...] = get_args(FileType)
-QUANTIZED = tuple(type_ for type_ in TYPES if type_ != "F16")
 WINDOW = 512
 TEXT_CHARACTERS = 70_000  # about forty windows
 MOST_DIFFERENCE = 0.01  # of the perplexities
 
-# Types that llama.cpp falls back to and the kernels do not have, and what we take instead
-OTHER_FALLBACKS = {"Q5_0": "Q8_0", "Q5_1": "Q8_0"}
+# Parameters whose choice of types is compared
+COMPARED: dict[str, dict[str, Any]] = {type_: {"type": type_} for type_ in TYPES}
+COMPARED |= {
+    "Q4_K_M, pure": {"type": "Q4_K_M", "pure": True},
+    "Q3_K_L, output Q5_1": {"type": "Q3_K_L", "output_type": "Q5_1"},
+    "Q2_K, output Q8_0, embedding Q4_1": {"type": "Q2_K", "output_type": "Q8_0", "token_embedding_type": "Q4_1"},
+}
+# What llama_model_quantize_params calls them
+OPTIONS = {"pure": "pure", "output_type": "output_tensor_type", "token_embedding_type": "token_embedding_type"}
 
-# Models for the comparison of types. F16, so that both quantizers start from the same values.
+MOST_WORSE = 1.0005  # our rms error of a tensor over llama.cpp's
+
+# Models for the comparison of types
 SYNTHETIC = {
     "32 blocks": SyntheticLlama(ffn=256, blocks=32, dtype="F16"),
+    "32 blocks, one key/value head": SyntheticLlama(ffn=256, blocks=32, kv_heads=1, dtype="F16"),
     "80 blocks, one key/value head": SyntheticLlama(ffn=256, blocks=80, kv_heads=1, dtype="F16"),
+    "80 blocks, nothing shared": SyntheticLlama(ffn=256, blocks=80, kv_heads=4, dtype="F16"),
     "rows of 320 and 288": SyntheticLlama(hidden=320, ffn=288, blocks=4, dtype="F16"),
 }
 
@@ -76,20 +89,25 @@ class Compared:
     """A file of ours beside llama.cpp's own of the same type."""
 
     model: str
-    type: str
+    label: str
     tensors: int
     other_type: tuple[str, ...]
     same_bytes: int
+    errors: dict[str, float]  # tensor -> our rms error over llama.cpp's
     theirs: dict[str, str]  # tensor -> type
 
     @property
+    def worst(self) -> float:
+        return max(self.errors.values())
+
+    @property
     def agrees(self) -> bool:
-        return not self.other_type
+        return not self.other_type and self.worst <= MOST_WORSE
 
 
-def export(checkpoint: Checkpoint, type_: str, folder: Path) -> Path:
-    run = Run(GGUF, GGUF.params(type=type_), checkpoint)
-    (path,) = run.write(run.quantize(), folder / type_)
+def export(checkpoint: Checkpoint, params: dict[str, Any], folder: Path) -> Path:
+    run = Run(GGUF, GGUF.params(**params), checkpoint)
+    (path,) = run.write(run.quantize(threads=2), folder)
     return path
 
 
@@ -108,7 +126,7 @@ def consume(python: Path, scratch: Path, **errand: Any) -> dict[str, Any]:
 def load_all(python: Path, scratch: Path) -> Iterator[Loaded]:
     text = (DATA / "text" / "evaluation.txt").read_text()[:TEXT_CHARACTERS]
     with open_checkpoint(DATA / "millstone-4m") as checkpoint:
-        files = {type_: export(checkpoint, type_, scratch / "millstone-4m") for type_ in TYPES}
+        files = {type_: export(checkpoint, {"type": type_}, scratch / "loaded" / type_) for type_ in TYPES}
         seen = consume(python, scratch, load=[str(path) for path in files.values()], text=text)
         tokens = hashlib.sha256(json.dumps(tokenize(checkpoint.index, text).ids).encode()).hexdigest()
         for type_, path in files.items():
@@ -142,53 +160,74 @@ def compare_all(python: Path, scratch: Path) -> Iterator[Compared]:
     with models(scratch) as opened:
         for model, checkpoint in opened.items():
             folder = scratch / model / "compared"
-            source = export(checkpoint, "F16", folder)
-            theirs = {type_: folder / f"llama.cpp-{type_}.gguf" for type_ in QUANTIZED}
-            tasks = [(path, MIXES[type_].file_type) for type_, path in theirs.items()]
-            consume(
-                python,
-                scratch,
-                quantize=[{"source": str(source), "target": str(path), "file_type": number} for path, number in tasks],
-            )
-            for type_, path in theirs.items():
-                ours = export(checkpoint, type_, folder)
-                yield compare(model, type_, ours, path)
+            source = export(checkpoint, {"type": "F32"}, folder / "source")
+            for label, params in COMPARED.items():
+                theirs = folder / f"llama.cpp {label}.gguf"
+                consume(python, scratch, quantize=[_task(source, theirs, **params)])
+                ours = export(checkpoint, params, folder / label)
+                yield compare(model, label, source, ours, theirs)
                 ours.unlink()
-                path.unlink()
+                theirs.unlink()
 
 
-def compare(model: str, type_: str, ours: Path, theirs: Path) -> Compared:
-    mine = {tensor.name: tensor for tensor in gguf.GGUFReader(ours).tensors}
-    other = {tensor.name: tensor for tensor in gguf.GGUFReader(theirs).tensors}
+def _task(source: Path, target: Path, type: str, **params: Any) -> dict[str, Any]:  # noqa: A002
+    options = {OPTIONS[name]: SCHEMES[value].id if value in SCHEMES else value for name, value in params.items()}
+    return {
+        "source": str(source),
+        "target": str(target),
+        "file_type": MIXES[type].file_type,
+        "options": options,
+    }
+
+
+def compare(model: str, label: str, source: Path, ours: Path, theirs: Path) -> Compared:
+    wanted, mine, other = (
+        {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors} for path in (source, ours, theirs)
+    )
     assert mine.keys() == other.keys()
     types = {name: tensor.tensor_type.name for name, tensor in other.items()}
     return Compared(
         model,
-        type_,
+        label,
         len(mine),
         tuple(
             f"{name}: ours {mine[name].tensor_type.name}, llama.cpp's {found}"
             for name, found in types.items()
-            if OTHER_FALLBACKS.get(found, found) != mine[name].tensor_type.name
+            if found != mine[name].tensor_type.name
         ),
         sum(np.array_equal(mine[name].data, other[name].data) for name in mine),
+        {name: _error_ratio(mine[name], other[name], wanted[name]) for name in mine},
         types,
     )
 
 
+def _error_ratio(mine: gguf.ReaderTensor, other: gguf.ReaderTensor, wanted: gguf.ReaderTensor) -> float:
+    """Our rms error over llama.cpp's; 1 where the bytes are equal."""
+    if np.array_equal(mine.data, other.data):
+        return 1.0
+    source = _decoded(wanted)
+    ours, theirs = (float(np.square(_decoded(tensor) - source).sum(dtype=np.float64)) for tensor in (mine, other))
+    return math.sqrt(ours / theirs) if theirs else math.inf
+
+
+def _decoded(tensor: gguf.ReaderTensor) -> NDArray[np.float32]:
+    """By the gguf package, which has no part in either file."""
+    return gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(-1)
+
+
 def write_golden(compared: list[Compared]) -> None:
     """One line for each model, type and kind of tensor: the types in the order of the blocks."""
-    golden: dict[str, Any] = {}
+    models: dict[str, Any] = {}
     for found in compared:
-        entry = golden.setdefault(found.model, {"dimensions": None, "types": {}})
+        entry = models.setdefault(found.model, {"dimensions": None, "types": {}})
         if found.model in SYNTHETIC:
             entry["dimensions"] = asdict(SYNTHETIC[found.model])
         roles: dict[str, list[str]] = {}
         for name, type_ in sorted(found.theirs.items(), key=lambda item: _block(item[0])):
             roles.setdefault(name.split(".")[-2], []).append(type_)
-        entry["types"][found.type] = {role: " ".join(types) for role, types in sorted(roles.items())}
+        entry["types"][found.label] = {role: " ".join(types) for role, types in sorted(roles.items())}
     GOLDEN.parent.mkdir(parents=True, exist_ok=True)
-    GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
+    GOLDEN.write_text(json.dumps({"params": COMPARED, "models": models}, indent=1) + "\n")
 
 
 def _block(name: str) -> int:
@@ -196,7 +235,6 @@ def _block(name: str) -> int:
 
 
 def report(version: str, loaded: list[Loaded], compared: list[Compared]) -> str:
-    fallbacks = ", ".join(f"{theirs} there, {ours} here" for theirs, ours in OTHER_FALLBACKS.items())
     lines = [
         f"## llama.cpp (llama-cpp-python {version})",
         "",
@@ -212,18 +250,20 @@ def report(version: str, loaded: list[Loaded], compared: list[Compared]) -> str:
             for row in loaded
         ),
         "",
-        "The same types made by llama.cpp's own quantizer from our F16 file. Fallbacks whose formats the kernels do "
-        f"not have count as the same type: {fallbacks}.",
+        "The same types made by llama.cpp's own quantizer from our F32 file. The error is our rms error of a tensor "
+        "over llama.cpp's, 1 where the bytes are equal: over all tensors the mean, and the worst, which must not be "
+        f"above {MOST_WORSE}.",
         "",
-        "| model | type | tensors | other type | equal bytes |",
-        "|---|---|---|---|---|",
+        "| model | type | tensors | other type | equal bytes | mean error | worst error |",
+        "|---|---|---|---|---|---|---|",
         *(
-            f"| {row.model} | {row.type} | {row.tensors} | {len(row.other_type)} | {row.same_bytes} |"
+            f"| {row.model} | {row.label} | {row.tensors} | {len(row.other_type)} | {row.same_bytes} "
+            f"| {np.mean([*row.errors.values()]):.4f} | {row.worst:.4f} |"
             for row in compared
         ),
         "",
     ]
-    return "\n".join([*lines, *(f"- {row.model}, {row.type}: {line}" for row in compared for line in row.other_type)])
+    return "\n".join([*lines, *(f"- {row.model}, {row.label}: {line}" for row in compared for line in row.other_type)])
 
 
 def _yes(value: bool) -> str:

@@ -2,7 +2,8 @@
 
     python consumer.py ERRAND.json ANSWER.json
 
-The errand: `text` and `window`, `load` (paths of GGUF files), `quantize` (source, target, file type number). The
+The errand: `text` and `window`, `load` (paths of GGUF files), `quantize` (source, target, file type
+number, options of llama_model_quantize_params). The
 answer: for each loaded file the text it generates, the digest of its tokens of the text, and the perplexity.
 """
 
@@ -61,9 +62,11 @@ def window_nll(model: Llama, tokens: list[int]) -> float:
     return float(np.mean(total - logits[np.arange(len(logits)), tokens[1:]]))
 
 
-def quantize(source: str, target: str, file_type: int) -> None:
+def quantize(source: str, target: str, file_type: int, options: dict[str, Any]) -> None:
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.nthread = file_type, THREADS
+    for name, value in options.items():
+        setattr(params, name, value)
     failed = llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params))
     if failed:
         raise SystemExit(f"llama_model_quantize({source}, {target}, {file_type}) failed with {failed}")

@@ -93,7 +93,8 @@ def test_no_block_exceeds_its_bound_and_one_comes_near(scheme: str) -> None:
 
 # By how much a single block's scale may be off before it is found, for weights as models have them.
 # docs/verification.md states these numbers.
-FOUND = {"F16": 0.003, "Q8_0": 0.02, "Q6_K": 0.06, "Q5_K": 0.18, "Q4_K": 0.25, "Q4_0": 0.6}
+FOUND = {"F16": 0.003, "BF16": 0.01, "Q8_0": 0.02, "Q6_K": 0.06, "Q5_1": 0.15, "Q5_K": 0.18, "Q4_K": 0.25, "Q4_1": 0.3}
+FOUND |= {"Q5_0": 0.3, "IQ4_XS": 0.3, "IQ4_NL": 0.4, "Q3_K": 0.45, "Q4_0": 0.6, "Q2_K": 0.9}
 
 
 @pytest.mark.parametrize("sign", [-1, 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import get_args
 
 import gguf
 import pytest
@@ -11,7 +12,7 @@ import pytest
 import quantmill_kernels
 from quantmill.plugins import load_plugins
 from quantmill_gguf.decode import DECODERS
-from quantmill_gguf.params import GgufParams
+from quantmill_gguf.params import FileType, GgufParams, TypeName
 from quantmill_gguf.plugin import ERROR_BOUNDS, GGUF
 from quantmill_gguf.policies import FALLBACKS, MIXES
 from quantmill_gguf.types import TYPES
@@ -47,11 +48,16 @@ def test_a_tensor_type_has_encoder_decoder_and_bound(name: str) -> None:
     assert name in ERROR_BOUNDS
 
 
+def test_every_file_type_and_every_tensor_type_may_be_asked_for() -> None:
+    assert set(get_args(FileType)) == set(MIXES)
+    assert set(get_args(TypeName)) == set(TYPES)
+
+
 @pytest.mark.parametrize("name", GgufParams.model_json_schema()["properties"]["type"]["enum"])
 def test_a_file_type_has_a_mix_of_known_types_and_ggml_s_number(name: str) -> None:
     mix = MIXES[name]
-    assert {mix.base, mix.output, *(raised.type for raised in mix.raised.values())} <= set(TYPES)
-    assert mix.file_type == gguf.LlamaFileType[f"MOSTLY_{name}"]
+    assert {mix.base, mix.output, *(rule.type for rule in mix.rules)} <= set(TYPES)
+    assert mix.file_type == gguf.LlamaFileType["ALL_F32" if name == "F32" else f"MOSTLY_{name}"]
 
 
 def test_every_type_of_blocks_has_a_fallback_that_ends_at_single_values() -> None:

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from quantmill.contract.errors import VerificationFailed
 from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.contract.testing import Run
 from quantmill.verification import verify
+from quantmill_gguf.params import FileType
 from quantmill_gguf.plugin import GGUF
 
-TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "Q4_0")
+TYPES = get_args(FileType)
 MILLSTONE = Path(__file__).parents[2] / "data" / "millstone-4m"
 LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "original_max_position_embeddings": 64}
 
@@ -28,7 +30,9 @@ LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "or
 
 SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 BLOCKS = {"F32": (0, 1, 4), "F16": (1, 1, 2), "Q4_0": (2, 32, 18), "Q8_0": (8, 32, 34), "Q4_K": (12, 256, 144)}
-BLOCKS |= {"Q5_K": (13, 256, 176), "Q6_K": (14, 256, 210)}
+BLOCKS |= {"Q4_1": (3, 32, 20), "Q5_0": (6, 32, 22), "Q5_1": (7, 32, 24), "Q2_K": (10, 256, 84), "Q3_K": (11, 256, 110)}
+BLOCKS |= {"Q5_K": (13, 256, 176), "Q6_K": (14, 256, 210), "IQ4_NL": (20, 32, 18), "IQ4_XS": (23, 256, 136)}
+BLOCKS |= {"BF16": (30, 1, 2), "TQ1_0": (34, 256, 54), "TQ2_0": (35, 256, 66)}
 BY_ID = {id_: (values, size) for id_, values, size in BLOCKS.values()}
 
 
@@ -368,6 +372,71 @@ def the_high_bits_of_q6_k_are_lost(file: Gguf) -> None:
 @corruption("Q5_K_M", "block_bounds", f"{UP1}: row 3,")
 def the_fifth_bits_of_one_block_of_q5_k_are_inverted(file: Gguf) -> None:
     file.tensors["blk.1.ffn_up.weight"].blocks[3, 16:48] ^= 0xFF
+
+
+@corruption("Q5_0", "block_bounds", f"{UP1}: row 2, values 32 to 63")
+def the_fifth_bits_of_one_block_of_q5_0_are_inverted(file: Gguf) -> None:
+    file.tensors["blk.1.ffn_up.weight"].blocks[2 * 8 + 1, 2:6] ^= 0xFF
+
+
+@corruption("Q5_1", "error_bounds", UP1)
+def the_fifth_bits_of_q5_1_are_read_backwards(file: Gguf) -> None:
+    qh = file.tensors["blk.1.ffn_up.weight"].blocks[:, 4:8]
+    qh[:] = qh[:, ::-1]
+
+
+@corruption("Q4_1", "block_bounds", f"{UP1}: row 3, values 0 to 31")
+def the_minimum_of_one_block_of_q4_1_is_lost(file: Gguf) -> None:
+    file.tensors["blk.1.ffn_up.weight"].blocks[3 * 8, 2:4] = 0
+
+
+@corruption("Q2_K", "error_bounds", UP1)
+def d_and_dmin_of_q2_k_are_swapped(file: Gguf) -> None:
+    blocks = file.tensors["blk.1.ffn_up.weight"].blocks
+    blocks[:, 80:] = blocks[:, [82, 83, 80, 81]]
+
+
+@corruption("Q2_K", "block_bounds", f"{UP1}: row 4,")
+def the_minima_of_one_block_of_q2_k_are_lost(file: Gguf) -> None:
+    file.tensors["blk.1.ffn_up.weight"].blocks[4, 82:] = 0
+
+
+@corruption("Q3_K_S", "error_bounds", UP1)
+def the_mask_of_q3_k_is_lost(file: Gguf) -> None:
+    file.tensors["blk.1.ffn_up.weight"].blocks[:, :32] = 0
+
+
+@corruption("Q3_K_S", "block_bounds", f"{UP1}: row 6,")
+def the_high_bits_of_the_scales_of_one_block_of_q3_k_are_lost(file: Gguf) -> None:
+    file.tensors["blk.1.ffn_up.weight"].blocks[6, 104:108] = 0
+
+
+@corruption("IQ4_XS", "error_bounds", UP1)
+def the_high_bits_of_the_scales_of_iq4_xs_are_lost(file: Gguf) -> None:
+    file.tensors["blk.1.ffn_up.weight"].blocks[:, 2:4] = 0
+
+
+@corruption("IQ4_NL", "schemes", f"{UP1}: stored as Q4_0, planned as IQ4_NL")
+def a_curve_is_labelled_as_a_line(file: Gguf) -> None:
+    file.tensors["blk.1.ffn_up.weight"].type = BLOCKS["Q4_0"][0]
+
+
+@corruption("TQ2_0", "error_bounds", UP1)
+def the_digits_of_tq2_0_are_in_the_wrong_order(file: Gguf) -> None:
+    qs = file.tensors["blk.1.ffn_up.weight"].blocks[:, :64]
+    qs[:] = (qs >> 4) | (qs << 4)
+
+
+@corruption("TQ1_0", "error_bounds", UP1)
+def the_digits_of_tq1_0_are_not_scaled(file: Gguf) -> None:
+    qs = file.tensors["blk.1.ffn_up.weight"].blocks[:, :52]
+    qs[:] = (qs.astype(np.uint16) * 243 // 256).astype(np.uint8)
+
+
+@corruption("BF16", "block_bounds", f"{UP1}: row 0, values 0 to 31")
+def the_bytes_of_one_value_of_bf16_are_swapped(file: Gguf) -> None:
+    value = file.tensors["blk.1.ffn_up.weight"].data[0, :2]
+    value[:] = value[::-1].copy()
 
 
 @corruption("Q8_0", "finite", f"{UP1}: 32 of 196608 values are NaN or infinite")
