@@ -11,7 +11,7 @@ class TestGguf(MethodConformance):
     ladder = (
         {"type": "TQ1_0"},
         {"type": "Q2_K", "pure": True},
-        {"type": "Q3_K_M"},
+        {"type": "Q3_K_S"},
         {"type": "Q4_0"},
         {"type": "Q4_K_M"},
         {"type": "Q5_K_M"},
