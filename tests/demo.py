@@ -112,7 +112,7 @@ def main() -> int:
     folder: Path = parser.parse_args().folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    console = Console()
+    console = Console(width=max(Console().width, 110))
     variants = []
     with service(folder) as client:
         jobs = [

@@ -47,7 +47,7 @@ def measure(source: Path, artifact: Path, windows: int, threads: int) -> dict[st
     from quantmill.calibration import decoder, forward  # noqa: F401  what every evaluation imports
     from quantmill.evaluation import predictions  # noqa: F401
 
-    weights = functools.partial(load_plugins().method("gguf").read.load(), artifact)
+    weights = functools.partial(load_plugins().method("gguf").weights, artifact)
     with open_checkpoint(source) as checkpoint:
         text = TEXT.read_text()
         per_token = len(text) / len(tokens.tokenize(checkpoint.index, text).ids)
