@@ -27,11 +27,14 @@ LIMIT_SECONDS = 240
 
 
 def undisturbed_run(install):
+    """The digest, and how long a start and a job take here: kills that come faster leave nothing time to work."""
     calm = install("embedded")
+    begun = time.monotonic()
     calm.start()
     job = calm.wait(calm.submit().id)
+    seconds = time.monotonic() - begun
     calm.stop("serve")
-    return job.artifact_digest, (job.ended_at - job.started_at).total_seconds()
+    return job.artifact_digest, seconds
 
 
 @pytest.mark.timeout(LIMIT_SECONDS + 60)
@@ -47,7 +50,7 @@ def test_jobs_survive_kill_9_of_runners_workers_and_scheduler(install, kind):
     deadline = time.monotonic() + LIMIT_SECONDS
     while not all(finished(installation)):
         assert time.monotonic() < deadline, installation.logs()
-        time.sleep(chance.uniform(0.2, 2.5) * seconds)
+        time.sleep(chance.uniform(0.2, 1.5) * seconds)
         kills += kill_something(installation, chance)
 
     assert kills >= 10
