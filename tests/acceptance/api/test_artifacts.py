@@ -132,7 +132,7 @@ def test_lineage_says_how_an_artifact_was_made(api, published):
 
     assert [(step["child"], step["relation"], step["depth"]) for step in steps] == [(published.digest, "quantized", 1)]
     assert steps[0]["job_id"] == str(published.job.id)
-    assert (steps[0]["method"], steps[0]["params"], steps[0]["seed"]) == ("gguf", {"type": "Q4_K_M"}, 0)
+    assert (steps[0]["method"], steps[0]["params"]["type"], steps[0]["seed"]) == ("gguf", "Q4_K_M", 0)
 
 
 def test_nothing_was_made_from_an_artifact_yet(api, published):

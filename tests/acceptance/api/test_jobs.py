@@ -28,7 +28,8 @@ def test_a_submitted_job_is_accepted_with_its_place_and_version(api):
     assert response.status_code == 202
     assert response.headers["Location"] == f"/v1/jobs/{job['id']}"
     assert response.headers["ETag"] == '"0.0"'
-    assert (job["state"], job["method"], job["params"]) == ("queued", "gguf", {"type": "Q4_K_M"})
+    assert (job["state"], job["method"], job["params"]["type"]) == ("queued", "gguf", "Q4_K_M")
+    assert job["params"]["pure"] is False  # defaults are filled in
     assert job["source"] == str(DATA / "millstone-4m")
 
 

@@ -219,7 +219,16 @@ def test_quantmill_json_says_how_the_artifact_was_made() -> None:
         "plan": plan.to_json(),
         "verification": {"passed": True},
         "evaluation": [
-            {"name": "perplexity", "value": 30.5, "unit": "", "subject": "artifact", "n": 512, "higher_is_better": None}
+            {
+                "name": "perplexity",
+                "value": 30.5,
+                "unit": "",
+                "subject": "artifact",
+                "n": 512,
+                "higher_is_better": None,
+                "ci_low": None,
+                "ci_high": None,
+            }
         ],
         "environment": {"python": "3.11"},
     }
