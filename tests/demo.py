@@ -74,7 +74,7 @@ def variant_of(job: JobView, artifact: ArtifactView) -> Variant:
     measured = [each for each in artifact.metrics if each.value is not None]
     return Variant(
         method=job.method,
-        params=job.params,
+        params={"type": job.params["type"]},
         state=job.state.value,
         seconds=(job.ended_at - job.started_at).total_seconds(),
         size=artifact.size,

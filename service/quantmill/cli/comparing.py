@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,7 +56,7 @@ def compare(
     with embedded_store(data_dir, model, text, threads) as services:
         with Embedded(services), interruptible():
             jobs = run_all(services, requests, as_json)
-        comparison = comparison_of(services, jobs, model, text)
+        comparison = comparison_of(services, requests, jobs, model, text)
     written = write_report(comparison, report)
     show(comparison, written, as_json)
     return max((OF_STATE[job.state] for job in jobs), default=ExitCode.DONE)
@@ -90,22 +90,26 @@ def run_all(services: Services, requests: Sequence[JobRequest], as_json: bool) -
     return ended
 
 
-def comparison_of(services: Services, jobs: Sequence[Job], model: Path, text: Path) -> Comparison:
+def comparison_of(
+    services: Services, requests: Sequence[JobRequest], jobs: Sequence[Job], model: Path, text: Path
+) -> Comparison:
+    """Variants are named by what was asked for, not by the defaults that the method filled in."""
     from quantmill.checkpoints import open_checkpoint
     from quantmill.evaluation.report import Comparison
 
     with open_checkpoint(model) as checkpoint:
         nbytes = checkpoint.index.nbytes
-    variants = tuple(variant_of(services, job) for job in jobs)
+    pairs = zip(requests, jobs, strict=True)
+    variants = tuple(variant_of(services, job, request.params) for request, job in pairs)
     return Comparison(str(model), nbytes, str(text), variants, version("quantmill"))
 
 
-def variant_of(services: Services, job: Job) -> Variant:
+def variant_of(services: Services, job: Job, params: Mapping[str, Any]) -> Variant:
     from quantmill.evaluation.report import Variant
     from quantmill.jobs import artifacts
 
     seconds = (job.ended_at - job.started_at).total_seconds() if job.ended_at and job.started_at else None
-    shown: dict[str, Any] = {"method": job.request.method, "params": job.request.params, "state": job.state.value}
+    shown: dict[str, Any] = {"method": job.request.method, "params": params, "state": job.state.value}
     if job.artifact_digest is None:
         error = (job.error or {}).get("detail")
         return Variant(**shown, seconds=seconds, error=error)
