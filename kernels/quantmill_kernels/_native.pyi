@@ -4,6 +4,11 @@ import numpy
 import numpy.typing
 
 
+def isa() -> str:
+    """
+    The instruction set that runs: scalar, avx2, avx512 or neon. QUANTMILL_ISA forces one; read at import.
+    """
+
 class Format:
     """
     A storage format: how many values share a block, and how long the block is.
@@ -29,11 +34,6 @@ class Format:
 
 def formats() -> dict[str, Format]:
     """Every known format by name."""
-
-def isa() -> str:
-    """
-    The instruction set that runs: scalar, avx2, avx512 or neon. QUANTMILL_ISA forces one; read at import.
-    """
 
 def encode(format: str, values: numpy.typing.NDArray[Any], *, imatrix: numpy.typing.NDArray[numpy.float32] | None = None, threads: int = 1) -> numpy.typing.NDArray[numpy.uint8]:
     """

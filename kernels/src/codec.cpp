@@ -1,10 +1,8 @@
 #include "codec.h"
 
 #include <array>
-#include <cstdlib>
-#include <stdexcept>
-#include <string>
 
+#include "dispatch.h"
 #include "formats/bf16.h"
 #include "formats/f16.h"
 #include "formats/f32.h"
@@ -55,7 +53,7 @@ constexpr Codec row(const char* name, SourceOf source) {
 }
 
 template <Isa isa>
-constexpr std::array codecs = {
+constexpr std::array table = {
     row<BlockF32, encode_f32<isa>, decode_f32<isa>>("F32", source_reader<isa>),
     row<BlockF16, encode_f16<isa>, decode_f16<isa>>("F16", source_reader<isa>),
     row<BlockBF16, encode_bf16<isa>, decode_bf16<isa>>("BF16", source_reader<isa>),
@@ -76,57 +74,16 @@ constexpr std::array codecs = {
     row<BlockMXFP4, encode_mxfp4<isa>, decode_mxfp4<isa>>("MXFP4", source_reader<isa>),
 };
 
-constexpr std::array all_columns = {  // QUANTMILL_HAS_<isa>: CMakeLists.txt compiles the units of that column
-#if defined(QUANTMILL_HAS_avx512)
-    Column{Isa::avx512, codecs<Isa::avx512>},
-#endif
-#if defined(QUANTMILL_HAS_avx2)
-    Column{Isa::avx2, codecs<Isa::avx2>},
-#endif
-#if defined(QUANTMILL_HAS_neon)
-    Column{Isa::neon, codecs<Isa::neon>},
-#endif
-    Column{Isa::scalar, codecs<Isa::scalar>},
-};
-
-std::string names_of_columns() {
-    std::string names;
-    for (const Column& candidate : all_columns) names += (names.empty() ? "" : ", ") + std::string(name(candidate.isa));
-    return names;
-}
-
-const Column& best_column() {
-    for (const Column& candidate : all_columns) {
-        if (machine_has(candidate.isa)) return candidate;
-    }
-    return all_columns.back();
-}
-
-const Column& forced_column(std::string_view word) {
-    const Isa isa = isa_named(word);
-    const std::string request = "QUANTMILL_ISA=" + std::string(word);
-    for (const Column& candidate : all_columns) {
-        if (candidate.isa != isa) continue;
-        if (!machine_has(isa)) throw std::runtime_error(request + ": this machine lacks these instructions");
-        return candidate;
-    }
-    throw std::runtime_error(request + " is not in this build of quantmill_kernels, which has: " + names_of_columns());
-}
-
 }  // namespace
 
-std::span<const Column> columns() { return all_columns; }
-
-const Column& column() {
-    static const Column& chosen = [&]() -> const Column& {
-        const char* const word = std::getenv("QUANTMILL_ISA");
-        return word == nullptr || *word == '\0' ? best_column() : forced_column(word);
-    }();
-    return chosen;
+std::span<const Codec> codecs_of(Isa isa) {
+    return on(isa, []<Isa built>() -> std::span<const Codec> { return table<built>; });
 }
 
+std::span<const Codec> codecs() { return codecs_of(isa_in_use()); }
+
 const Codec* find(std::string_view name) {
-    for (const Codec& codec : column().codecs) {
+    for (const Codec& codec : codecs()) {
         if (name == codec.name) return &codec;
     }
     return nullptr;

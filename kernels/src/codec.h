@@ -1,4 +1,4 @@
-// The table of formats: one row per format, one column per instruction set this build contains.
+// The table of GGML's formats, once per instruction set of this build.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 #include "isa.h"
 #include "rows_of_blocks.h"
-#include "source.h"
+#include "formats/source.h"
 
 namespace quantmill {
 
@@ -26,18 +26,11 @@ struct Codec {
     const SourceReader& (*source)();  // how this instruction set reads the weights
 };
 
-// The codecs of one instruction set, all formats in the same order.
-struct Column {
-    Isa isa;
-    std::span<const Codec> codecs;
-};
+// All formats, in the same order on every instruction set of this build.
+std::span<const Codec> codecs_of(Isa isa);
 
-// What this build contains, best first. The last one is scalar.
-std::span<const Column> columns();
-
-// The column in use: the best that the machine has, or the one QUANTMILL_ISA names. Throws std::runtime_error if that
-// one is unknown, not in this build or not on this machine; the choice is made once.
-const Column& column();
+// Those of the instruction set in use.
+std::span<const Codec> codecs();
 
 // nullptr for an unknown name.
 const Codec* find(std::string_view name);

@@ -1,5 +1,8 @@
 #include "isa.h"
 
+#include <algorithm>
+#include <array>
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
 
@@ -18,6 +21,38 @@ bool has_f16c() {
 }
 #endif
 
+constexpr std::array every_isa = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon};
+
+constexpr std::array built = {  // QUANTMILL_HAS_<isa>: CMakeLists.txt compiles the units of that instruction set
+#if defined(QUANTMILL_HAS_avx512)
+    Isa::avx512,
+#endif
+#if defined(QUANTMILL_HAS_avx2)
+    Isa::avx2,
+#endif
+#if defined(QUANTMILL_HAS_neon)
+    Isa::neon,
+#endif
+    Isa::scalar,
+};
+
+std::string names_of(std::span<const Isa> isas) {
+    std::string names;
+    for (const Isa isa : isas) names += (names.empty() ? "" : ", ") + std::string(name(isa));
+    return names;
+}
+
+Isa forced_isa(const std::string& word) {
+    const std::string request = "QUANTMILL_ISA=" + word;
+    const auto isa = std::ranges::find(every_isa, word, name);
+    if (isa == every_isa.end()) throw std::runtime_error(request + " is none of " + names_of(every_isa));
+    if (std::ranges::find(built, *isa) == built.end()) {
+        throw std::runtime_error(request + " is not in this build of quantmill_kernels, which has: " + names_of(built));
+    }
+    if (!machine_has(*isa)) throw std::runtime_error(request + ": this machine lacks these instructions");
+    return *isa;
+}
+
 }  // namespace
 
 const char* name(Isa isa) {
@@ -28,13 +63,6 @@ const char* name(Isa isa) {
         case Isa::neon:   return "neon";
     }
     return "unknown";
-}
-
-Isa isa_named(std::string_view word) {
-    for (const Isa isa : isas) {
-        if (word == name(isa)) return isa;
-    }
-    throw std::runtime_error("QUANTMILL_ISA=" + std::string(word) + " is none of scalar, avx2, avx512, neon");
 }
 
 // What is asked for here is what CMakeLists.txt compiles the units for. __builtin_cpu_supports also asks the system (by
@@ -54,6 +82,16 @@ bool machine_has(Isa isa) {
 #endif
         default: return false;
     }
+}
+
+std::span<const Isa> built_isas() { return built; }
+
+Isa isa_in_use() {
+    static const Isa chosen = [] {
+        const char* const word = std::getenv("QUANTMILL_ISA");
+        return word == nullptr || *word == '\0' ? *std::ranges::find_if(built, machine_has) : forced_isa(word);
+    }();
+    return chosen;
 }
 
 }  // namespace quantmill

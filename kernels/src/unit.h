@@ -1,5 +1,5 @@
-// The instruction set this translation unit is compiled for. Every file of formats/ is compiled once per column of the
-// table, with that column's flags; what it defines is the specialisation for `unit`, all else has internal linkage.
+// The instruction set this translation unit is compiled for. Every file in a folder (but bindings/) is compiled once per
+// instruction set, with its flags; what it defines is the specialisation for `unit`, all else has internal linkage.
 #pragma once
 
 #include "isa.h"

@@ -6,16 +6,17 @@ cd "$(dirname "$0")/../.."
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
-flags="-std=c++20 -O2 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Ikernels/src"
+flags="-std=c++20 -O2 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Ikernels/src -Itests/kernels/native"
 compile() {  # object, source, definitions
     echo "aarch64-linux-gnu-g++ $flags $3 -c $2 -o $folder/$1.o"
 }
 {
-    for name in isa codec rows threads; do compile "$name" "kernels/src/$name.cpp" -DQUANTMILL_HAS_neon; done
-    compile laws tests/kernels/native/laws.cpp -DQUANTMILL_HAS_neon
-    for column in scalar neon; do
-        for source in kernels/src/source.cpp kernels/src/formats/*.cpp; do
-            compile "$(basename "$source" .cpp)_$column" "$source" "-DQUANTMILL_UNIT=$column"
+    for source in kernels/src/*.cpp tests/kernels/native/*.cpp; do
+        compile "$(basename "$source" .cpp)" "$source" -DQUANTMILL_HAS_neon
+    done
+    for isa in scalar neon; do
+        for source in $(ls kernels/src/*/*.cpp | grep -v /bindings/); do
+            compile "$(basename "$source" .cpp)_$isa" "$source" "-DQUANTMILL_UNIT=$isa"
         done
     done
 } | xargs -d '\n' -P "$(nproc)" -I{} sh -c '{}'

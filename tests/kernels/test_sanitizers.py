@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "kernels" / "src"
-LAWS = ROOT / "tests" / "kernels" / "native" / "laws.cpp"
+LAWS = ROOT / "tests" / "kernels" / "native"
 COMPILER = os.environ.get("CXX", "c++")
 SANITIZERS = "-fsanitize=address,undefined,float-cast-overflow"
 FLAGS = ["-std=c++20", "-O0", "-g1", SANITIZERS, "-fno-sanitize-recover=all", "-ffp-contract=off", "-Wno-psabi"]
@@ -17,14 +17,14 @@ FLAGS = ["-std=c++20", "-O0", "-g1", SANITIZERS, "-fno-sanitize-recover=all", "-
 
 def units() -> list[tuple[Path, str, list[str]]]:
     """(source, name of the object, flags). The scalar column alone: the others are compiled from the same lines."""
-    once = [SOURCES / name for name in ("isa.cpp", "codec.cpp", "rows.cpp", "threads.cpp", "source.cpp")]
-    sources = [*once, LAWS, *sorted((SOURCES / "formats").glob("*.cpp"))]
-    return [(source, source.stem, ["-DQUANTMILL_UNIT=scalar"]) for source in sources]
+    once = [*SOURCES.glob("*.cpp"), *LAWS.glob("*.cpp")]
+    per_isa = [source for source in SOURCES.glob("*/*.cpp") if source.parent.name != "bindings"]
+    return [(source, source.stem, ["-DQUANTMILL_UNIT=scalar"]) for source in (*once, *per_isa)]
 
 
 def compiled(source: Path, name: str, flags: list[str], folder: Path) -> Path:
     unit = folder / f"{name}.o"
-    subprocess.run([COMPILER, *FLAGS, *flags, f"-I{SOURCES}", "-c", source, "-o", unit], check=True)
+    subprocess.run([COMPILER, *FLAGS, *flags, f"-I{SOURCES}", f"-I{LAWS}", "-c", source, "-o", unit], check=True)
     return unit
 
 

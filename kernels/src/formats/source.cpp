@@ -1,4 +1,4 @@
-#include "source.h"
+#include "formats/source.h"
 
 #include <cmath>
 #include <cstdint>

@@ -1,0 +1,10 @@
+// One function per family of formats: it gives the module that family's functions.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace quantmill {
+
+void add_codecs(nanobind::module_& m);
+
+}  // namespace quantmill
