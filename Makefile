@@ -33,10 +33,11 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m kernels.bench
+	$(BIN)/python -m kernels.bench.peers
 	$(BIN)/python tests/benchmarks/peak_memory.py
 
 conformance: setup
-	$(BIN)/python tests/conformance/run.py
+	PYTHONPATH=. $(BIN)/python tests/conformance/run.py
 
 clean:
 	rm -rf $(VENV) build .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

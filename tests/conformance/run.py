@@ -10,7 +10,6 @@ is reported with the reason.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import platform
 import subprocess
@@ -19,42 +18,20 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from kernels.bench.environments import NotInstalled, environment
+
 import quantmill_kernels
 from quantmill.worker.environment import cpu_model
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-CACHE = Path(os.environ.get("QUANTMILL_CACHE", REPOSITORY / ".cache")) / "conformance"
 REPORT = REPOSITORY / "docs" / "conformance.md"
-
-
-class NotInstalled(Exception):
-    """A consumer's environment could not be made."""
-
-
-def environment(consumer: Path) -> Path:
-    """The consumer's Python; its environment is made once for each content of requirements.txt."""
-    requirements = consumer / "requirements.txt"
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
-    folder = CACHE / f"{consumer.name}-{digest}"
-    python, done = folder / "bin" / "python", folder / "installed"
-    if not done.exists():
-        print(f"{consumer.name}: making its environment; the first time takes minutes", file=sys.stderr)
-        for command in (
-            [sys.executable, "-m", "venv", "--clear", folder],
-            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements],
-        ):
-            made = subprocess.run(command, capture_output=True, text=True, check=False)
-            if made.returncode != 0:
-                raise NotInstalled(made.stderr.strip().splitlines()[-1])
-        done.touch()
-    return python
 
 
 def section(consumer: Path) -> tuple[str, bool]:
     """The consumer's part of the report, and whether everything agreed."""
     try:
-        python = environment(consumer)
+        python = environment("conformance", consumer.name, consumer / "requirements.txt")
     except NotInstalled as error:
         return f"## {consumer.name}\n\nNot run: its environment could not be made ({error}).\n", True
     with tempfile.TemporaryDirectory(prefix="conformance-") as scratch:

@@ -1,0 +1,7 @@
+"""What people use today: a folder each, with requirements.txt, theirs.py (runs in its environment) and ours.py."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from kernels.bench.peers.cases import Case
+
+PEERS: Mapping[str, Callable[[], Iterator[Case]]] = {}
