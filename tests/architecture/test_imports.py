@@ -38,7 +38,7 @@ OPENED = f"{VALUES} quantmill.settings quantmill.plugins quantmill.services"
 MAY_IMPORT = {
     "quantmill_kernels": room(libraries="numpy ml_dtypes"),
     "quantmill_gguf": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic gguf"),
-    "quantmill.contract": room(libraries="numpy pydantic pluggy"),
+    "quantmill.contract": room(libraries="numpy ml_dtypes pydantic pluggy"),
     "quantmill.contract.testing": room("quantmill.checkpoints", libraries="numpy pydantic pytest hypothesis"),
     "quantmill.domain": room(CONTRACT),
     "quantmill.settings": room(CONTRACT, libraries="pydantic pydantic_settings"),

@@ -12,8 +12,8 @@ import os
 import stat
 from pathlib import Path
 
-from quantmill.checkpoints.strictjson import shown
 from quantmill.contract.errors import ResourceExhausted, SourceRejected
+from quantmill.contract.strictjson import shown
 
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # O_NONBLOCK: opening a FIFO must not wait
 _DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY

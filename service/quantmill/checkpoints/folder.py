@@ -13,9 +13,9 @@ from typing import Any
 import rfc8785
 
 from quantmill.checkpoints.confined import check_name, open_inside, real_path
-from quantmill.checkpoints.safetensors import TensorFile
-from quantmill.checkpoints.strictjson import parse_object, shown
 from quantmill.contract.errors import NotFound, SourceRejected
+from quantmill.contract.safetensors import TensorFile
+from quantmill.contract.strictjson import parse_object, shown
 from quantmill.contract.tensors import ModelIndex, SourceTensor, TensorInfo
 
 CONFIG = "config.json"

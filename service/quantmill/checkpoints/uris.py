@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from quantmill.checkpoints.strictjson import shown
 from quantmill.contract.errors import PolicyRefused, SourceRejected
+from quantmill.contract.strictjson import shown
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 

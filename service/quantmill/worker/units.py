@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from quantmill.checkpoints.safetensors import TensorFile
+from quantmill.contract.safetensors import TensorFile
 from quantmill.contract.tensors import QuantizedTensor
 
 INDEX = "quantmill.unit"

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from safetensors.numpy import save_file
 
-from quantmill.checkpoints.safetensors import TensorFile
+from quantmill.contract.safetensors import TensorFile
 from quantmill.domain.jobs import FINAL, Event, Job, JobRequest
 from quantmill.jobs.submit import submit
 from quantmill.services import Services

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from quantmill.checkpoints.safetensors import DTYPES, HEADER_LIMIT, TensorFile
 from quantmill.contract.errors import NotFound, SourceRejected
+from quantmill.contract.safetensors import DTYPES, HEADER_LIMIT, TensorFile
 from quantmill.contract.tensors import TensorInfo
 
 U8 = {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}

@@ -22,8 +22,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from quantmill.checkpoints.strictjson import parse_object, shown
 from quantmill.contract.errors import NotFound, SourceRejected
+from quantmill.contract.strictjson import parse_object, shown
 from quantmill.contract.tensors import TensorInfo
 
 HEADER_LIMIT = 10_000_000  # bytes; public checkpoints stay below 1 MB, and parsing 100 MB would take half a minute

@@ -1,0 +1,276 @@
+"""Artifacts that are model folders as Hugging Face writes them: sharded safetensors, config.json, tokenizer files.
+
+The writer knows where each byte will stand before the first one is written, so tensors stream through it one at a
+time, in the plan's order, whatever the order in the file is. The reader shares no code with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantmill.contract.errors import PluginBroken, SourceRejected
+from quantmill.contract.safetensors import DTYPES, TensorFile
+from quantmill.contract.strictjson import parse_object, shown
+from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, SourceTensor, TensorInfo, TensorPlan
+
+CONFIG, SINGLE, SHARDED = "config.json", "model.safetensors", "model.safetensors.index.json"
+METADATA = {"format": "pt"}  # transformers refuses a file that does not say it
+SHARD_BYTES = 5 * 10**9  # of tensors in a file; transformers' own limit
+JSON_LIMIT = 100_000_000  # bytes
+
+# Writing
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """One array of a quantized tensor as the files hold it.
+
+    part    its key in QuantizedTensor.parts
+    name    its name in the file: model.layers.0.mlp.up_proj.weight_packed
+    dtype   safetensors' name: U8, I32, F8_E4M3, BF16 ...
+    """
+
+    part: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+Layout = Callable[[TensorPlan], Sequence[StoredPart]]
+
+KEPT = "values"  # the one part of a tensor that is stored as it is
+
+
+def kept_part(row: TensorPlan) -> StoredPart:
+    """How the files hold a tensor that is stored as it is: the source's name, dtype and bytes."""
+    return StoredPart(KEPT, row.name, row.source_dtype, row.shape)
+
+
+def kept_tensor(source: SourceTensor) -> QuantizedTensor:
+    """A tensor that is stored as it is; its scheme is its dtype."""
+    return QuantizedTensor(source.info.name, source.info.dtype, source.info.shape, {KEPT: source.values})
+
+
+def kept_row(info: TensorInfo, reason: str) -> TensorPlan:
+    """The plan of a tensor that is stored as it is."""
+    return TensorPlan(info.name, info.shape, info.dtype, "keep", info.dtype, info.name, info.nbytes, reason)
+
+
+def write_model_folder(
+    tensors: Iterable[QuantizedTensor],
+    plan: Plan,
+    layout: Layout,
+    index: ModelIndex,
+    config: Mapping[str, Any],
+    folder: Path,
+) -> list[Path]:
+    """Write the shards, their index where there are several, config.json and the files that belong to the model.
+
+    `tensors` come in the plan's order; `layout` says what the files hold for each. `config` is the whole config.json.
+    The bytes depend on the arguments only. Returns the files, the index of shards written last of the weights.
+    Raises PluginBroken when a tensor is not what plan and layout say, OSError when it cannot be written.
+    """
+    shards = _shards(plan, layout)
+    remaining = iter(tensors)
+    written = [_write_shard(folder / name, rows, remaining) for name, rows in shards.items()]
+    if len(shards) > 1:
+        written.append(_write_json(folder / SHARDED, _index_of(shards)))
+    written.append(_write_json(folder / CONFIG, config))
+    for name, source in index.files.items():
+        shutil.copyfile(source, folder / name)
+        written.append(folder / name)
+    return written
+
+
+Rows = list[tuple[TensorPlan, Sequence[StoredPart]]]
+
+
+def _shards(plan: Plan, layout: Layout) -> dict[str, Rows]:
+    """The rows of each file by its name; all parts of a tensor stand in one file."""
+    files: list[Rows] = [[]]
+    filled = 0
+    for row in plan.tensors:
+        if row.action == "drop":
+            continue
+        parts = layout(row)
+        nbytes = sum(part.nbytes for part in parts)
+        if nbytes != row.nbytes:
+            raise PluginBroken(f"{row.name}: its parts take {nbytes} bytes, the plan says {row.nbytes}")
+        if files[-1] and filled + nbytes > SHARD_BYTES:
+            files.append([])
+            filled = 0
+        files[-1].append((row, parts))
+        filled += nbytes
+    if len(files) == 1:
+        return {SINGLE: files[0]}
+    return {f"model-{number:05}-of-{len(files):05}.safetensors": rows for number, rows in enumerate(files, 1)}
+
+
+def _write_shard(path: Path, rows: Rows, tensors: Iterator[QuantizedTensor]) -> Path:
+    header, begins = _header([part for _, parts in rows for part in parts])
+    with path.open("xb") as file:
+        file.write(header)
+        file.flush()
+        for row, parts in rows:  # no name holds a tensor while the next one is made
+            _write_parts(file.fileno(), row, parts, begins, next(tensors, None))
+    return path
+
+
+def _header(parts: list[StoredPart]) -> tuple[bytes, dict[str, int]]:
+    """The header's bytes, and where in the file each part begins.
+
+    Widest dtypes first, so that every array is aligned to its dtype: the format allows no gaps.
+    """
+    entries: dict[str, Any] = {"__metadata__": METADATA}
+    offset = 0
+    begins = {}
+    for part in sorted(parts, key=lambda part: (-DTYPES[part.dtype].itemsize, part.name)):
+        if part.name in begins:
+            raise PluginBroken(f"two tensors are to be stored as {part.name!r}", tensor=part.name)
+        begins[part.name] = offset
+        end = offset + part.nbytes
+        entries[part.name] = {"dtype": part.dtype, "shape": list(part.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    header = len(text).to_bytes(8, "little") + text
+    return header, {name: len(header) + begin for name, begin in begins.items()}
+
+
+def _write_parts(
+    descriptor: int,
+    row: TensorPlan,
+    parts: Sequence[StoredPart],
+    begins: Mapping[str, int],
+    tensor: QuantizedTensor | None,
+) -> None:
+    found = None if tensor is None else (tensor.name, tensor.scheme, sorted(tensor.parts))
+    expected = (row.name, row.scheme, sorted(part.part for part in parts))
+    if tensor is None or found != expected:
+        raise PluginBroken(f"the plan has {expected} next, got {found}", tensor=row.name)
+    for part in parts:
+        values = tensor.parts[part.part]
+        if values.nbytes != part.nbytes:
+            raise PluginBroken(f"{part.name} takes {values.nbytes} bytes, {part.nbytes} were planned", tensor=row.name)
+        _write_at(descriptor, values, begins[part.name])
+
+
+def _write_at(descriptor: int, values: NDArray[Any], position: int) -> None:
+    data = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+    while data:
+        count = os.pwrite(descriptor, data, position)
+        data, position = data[count:], position + count
+
+
+def _index_of(shards: Mapping[str, Rows]) -> dict[str, Any]:
+    weight_map = {part.name: name for name, rows in shards.items() for _, parts in rows for part in parts}
+    nbytes = sum(part.nbytes for rows in shards.values() for _, parts in rows for part in parts)
+    return {"metadata": {"total_size": nbytes}, "weight_map": dict(sorted(weight_map.items()))}
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> Path:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+# Reading
+
+
+class ModelFolder:
+    """An artifact's config.json and safetensors files, opened; a context manager.
+
+    `config` is config.json, `tensors` all stored arrays by name. Raises SourceRejected when the folder does not hold
+    exactly what its files say.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.config = _read_json(folder / CONFIG)
+        self._opened = ExitStack()
+        try:
+            files = [self._opened.enter_context(TensorFile(path)) for path in _weight_files(folder)]
+            self._file_of = {name: file for file in files for name in file.tensors}
+            if len(self._file_of) < sum(len(file.tensors) for file in files):
+                raise SourceRejected("a tensor is stored in two files")
+            _check_index(folder, self._file_of)
+        except BaseException:
+            self.close()
+            raise
+        self.tensors: Mapping[str, TensorInfo] = {name: info for file in files for name, info in file.tensors.items()}
+
+    def values(self, name: str) -> NDArray[Any]:
+        """A stored array, memory-mapped and read-only. Raises SourceRejected for a name that is not stored."""
+        if name not in self._file_of:
+            raise SourceRejected(f"the files hold no tensor {shown(name)}", tensor=name)
+        return self._file_of[name].values(name)
+
+    def files(self) -> tuple[str, ...]:
+        """The weight files, their index and config.json, by name."""
+        weights = {file.path.name for file in self._file_of.values()}
+        return (*sorted(weights), *([SHARDED] if weights != {SINGLE} else []), CONFIG)
+
+    def close(self) -> None:
+        """Close the files; arrays that were handed out stay valid."""
+        self._opened.close()
+
+    def __enter__(self) -> ModelFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    single = folder / SINGLE
+    if single.is_file() == (folder / SHARDED).is_file():
+        raise SourceRejected(f"the folder must hold {SINGLE} or {SHARDED}, and not both")
+    if single.is_file():
+        return [single]
+    names = sorted(set(_weight_map(folder).values()))
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise SourceRejected(f"{SHARDED} names {shown(name)}, which is no file of the folder", file=SHARDED)
+    return [folder / name for name in names]
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    weight_map = _read_json(folder / SHARDED).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise SourceRejected(f'{SHARDED} has no "weight_map" from tensors to files', file=SHARDED)
+    return weight_map
+
+
+def _check_index(folder: Path, file_of: Mapping[str, TensorFile]) -> None:
+    if not (folder / SHARDED).is_file():
+        return
+    stored = {name: file.path.name for name, file in file_of.items()}
+    for name, where in sorted(stored.items() ^ _weight_map(folder).items()):
+        raise SourceRejected(f"{SHARDED} and the files disagree: {shown(name)} in {where}", tensor=name)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > JSON_LIMIT:
+            raise SourceRejected(f"{path.name} is larger than {JSON_LIMIT} bytes", file=path.name)
+        return parse_object(path.read_bytes(), non_finite=True)
+    except OSError as error:
+        raise SourceRejected(f"{path.name} cannot be read: {error.strerror}", file=path.name) from error
+    except ValueError as error:
+        raise SourceRejected(f"{path.name} cannot be read: {error}", file=path.name) from error
