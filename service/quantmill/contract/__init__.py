@@ -4,7 +4,7 @@ from quantmill.contract.errors import ErrorKind, QuantmillError
 from quantmill.contract.facts import Fact, FormatFacts, HardwareNeed, Measured, Scheme, ShapeRule
 from quantmill.contract.hookspecs import hookimpl
 from quantmill.contract.method import Method, Runtime, lazy
-from quantmill.contract.reading import BlockBound, Inspection, Observation, ReadTensor
+from quantmill.contract.reading import WHOLE_ROW, BlockBound, Inspection, Observation, ReadTensor
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import (
     ModelIndex,
@@ -17,6 +17,7 @@ from quantmill.contract.tensors import (
 )
 
 __all__ = [
+    "WHOLE_ROW",
     "BlockBound",
     "ErrorKind",
     "Fact",

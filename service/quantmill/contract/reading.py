@@ -50,27 +50,40 @@ class Inspection:
     observations: Iterable[Observation]
 
 
+WHOLE_ROW = -1
+
+
 @dataclass(frozen=True)
 class BlockBound:
     """How far a single block may be from its source, so that one with a wrong scale shows in a tensor of millions.
 
-    A block is `values` neighbours of a row, a group the `group` values around it (0: the block itself). With
-    peak = the largest |source|,
+    A block is `values` neighbours of a row, a group the `group` values around it (0: the block itself, WHOLE_ROW: its
+    row). With peak = the largest |source|,
 
-        rms(read - source) <= relative * peak of the block + group_relative * peak of the group + absolute
+        rms(read - source) <= relative * peak of the block + group_relative * peak of the group
+                              + tensor_relative * peak of the tensor + absolute
 
     `relative` is near half a step of the format over the largest value that it stores; `group_relative` is for
-    formats whose blocks share a scale of their scales; `absolute` is where scales underflow. A row that does not
-    divide into blocks is one block.
+    formats whose blocks share a scale, or a scale of their scales; `tensor_relative` for those with a scale of the
+    whole tensor; `absolute` is where scales underflow. A row that does not divide into blocks is one block, but where
+    blocks run `across_rows`: there the last one of the tensor may be shorter.
     """
 
     values: int
     relative: float
     group: int = 0
     group_relative: float = 0.0
+    tensor_relative: float = 0.0
     absolute: float = 0.0
+    across_rows: bool = False
 
     def lengths(self, cols: int) -> tuple[int, int]:
-        """The block and the group for rows of `cols` values; both divide `cols`, and the block the group."""
+        """The block and the group for rows of `cols` values; the block divides the group, and both divide `cols`.
+
+        Blocks that run across rows have the same length whatever `cols` is.
+        """
+        if self.across_rows:
+            return self.values, self.group or self.values
+        group = cols if self.group == WHOLE_ROW else self.group
         block = self.values if cols % self.values == 0 else cols
-        return block, self.group if self.group and cols % self.group == 0 else block
+        return block, group if group and cols % group == 0 and group % block == 0 else block

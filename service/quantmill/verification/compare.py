@@ -52,9 +52,10 @@ def compare(values: FloatArray, source: NDArray[Any], bound: BlockBound) -> Tens
     flat_values, flat_source = values.reshape(-1), source.reshape(-1)
     error = TensorError(worst=Block(0, block, 0.0, 0.0))
     step = max(1, CHUNK // group) * group
+    floor = bound.absolute + (bound.tensor_relative * _peak(flat_source) if bound.tensor_relative else 0.0)
     for start in range(0, flat_values.size, step):
-        chunk = flat_values[start : start + step]
-        wanted = flat_source[start : start + step].astype(np.float32)
+        chunk = _whole(flat_values[start : start + step], group)
+        wanted = _whole(flat_source[start : start + step].astype(np.float32), group)
         with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity show in `largest`
             difference = chunk - wanted
         largest = float(np.maximum(difference.max(), -difference.min()))
@@ -67,7 +68,7 @@ def compare(values: FloatArray, source: NDArray[Any], bound: BlockBound) -> Tens
         squared_errors = _sums_of_squares(difference, block, largest)
         error.squared_error += float(squared_errors.sum())
         error.squared_source += float(_sums_of_squares(wanted, block, float(peaks.max())).sum())
-        found = _worst(squared_errors, peaks, bound, group // block, block, start)
+        found = _worst(squared_errors, peaks, bound, floor, (block, group), start)
         if found.share > error.worst.share:
             error.worst = found
     return error
@@ -78,12 +79,28 @@ def distinct_values(source: NDArray[Any]) -> int:
     return len(np.unique(source.reshape(-1)[:CHUNK].astype(np.float32)))
 
 
-def _worst(squares: Sums, peaks: FloatArray, bound: BlockBound, per_group: int, block: int, start: int) -> Block:
+def _whole(values: FloatArray, group: int) -> FloatArray:
+    """`values`, filled up with zeros where the last group of a tensor is shorter: they add to no sum."""
+    missing = -values.size % group
+    return np.pad(values, (0, missing)) if missing else values
+
+
+def _peak(source: NDArray[Any]) -> float:
+    """The largest magnitude of a tensor."""
+    chunks = (source[start : start + CHUNK].astype(np.float32) for start in range(0, source.size, CHUNK))
+    return max((float(np.abs(chunk).max()) for chunk in chunks), default=0.0)
+
+
+def _worst(
+    squares: Sums, peaks: FloatArray, bound: BlockBound, floor: float, lengths: tuple[int, int], start: int
+) -> Block:
     """The block whose error is the largest share of what is allowed there."""
-    allowed = bound.relative * peaks.astype(np.float64).reshape(-1, per_group)
+    block, group = lengths
+    groups = peaks.astype(np.float64).reshape(-1, group // block)
+    allowed = bound.relative * groups
     if bound.group_relative:
-        allowed += bound.group_relative * allowed.max(axis=1, keepdims=True) / bound.relative
-    allowed = allowed.reshape(-1) + bound.absolute
+        allowed += bound.group_relative * groups.max(axis=1, keepdims=True)
+    allowed = allowed.reshape(-1) + floor
     with np.errstate(divide="ignore"):
         shares = np.divide(squares, allowed * allowed, out=np.zeros_like(squares), where=squares > 0)
     at = int(shares.argmax())

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from quantmill.contract.reading import BlockBound
+from quantmill.contract.reading import WHOLE_ROW, BlockBound
 from quantmill.verification.compare import CHUNK, compare, distinct_values
 
 TENTH = BlockBound(values=4, relative=0.1)
@@ -37,6 +37,32 @@ def test_a_block_in_a_group_with_larger_values_is_allowed_more() -> None:
     worst = compare(np.array([[1, 1.5, 9, 9]], np.float32), np.array([[1, 1, 9, 9]], np.float32), bound).worst
 
     assert worst.allowed == pytest.approx(0.1 * 1 + 0.05 * 9 + 0.001)
+
+
+def test_a_group_may_be_the_whole_row() -> None:
+    bound = BlockBound(values=2, relative=0.1, group=WHOLE_ROW, group_relative=0.01)
+
+    worst = compare(np.array([[1.5, 1, 9, 9, 1, 50]], np.float32), np.array([[1, 1, 9, 9, 1, 50]], np.float32), bound)
+
+    assert worst.worst.allowed == pytest.approx(0.1 * 1 + 0.01 * 50)
+
+
+def test_a_scale_of_the_whole_tensor_allows_every_block_a_share_of_its_peak() -> None:
+    bound = BlockBound(values=2, relative=0.0, tensor_relative=0.01)
+
+    worst = compare(np.array([[1.5, 1], [9, 50]], np.float32), np.array([[1, 1], [9, 50]], np.float32), bound).worst
+
+    assert worst.allowed == pytest.approx(0.5)
+
+
+def test_blocks_that_run_across_rows_take_their_peak_from_both() -> None:
+    bound = BlockBound(values=4, relative=0.1, across_rows=True)
+    source = np.array([[1, 1, 1], [8, 1, 1]], np.float32)  # four values, then two
+
+    worst = compare(source + np.array([[0, 0, 0.4], [0, 0, 0]], np.float32), source, bound).worst
+
+    assert (worst.values, worst.allowed) == (4, pytest.approx(0.8))
+    assert compare(off_at(5, 0.5, 6).reshape(2, 3), np.ones((2, 3), np.float32), bound).worst.start == 4
 
 
 def test_a_bound_of_zero_allows_no_error_and_no_more() -> None:
