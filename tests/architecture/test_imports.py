@@ -53,6 +53,7 @@ MAY_IMPORT = {
         f"{VALUES} quantmill.checkpoints quantmill.files", libraries="numpy", lazily="tokenizers"
     ),
     "quantmill.calibration.decoder": room(CONTRACT, libraries="torch transformers"),
+    "quantmill.calibration.origins": room(CONTRACT, libraries="torch transformers"),
     "quantmill.calibration.forward": room(f"{CONTRACT} quantmill.files", libraries="numpy torch"),
     "quantmill.evaluation": room(
         f"{VALUES} quantmill.checkpoints quantmill.files quantmill.calibration", libraries="numpy", lazily="torch"
@@ -89,6 +90,7 @@ MAY_IMPORT = {
 HEAVY_MODULES = (
     "quantmill.calibration.decoder",
     "quantmill.calibration.forward",
+    "quantmill.calibration.origins",
     "quantmill.evaluation.predictions",
 )
 # a file that is not bound by its room's row has one of its own

@@ -8,8 +8,7 @@ Imported where a model is run, never at start-up: torch and transformers take se
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +17,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
+from quantmill.calibration.origins import Origin, check_shape, origins_of, unsupported
 from quantmill.calibration.weights import Weights
-from quantmill.contract.errors import ArchitectureUnsupported
+from quantmill.contract.errors import RequestRejected
 from quantmill.contract.tensors import ModelIndex
 
 # config.json may name kernels to fetch, classes to import, files to open. Such keys are not handed on.
@@ -41,28 +41,47 @@ def limit_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def find_device(name: str) -> torch.device:
+    """Raises RequestRejected, saying what is missing, where torch has no such device on this machine."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:  # torch built without CUDA asserts
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RequestRejected(f"{name!r} is not a device of this machine ({reason}); use 'cpu'", device=name) from error
+    if device.type == "meta":
+        raise RequestRejected("'meta' is not a device that computes; use 'cpu'", device=name)
+    return device
+
+
 class Reached(Exception):
     """The forward pass came to the end of the part that has weights."""
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """The model that an index describes, without weights; `device` and `dtype` are where and as what parts run."""
+    """The model that an index describes, without weights; `device` and `dtype` are where and as what parts run.
+
+    `origins` has, for each of the model's tensors that is not another one under a second name, what it is made of.
+    """
 
     model: Model
     blocks: Any  # torch.nn.ModuleList
+    origins: Mapping[str, Origin]
     architecture: str
     device: torch.device
     dtype: torch.dtype
 
     @classmethod
     def of(cls, index: ModelIndex, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Decoder:
-        """Raises ArchitectureUnsupported when transformers does not have the model, or its tensors do not fit it."""
+        """Raises ArchitectureUnsupported when transformers does not have the model, or its tensors do not fit it, and
+        RequestRejected when there is no such device."""
+        place = find_device(device)
         with torch.device("meta"):
             model = _build(index, dtype)
-        _check_fit(model, index)
-        _fill_buffers(model, index.architecture, torch.device(device))
-        return cls(model.eval(), _blocks(model, index.architecture), index.architecture, torch.device(device), dtype)
+        origins = origins_of(model, {name: info.shape for name, info in index.tensors.items()})
+        _fill_buffers(model, index.architecture, place)
+        return cls(model.eval(), _blocks(model, index.architecture), origins, index.architecture, place, dtype)
 
     @property
     def vocabulary(self) -> int:
@@ -81,22 +100,43 @@ class Decoder:
         Raises ArchitectureUnsupported when `weights` lack one, or have it in another shape.
         """
         places = self.model.state_dict(keep_vars=True)
-        wanted = {alias for name in names for alias in _aliases(name, places)}
-        found: dict[str, torch.Tensor] = {}
-        for name, values in weights(sorted(wanted)):
-            _check_shape(name, values.shape, places, self.architecture)
-            found[name] = torch.from_numpy(values).to(self.device, self.dtype)
+        made = self._make({alias for name in names for alias in _aliases(name, places)}, weights, places)
         try:
             for name in names:
-                own = found[name] if name in found else _first(found, _aliases(name, places))
+                own = _first(made, _aliases(name, places))
                 if own is None:
-                    raise _unsupported(self.architecture, f"the weights lack {name}")
+                    raise unsupported(self.architecture, f"the weights lack {self._origin(name).names[0]}")
                 self._set(name, own)
-            del found
+            del made
             yield
         finally:
             for name in names:
                 self._set(name, places[name])
+
+    def _make(
+        self, names: Collection[str], weights: Weights, places: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Those of the model's tensors whose parts `weights` have; parts are freed as soon as they are joined."""
+        wanted = {origin.place: origin for origin in map(self._origin, names)}
+        origin_of = {name: origin for origin in wanted.values() for name in origin.names}
+        parts: dict[str, torch.Tensor] = {}
+        made: dict[str, torch.Tensor] = {}
+        for name, values in weights(sorted(origin_of)):
+            parts[name] = torch.from_numpy(values).to(self.device, self.dtype)
+            origin = origin_of[name]
+            if parts.keys() >= set(origin.names):
+                joined = origin.make({each: parts.pop(each) for each in origin.names}, self.model)
+                for place, tensor in joined.items():
+                    check_shape(self.model, place, tuple(tensor.shape), places)
+                made |= joined
+        if parts:
+            lacking = next(each for each in origin_of[next(iter(parts))].names if each not in parts)
+            raise unsupported(self.architecture, f"the weights lack {lacking}")
+        return made
+
+    def _origin(self, name: str) -> Origin:
+        """A tensor that is not stored, because it is tied to another, may still be given under its own name."""
+        return self.origins.get(name) or Origin((("", name),), name)
 
     def _set(self, name: str, values: torch.Tensor) -> None:
         module, _, attribute = name.rpartition(".")
@@ -160,7 +200,7 @@ class Decoder:
         args, kwargs = call
         made = self.blocks[number](hidden, *args, **kwargs)
         if not isinstance(made, torch.Tensor):
-            raise _unsupported(self.architecture, "its blocks give more than hidden states")
+            raise unsupported(self.architecture, "its blocks give more than hidden states")
         return made
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -202,49 +242,25 @@ def _build(index: ModelIndex, dtype: torch.dtype) -> Model:
             model = from_config(config, dtype=dtype, trust_remote_code=False)
         model.tie_weights()
     except Exception as error:
-        raise _unsupported(index.architecture, str(error)[:300]) from error
+        raise unsupported(index.architecture, str(error)[:300]) from error
     if type(model).__name__ != index.architecture:
-        raise _unsupported(index.architecture, f"as a language model, transformers has {type(model).__name__}")
+        raise unsupported(index.architecture, f"as a language model, transformers has {type(model).__name__}")
     return model
 
 
 def _config(index: ModelIndex) -> Any:
     if index.config.get("quantization_config") is not None:
-        raise _unsupported(index.architecture, "its weights are quantized already")
+        raise unsupported(index.architecture, "its weights are quantized already")
     layers = max((n for key in LAYER_COUNTS if isinstance(n := index.config.get(key), int)), default=0)
     if layers > len(index.tensors):
-        raise _unsupported(
-            index.architecture, f"config.json has {layers} layers, but only {len(index.tensors)} tensors"
-        )
+        raise unsupported(index.architecture, f"config.json has {layers} layers, but only {len(index.tensors)} tensors")
     keys = {key: value for key, value in index.config.items() if key not in UNUSED_KEYS and not key.startswith("_")}
     if index.tied:
         keys["tie_word_embeddings"] = True  # where config.json does not say so
     try:
         return AutoConfig.for_model(**{"model_type": "", **keys})
     except Exception as error:
-        raise _unsupported(index.architecture, str(error)[:300]) from error
-
-
-def _check_fit(model: Model, index: ModelIndex) -> None:
-    """Each of the checkpoint's tensors has its place, and each place a tensor."""
-    places = model.state_dict(keep_vars=True)
-    patterns = {r"rotary_emb\.inv_freq$", *(model._keys_to_ignore_on_load_unexpected or ())}
-    filled = set()
-    for name, info in index.tensors.items():
-        if name in places:
-            _check_shape(name, info.shape, places, index.architecture)
-            filled.add(id(places[name]))
-        elif not any(re.search(pattern, name) for pattern in patterns):  # old checkpoints store what is computed now
-            raise _unsupported(index.architecture, f"transformers' model has no tensor {name}")
-    missing = [name for name, place in places.items() if id(place) not in filled]
-    if missing:
-        raise _unsupported(index.architecture, f"the weights lack {missing[0]} ({len(missing)} tensors in all)")
-
-
-def _check_shape(name: str, shape: tuple[int, ...], places: Mapping[str, torch.Tensor], architecture: str) -> None:
-    expected = tuple(places[name].shape)
-    if expected != shape:
-        raise _unsupported(architecture, f"config.json makes {name} {list(expected)}, but it is {list(shape)}")
+        raise unsupported(index.architecture, str(error)[:300]) from error
 
 
 def _fill_buffers(model: Model, architecture: str, device: torch.device) -> None:
@@ -261,7 +277,7 @@ def _fill_buffers(model: Model, architecture: str, device: torch.device) -> None
             module._buffers[name] = empty.fill_(float("nan")) if empty.is_floating_point() else empty
         model._init_weights(module)
         if any(module._buffers[name].isnan().any() for name in computed):
-            raise _unsupported(architecture, f"transformers does not compute the buffers of {path}")
+            raise unsupported(architecture, f"transformers does not compute the buffers of {path}")
 
 
 def _blocks(model: Model, architecture: str) -> Any:
@@ -269,7 +285,7 @@ def _blocks(model: Model, architecture: str) -> Any:
     lists = [each for each in model.get_decoder().children() if isinstance(each, torch.nn.ModuleList)]
     found = [each for each in lists if len(each) == layers]
     if len(found) != 1 or not layers:
-        raise _unsupported(architecture, "it is not one list of blocks")
+        raise unsupported(architecture, "it is not one list of blocks")
     return found[0]
 
 
@@ -280,7 +296,3 @@ def _aliases(name: str, places: Mapping[str, torch.Tensor]) -> list[str]:
 
 def _first(found: Mapping[str, torch.Tensor], names: list[str]) -> torch.Tensor | None:
     return next((found[name] for name in names if name in found), None)
-
-
-def _unsupported(architecture: str, reason: str) -> ArchitectureUnsupported:
-    return ArchitectureUnsupported(f"{architecture} cannot be evaluated: {reason}.", architecture=architecture)

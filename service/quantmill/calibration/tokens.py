@@ -13,6 +13,7 @@ from quantmill.contract.tensors import ModelIndex
 
 TOKENIZER = "tokenizer.json"
 DEFAULT_WINDOW = 512  # tokens, or as many as the model takes
+LIMITS = ("max_position_embeddings", "n_positions")  # config.json's names for the tokens that a model takes
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,7 @@ def cut(tokens: Tokens, window: int, stride: int | None = None) -> Windows:
 
 def window_length(index: ModelIndex, window: int | None) -> int:
     """`window`, or the default for the model. Raises RequestRejected when it is longer than the model takes."""
-    stated = index.config.get("max_position_embeddings")
-    limit = stated if isinstance(stated, int) and stated > 0 else None
+    limit = next((n for key in LIMITS if isinstance(n := index.config.get(key), int) and n > 0), None)
     if window is None:
         return min(DEFAULT_WINDOW, limit or DEFAULT_WINDOW)
     if window < 2 or (limit is not None and window > limit):

@@ -110,6 +110,8 @@ def evaluate(
     text: options.Text,
     window: options.Window = None,
     stride: options.Stride = None,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
@@ -122,7 +124,16 @@ def evaluate(
     used = threads or options.settings().threads
     weights = functools.partial(method.weights, artifact)
     with open_checkpoint(against) as checkpoint:
-        evaluation = evaluate_text(checkpoint, weights, read_text(text), window=window, stride=stride, threads=used)
+        evaluation = evaluate_text(
+            checkpoint,
+            weights,
+            read_text(text),
+            window=window,
+            stride=stride,
+            threads=used,
+            device=device,
+            dtype=dtype,
+        )
     metrics = metrics_of(evaluation)
     if as_json:
         windows = evaluation.windows

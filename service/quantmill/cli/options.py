@@ -29,6 +29,8 @@ Window = Annotated[int | None, typer.Option(min=2, help="Tokens that the model s
 Stride = Annotated[
     int | None, typer.Option(min=1, help="Tokens from one window to the next; by default they do not overlap.")
 ]
+Device = Annotated[str, typer.Option(help="Where models run to be measured: cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[str, typer.Option(help="What they compute in: float32 or bfloat16.")]
 Text = Annotated[Path, typer.Option("--text", metavar="FILE", help="UTF-8 text to evaluate on.")]
 Gates = Annotated[
     list[str] | None,

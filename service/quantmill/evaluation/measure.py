@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from quantmill.calibration import Weights, Windows, source_weights, windows_of
 from quantmill.checkpoints.folder import Checkpoint
-from quantmill.contract.errors import ArchitectureUnsupported
+from quantmill.contract.errors import ArchitectureUnsupported, RequestRejected
 from quantmill.contract.tensors import FloatArray
 from quantmill.evaluation.cache import SourceCache
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from quantmill.evaluation.predictions import Divergence, Predictions
 
 MOST_NLL = 700.0  # nats; exp of more overflows, and only a broken model gets near
+DTYPES = ("float32", "bfloat16")
 BLOCK_ERROR_TOKENS = 2048  # that each block's output is compared on, from the text's beginning
 
 Progress = Callable[[int, int], None]
@@ -100,9 +101,10 @@ def perplexity(
     embedding's, or the head's. `device` is torch's, `dtype` float32 or bfloat16. The result depends on `threads` in
     its last digits only.
 
-    Raises TextRejected for a text shorter than a window, RequestRejected for an impossible window or stride,
-    ArchitectureUnsupported where transformers has no such model, `weights` do not fit it or its predictions are not
-    finite, SourceRejected where the tokenizer cannot be used. Needs torch, transformers and tokenizers.
+    Raises TextRejected for a text shorter than a window, RequestRejected for an impossible window or stride or a
+    device that is not there, ArchitectureUnsupported where transformers has no such model, `weights` do not fit it or
+    its predictions are not finite, SourceRejected where the tokenizer cannot be used. Needs torch, transformers and
+    tokenizers.
     """
     from quantmill.calibration.decoder import limit_threads
     from quantmill.evaluation.predictions import predict
@@ -205,8 +207,9 @@ def _forward(
     from quantmill.calibration.decoder import Decoder
     from quantmill.calibration.forward import Forward
 
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    return Forward(Decoder.of(checkpoint.index, device, dtypes[dtype]), weights, ids, folder)
+    if dtype not in DTYPES:
+        raise RequestRejected(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}", dtype=dtype)
+    return Forward(Decoder.of(checkpoint.index, device, getattr(torch, dtype)), weights, ids, folder)
 
 
 def _mean_nll(checkpoint: Checkpoint, nll: FloatArray, scored: NDArray[np.bool_]) -> float:

@@ -255,6 +255,16 @@ def test_windows_may_overlap_in_an_evaluation(quantmill, artifact, tmp_path):
     assert " to " in shown.out
 
 
+def test_a_device_that_is_not_there_is_refused(quantmill, artifact, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text((DATA / "text" / "evaluation.txt").read_text()[:2000])
+
+    refused = quantmill("evaluate", artifact[0], "--against", MODEL, "--text", text, "--device", "cuda:7")
+
+    assert refused.code == 3
+    assert "'cuda:7' is not a device of this machine" in refused.err
+
+
 def test_a_text_that_cannot_be_read_is_refused(quantmill, artifact, tmp_path):
     (tmp_path / "text.txt").write_bytes(b"\xff\xfe\xff")
 

@@ -160,6 +160,14 @@ def test_the_window_is_512_or_what_the_model_takes(
     assert measure(folder, text=TEXT * 4, window=window).window == expected
 
 
+def test_a_gpt_2_names_its_limit_otherwise(make_model: Callable[..., Path]) -> None:
+    folder = make_model(n_positions=12)
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace('"max_position_embeddings": 16, ', ""))
+
+    assert measure(folder).window == 12
+
+
 @pytest.mark.parametrize("window", [-1, 0, 1, 17])
 def test_an_impossible_window_is_refused(make_model: Callable[..., Path], window: int) -> None:
     with pytest.raises(RequestRejected, match="at least 2 and at most 16"):
@@ -206,6 +214,21 @@ def test_a_tokenizer_of_another_model_is_refused(
 
     with pytest.raises(SourceRejected, match="makes token 25, but the model knows 20 tokens"):
         measure(folder)
+
+
+# The machine
+
+
+def test_a_device_that_this_machine_lacks_is_refused(make_model: Callable[..., Path]) -> None:
+    device = f"cuda:{torch.cuda.device_count()}"
+
+    with pytest.raises(RequestRejected, match="is not a device of this machine"):
+        measure(make_model(), device=device)
+
+
+def test_another_arithmetic_is_refused_by_name(make_model: Callable[..., Path]) -> None:
+    with pytest.raises(RequestRejected, match="dtype 'float16' is not one of float32, bfloat16"):
+        measure(make_model(), dtype="float16")
 
 
 # The weights
