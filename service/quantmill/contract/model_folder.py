@@ -6,6 +6,7 @@ time, in the plan's order, whatever the order in the file is. The reader shares 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantmill.contract.errors import PluginBroken, SourceRejected
+from quantmill.contract.reading import Observation, ReadTensor
 from quantmill.contract.safetensors import DTYPES, TensorFile
 from quantmill.contract.strictjson import parse_object, shown
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, SourceTensor, TensorInfo, TensorPlan
@@ -29,6 +31,26 @@ CONFIG, SINGLE, SHARDED = "config.json", "model.safetensors", "model.safetensors
 METADATA = {"format": "pt"}  # transformers refuses a file that does not say it
 SHARD_BYTES = 5 * 10**9  # of tensors in a file; transformers' own limit
 JSON_LIMIT = 100_000_000  # bytes
+
+QUANTIZATION = "quantization_config"
+PLACES = ("_name_or_path",)  # keys of config.json that may name a folder of the machine it was written on
+
+# Planning
+
+
+def require_unquantized(index: ModelIndex) -> None:
+    """Raises SourceRejected for a source that says it is quantized: its codes would be taken for weights."""
+    if quantization := index.config.get(QUANTIZATION):
+        how = quantization.get("quant_method", "unnamed") if isinstance(quantization, Mapping) else quantization
+        raise SourceRejected(
+            f"the source is quantized already ({shown(how)}); give the model that it was made from", key=QUANTIZATION
+        )
+
+
+def kept_row(info: TensorInfo, reason: str) -> TensorPlan:
+    """The plan of a tensor that is stored as it is: the source's name, dtype and bytes."""
+    return TensorPlan(info.name, info.shape, info.dtype, "keep", info.dtype, info.name, info.nbytes, reason)
+
 
 # Writing
 
@@ -67,11 +89,6 @@ def kept_tensor(source: SourceTensor) -> QuantizedTensor:
     return QuantizedTensor(source.info.name, source.info.dtype, source.info.shape, {KEPT: source.values})
 
 
-def kept_row(info: TensorInfo, reason: str) -> TensorPlan:
-    """The plan of a tensor that is stored as it is."""
-    return TensorPlan(info.name, info.shape, info.dtype, "keep", info.dtype, info.name, info.nbytes, reason)
-
-
 def write_model_folder(
     tensors: Iterable[QuantizedTensor],
     plan: Plan,
@@ -96,6 +113,12 @@ def write_model_folder(
         shutil.copyfile(source, folder / name)
         written.append(folder / name)
     return written
+
+
+def quantized_config(index: ModelIndex, quantization: Mapping[str, Any]) -> dict[str, Any]:
+    """The source's config.json with its `quantization_config`, and without the places where it lay."""
+    config = {key: value for key, value in index.config.items() if key not in PLACES}
+    return {**config, QUANTIZATION: quantization}
 
 
 Rows = list[tuple[TensorPlan, Sequence[StoredPart]]]
@@ -274,3 +297,34 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise SourceRejected(f"{path.name} cannot be read: {error.strerror}", file=path.name) from error
     except ValueError as error:
         raise SourceRejected(f"{path.name} cannot be read: {error}", file=path.name) from error
+
+
+def read_kept(artifact: ModelFolder, name: str) -> ReadTensor:
+    """A tensor that is stored as it is. Raises SourceRejected for a dtype that holds no real numbers."""
+    info, values = artifact.tensors[name], artifact.values(name)
+    return ReadTensor(name, info.dtype, info.nbytes, values.astype(np.float32, copy=False))
+
+
+def config_observations(artifact: ModelFolder, index: ModelIndex) -> Iterator[Observation]:
+    """Each of the model's own settings, compared as JSON; the quantization's are the method's business."""
+    keys = {*artifact.config, *index.config} - {QUANTIZATION, *PLACES}
+    for key in sorted(keys):
+        yield Observation("config", key, _text(artifact.config, key), _text(index.config, key))
+    for key in PLACES:
+        yield Observation("config", key, _text(artifact.config, key), None)
+
+
+def carried_observations(folder: Path, index: ModelIndex) -> Iterator[Observation]:
+    """Each file that belongs to the model, the tokenizer's among them: the source's bytes, by their sha256."""
+    for name, source in index.files.items():
+        found = _sha256(folder / name) if (folder / name).is_file() else None
+        yield Observation("carried_files", name, found, _sha256(source))
+
+
+def _text(config: Mapping[str, Any], key: str) -> str | None:
+    return json.dumps(config[key], sort_keys=True) if key in config else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

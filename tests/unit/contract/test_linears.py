@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from quantmill.contract.linears import linears
-from quantmill.contract.tensors import ModelIndex, TensorInfo
+from quantmill.contract.errors import ParamsRejected, SourceRejected
+from quantmill.contract.linears import Linear, kept_modules, linears, plan_linears
+from quantmill.contract.tensors import ModelIndex, TensorInfo, TensorPlan
 
 TINY = {
     "vocab_size": 64,
@@ -117,3 +120,54 @@ def test_what_is_no_linear_of_the_decoder_is_left_alone(name: str) -> None:
 
 def test_transposed_weights_are_left_alone() -> None:
     assert linears(index_of({"transformer.h.0.mlp.c_fc.weight": (16, 64)}, "GPT2LMHeadModel")) == {}
+
+
+def planned(linear: Linear) -> TensorPlan | str:
+    if linear.tensor.shape[1] % 32:
+        return "rows of no whole blocks"
+    return TensorPlan(linear.tensor.name, linear.tensor.shape, "BF16", "quantize", "INT4", linear.tensor.name, 7)
+
+
+MIXED = {
+    "model.embed_tokens.weight": (64, 32),
+    "model.layers.0.mlp.down_proj.weight": (32, 48),
+    "model.layers.0.mlp.up_proj.weight": (48, 32),
+    "model.layers.0.input_layernorm.weight": (32,),
+    "lm_head.weight": (64, 32),
+}
+
+
+def test_a_plan_quantizes_the_linears_and_says_why_it_keeps_the_rest() -> None:
+    plan = plan_linears(index_of(MIXED), ("lm_head",), planned)
+
+    assert {row.name: row.reason or row.scheme for row in plan.tensors} == {
+        "lm_head.weight": "skip_modules: lm_head",
+        "model.embed_tokens.weight": "not the weight of a Linear in a decoder block",
+        "model.layers.0.input_layernorm.weight": "not the weight of a Linear in a decoder block",
+        "model.layers.0.mlp.down_proj.weight": "rows of no whole blocks",
+        "model.layers.0.mlp.up_proj.weight": "INT4",
+    }
+    assert kept_modules(plan) == ["lm_head", "model.embed_tokens", "model.layers.0.mlp.down_proj"]
+    assert [unit.key for unit in plan.units] == [row.name for row in plan.tensors]
+
+
+@pytest.mark.parametrize(
+    ("skip_modules", "error", "message"),
+    [
+        (("lm_head", "*.mpl.*"), ParamsRejected, "skip_modules: '*.mpl.*' matches no Linear of this model"),
+        (("*.up_proj", "lm_head"), SourceRejected, "LlamaForCausalLM has nothing to quantize"),
+    ],
+)
+def test_a_plan_that_skips_nothing_or_everything_is_refused(
+    skip_modules: tuple[str, ...], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        plan_linears(index_of(MIXED), skip_modules, planned)
+
+
+def test_a_source_that_is_quantized_already_is_refused() -> None:
+    index = index_of(MIXED)
+    quantized = replace(index, config={**index.config, "quantization_config": {"quant_method": "gptq"}})
+
+    with pytest.raises(SourceRejected, match=re.escape("quantized already ('gptq')")):
+        plan_linears(quantized, (), planned)
