@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from quantmill.api.schemas import (
     ArtifactSummary,
     ArtifactView,
+    ComparisonView,
     EventView,
     FileView,
     JobSummary,
@@ -30,6 +31,7 @@ from quantmill.api.schemas import (
     MethodView,
     Page,
     PlanView,
+    ReportForm,
     WorkerList,
 )
 from quantmill.contract import errors
@@ -41,6 +43,7 @@ RECONNECT_SECONDS = 1.0
 RECONNECTS = 30  # in a row, without one event between them
 
 View = TypeVar("View", bound=BaseModel)
+Ending = TypeVar("Ending", JobView, ComparisonView)
 
 
 class ClientError(QuantmillError):
@@ -85,8 +88,7 @@ class Client:
         """Queue a job. `more` are the other fields of SubmitJob: evaluation_text, seed, timeout_seconds, labels,
         gates."""
         body = {"source": source, "method": method, "params": dict(params or {}), **more}
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        return self._view(JobView, "POST", "/v1/jobs", json=body, headers=headers)
+        return self._view(JobView, "POST", "/v1/jobs", json=body, headers=_key(idempotency_key))
 
     def plan(self, source: str, method: str, params: Mapping[str, Any] | None = None) -> PlanView:
         body = {"source": source, "method": method, "params": dict(params or {})}
@@ -112,18 +114,11 @@ class Client:
         return self._view(JobView, "POST", f"/v1/jobs/{job_id}:cancel")
 
     def retry(self, job_id: UUID, *, idempotency_key: str | None = None) -> JobView:
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        return self._view(JobView, "POST", f"/v1/jobs/{job_id}:retry", headers=headers)
+        return self._view(JobView, "POST", f"/v1/jobs/{job_id}:retry", headers=_key(idempotency_key))
 
     def wait(self, job_id: UUID, timeout_seconds: float | None = None) -> JobView:
         """The job once it has ended, or as it is when the time is up; without a limit, however long it takes."""
-        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        while True:
-            left = WAIT_SECONDS if end is None else max(0.0, min(WAIT_SECONDS, end - time.monotonic()))
-            query = {"timeout": left}
-            job = self._view(JobView, "GET", f"/v1/jobs/{job_id}:wait", params=query, timeout=left + WAIT_SECONDS)
-            if job.state in FINAL or (end is not None and time.monotonic() >= end):
-                return job
+        return self._wait(JobView, f"/v1/jobs/{job_id}", timeout_seconds)
 
     def events(self, job_id: UUID, after_seq: int = 0) -> Iterator[EventView]:
         """A job's events as they happen, until its last. A broken stream is resumed where it stopped."""
@@ -141,6 +136,42 @@ class Client:
                 if failures > RECONNECTS:
                     raise self._unreachable(error) from error
             time.sleep(RECONNECT_SECONDS)
+
+    # Comparisons
+
+    def compare(
+        self,
+        source: str,
+        evaluation_text: str,
+        variants: Sequence[tuple[str, Mapping[str, Any]]],
+        *,
+        idempotency_key: str | None = None,
+        **more: Any,
+    ) -> ComparisonView:
+        """Queue a job for each variant (method, params). `more` are the other fields of SubmitComparison: seed,
+        timeout_seconds, labels, gates."""
+        asked = [{"method": method, "params": dict(params)} for method, params in variants]
+        body = {"source": source, "evaluation_text": evaluation_text, "variants": asked, **more}
+        return self._view(ComparisonView, "POST", "/v1/comparisons", json=body, headers=_key(idempotency_key))
+
+    def comparison(self, comparison_id: UUID) -> ComparisonView:
+        return self._view(ComparisonView, "GET", f"/v1/comparisons/{comparison_id}")
+
+    def comparisons(self, *, page_size: int = 50, page_token: str | None = None) -> Page[ComparisonView]:
+        """One page, newest first."""
+        query = _given({"page_size": page_size, "page_token": page_token})
+        return self._view(Page[ComparisonView], "GET", "/v1/comparisons", params=query)
+
+    def cancel_comparison(self, comparison_id: UUID) -> ComparisonView:
+        return self._view(ComparisonView, "POST", f"/v1/comparisons/{comparison_id}:cancel")
+
+    def wait_for_comparison(self, comparison_id: UUID, timeout_seconds: float | None = None) -> ComparisonView:
+        """The comparison once all its jobs have ended, or as it is when the time is up."""
+        return self._wait(ComparisonView, f"/v1/comparisons/{comparison_id}", timeout_seconds)
+
+    def report(self, comparison_id: UUID, form: ReportForm = "json") -> str:
+        """The report of a comparison that has ended, as the text of a file. Raises Conflict before that."""
+        return self._response("GET", f"/v1/comparisons/{comparison_id}/report.{form}").text
 
     # Methods and workers
 
@@ -211,17 +242,30 @@ class Client:
 
     # The wire
 
+    def _wait(self, kind: type[Ending], url: str, timeout_seconds: float | None) -> Ending:
+        """What is at `url` once its state is final, by as many long polls as that takes."""
+        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while True:
+            left = WAIT_SECONDS if end is None else max(0.0, min(WAIT_SECONDS, end - time.monotonic()))
+            query = {"timeout": left}
+            found = self._view(kind, "GET", f"{url}:wait", params=query, timeout=left + WAIT_SECONDS)
+            if found.state in FINAL or (end is not None and time.monotonic() >= end):
+                return found
+
     def _view(self, kind: type[View], method: str, url: str, **request: Any) -> View:
         return kind.model_validate(self._json(method, url, **request))
 
     def _json(self, method: str, url: str, **request: Any) -> Any:
+        return self._response(method, url, **request).json()
+
+    def _response(self, method: str, url: str, **request: Any) -> httpx.Response:
         try:
             response = self._http.request(method, url, **request)
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
         if response.is_error:
             raise _error(response)
-        return response.json()
+        return response
 
     def _stream_events(self, job_id: UUID, after_seq: int) -> Iterator[tuple[str, str]]:
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(after_seq)} if after_seq else {})
@@ -288,6 +332,10 @@ def _error(response: httpx.Response) -> QuantmillError:
 
 
 _OWN_MEMBERS = {"type", "title", "kind"}  # `describe` says them again
+
+
+def _key(idempotency_key: str | None) -> dict[str, str]:
+    return {"Idempotency-Key": idempotency_key} if idempotency_key else {}
 
 
 def _given(query: Mapping[str, Any]) -> dict[str, Any]:

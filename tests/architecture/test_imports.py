@@ -60,7 +60,8 @@ MAY_IMPORT = {
     ),
     "quantmill.evaluation.predictions": room(f"{CONTRACT} quantmill.calibration", libraries="numpy torch"),
     "quantmill.jobs": room(
-        f"{OPENED} quantmill.checkpoints quantmill.files quantmill.hardware quantmill.store",
+        f"{OPENED} quantmill.checkpoints quantmill.files quantmill.hardware quantmill.store "
+        "quantmill.evaluation.report",
         libraries="pydantic rfc8785",
         lazily="jsonschema referencing",  # for methods that only workers have installed
     ),
@@ -71,7 +72,7 @@ MAY_IMPORT = {
     ),
     "quantmill.dispatch": room(f"{OPENED} quantmill.store quantmill.worker", libraries="celery structlog"),
     "quantmill.api": room(
-        f"{OPENED} quantmill.jobs",
+        f"{OPENED} quantmill.jobs quantmill.evaluation.page",
         libraries="fastapi starlette pydantic prometheus_client structlog",
         lazily="quantmill.hardware",  # types only
     ),

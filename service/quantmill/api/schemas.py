@@ -6,15 +6,16 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, get_args
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from quantmill.contract.tensors import Plan
 from quantmill.domain.artifacts import Artifact, ArtifactFile, Lineage, Metric
+from quantmill.domain.comparisons import Comparison, ComparisonRequest, Variant, VariantRequest
 from quantmill.domain.gates import GateVerdict
-from quantmill.domain.jobs import Attempt, Event, Job, JobRequest, Outcome, Progress, State
+from quantmill.domain.jobs import FINAL, Attempt, Event, Job, JobRequest, Outcome, Progress, State
 
 if TYPE_CHECKING:  # the client shares these schemas, and needs neither plugins nor a database
     from quantmill.contract.facts import Measured
@@ -116,6 +117,41 @@ class SubmitJob(SubmitPlan):
 
     def to_request(self) -> JobRequest:
         return JobRequest(**dict(self))
+
+
+class SubmitVariant(Body):
+    """One way to compress the source of a comparison."""
+
+    method: MethodName = Field(description="one of GET /v1/methods")
+    params: Params = Field(default_factory=dict, description="what the method's params_schema accepts; no other keys")
+
+
+COMPARISON_EXAMPLE: dict[str, Any] = {
+    "source": "/models/millstone-4m",
+    "evaluation_text": "/models/text/evaluation.txt",
+    "variants": [
+        {"method": "gguf", "params": {"type": "Q8_0"}},
+        {"method": "gguf", "params": {"type": "Q4_K_M"}},
+    ],
+}
+
+
+class SubmitComparison(Body):
+    """Variants of one source, each a job, measured on one text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [COMPARISON_EXAMPLE]})
+
+    source: Uri = Field(description="checkpoint folder: a path or a file:// URI below one of the source roots")
+    evaluation_text: Uri = Field(description="UTF-8 text that all variants are measured on")
+    variants: list[SubmitVariant] = Field(min_length=1, max_length=32)
+    seed: int = Field(default=0, ge=0, le=LARGEST_INTEGER)
+    timeout_seconds: int | None = Field(default=None, ge=1, le=31_536_000, description="of each job")
+    labels: Labels = Field(default_factory=dict, description="of each job; list jobs by them")
+    gates: Gates = Field(default=(), description="what each artifact must meet, or its job fails")
+
+    def to_request(self) -> ComparisonRequest:
+        asked = tuple(VariantRequest(variant.method, variant.params) for variant in self.variants)
+        return ComparisonRequest(**dict(self) | {"variants": asked})
 
 
 class ProblemPlace(View):
@@ -311,6 +347,70 @@ def _job_fields(job: Job) -> dict[str, Any]:
     fields = vars(job.request) | vars(job) | {"progress": ProgressView.of(job.progress) if job.progress else None}
     fields["gates"] = [GateView.of(verdict) for verdict in job.gates]
     return {name: fields[name] for name in JobSummary.model_fields}
+
+
+class VariantView(View):
+    """A variant of a comparison as it was asked for, and how its job stands; the job's own resource has the rest."""
+
+    name: str
+    method: str
+    params: dict[str, Any]
+    job_id: UUID
+    state: State
+    phase: str | None
+    progress: ProgressView | None
+    artifact_digest: str | None
+    gates: list[GateView]
+    error: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, variant: Variant) -> VariantView:
+        job = variant.job
+        return cls(
+            name=variant.asked.name,
+            method=variant.asked.method,
+            params=dict(variant.asked.params),
+            job_id=job.id,
+            state=job.state,
+            phase=job.phase,
+            progress=ProgressView.of(job.progress) if job.progress else None,
+            artifact_digest=job.artifact_digest,
+            gates=[GateView.of(verdict) for verdict in job.gates],
+            error=None if job.error is None else dict(job.error),
+        )
+
+
+ReportForm = Literal["html", "json", "csv"]
+
+
+class ComparisonView(View):
+    """Variants of one source. Its state follows from its jobs: the worst end once all have ended."""
+
+    id: UUID
+    state: State
+    source: str
+    source_bytes: int
+    evaluation_text: str
+    variants: list[VariantView]
+    report: dict[ReportForm, str] | None = Field(description="where the report is, once all jobs have ended")
+    created_at: datetime
+    ended_at: datetime | None
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> ComparisonView:
+        place = f"/v1/comparisons/{comparison.id}/report"
+        links: dict[ReportForm, str] = {form: f"{place}.{form}" for form in get_args(ReportForm)}
+        return cls(
+            id=comparison.id,
+            state=comparison.state,
+            source=comparison.source,
+            source_bytes=comparison.source_bytes,
+            evaluation_text=comparison.evaluation_text,
+            variants=[VariantView.of(variant) for variant in comparison.variants],
+            report=links if comparison.state in FINAL else None,
+            created_at=comparison.created_at,
+            ended_at=comparison.ended_at,
+        )
 
 
 class EventView(View):

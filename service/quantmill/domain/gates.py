@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from quantmill.contract.errors import GateFailed, RequestRejected
 from quantmill.domain.artifacts import Metric
@@ -116,6 +117,14 @@ def refusal(verdicts: Sequence[GateVerdict], metrics: Iterable[Metric]) -> GateF
 
 def _shown(observed: float | None) -> str:
     return "not measured" if observed is None else f"{observed:.4g} was observed"
+
+
+def metrics_in(error: Mapping[str, Any]) -> tuple[Metric, ...]:
+    """What was measured on an artifact that `refusal` kept back, from its job's error; none in any other error."""
+    return tuple(
+        Metric(**{**row, "value": math.nan if row["value"] is None else row["value"]})
+        for row in error.get("metrics", ())
+    )
 
 
 def _plain(metric: Metric) -> dict[str, object]:

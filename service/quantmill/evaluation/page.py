@@ -1,13 +1,13 @@
-"""A comparison as one HTML page: no script, no network, readable on a phone, on paper and in grey."""
+"""A comparison's report as one HTML page: no script, no network, readable on a phone, on paper and in grey."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from html import escape
 
 from quantmill.domain.artifacts import Metric
-from quantmill.evaluation.report import Comparison, Variant
+from quantmill.evaluation.report import MeasuredVariant, Report
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 60rem; margin: auto;
@@ -30,11 +30,11 @@ CELL_HEIGHT = 26
 LIGHTEST, DARKEST = 96, 25  # per cent
 
 
-def page(comparison: Comparison) -> str:
+def page(report: Report) -> str:
     """The whole document."""
-    best, reason = comparison.recommend()
+    best, reason = report.recommend()
     advice = f"<strong>{escape(best.name)}</strong>: {escape(reason)}" if best else escape(reason)
-    commands = "\n".join(escape(comparison.command(variant)) for variant in comparison.variants)
+    commands = "\n".join(escape(report.command(variant)) for variant in report.variants)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -42,52 +42,50 @@ def page(comparison: Comparison) -> str:
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
-<title>{escape(comparison.source)}: {len(comparison.variants)} variants</title>
+<title>{escape(report.source)}: {len(report.variants)} variants</title>
 <style>{STYLE}</style>
 </head>
 <body>
-<h1>{escape(comparison.source)}: {len(comparison.variants)} variants compared</h1>
+<h1>{escape(report.source)}: {len(report.variants)} variants compared</h1>
 <p class="advice">Take {advice}</p>
 <h2>What was lost</h2>
 <div class="wide"><table>
 <thead><tr><th>variant<th>bits per weight<th>MB<th>perplexity<th>KL divergence<th>KL 99 %<th>top-1 agreement
 <th>retention<th>seconds<th>verified</tr></thead>
 <tbody>
-{_source_row(comparison)}
-{"".join(_row(variant, variant is best) for variant in comparison.variants)}</tbody>
+{_source_row(report)}
+{"".join(_row(variant, variant is best) for variant in report.variants)}</tbody>
 </table></div>
-<p class="note">On {escape(comparison.text)}{_tokens(comparison)}. Small figures are 95 % intervals (paired bootstrap
+<p class="note">On {escape(report.text)}{_tokens(report)}. Small figures are 95 % intervals (paired bootstrap
 over windows). Perplexity is per token, KL divergence from the source in nats per token, top-1 agreement the share of
 tokens where both models hold the same token for the most likely, retention 100 (1 - (p - p source) / p source) %.</p>
 <h2>Size against divergence</h2>
-{_plot(comparison)}
+{_plot(report)}
 <p class="note">Down and left is better. Filled: no other variant is both smaller and nearer. Bars are
 95 % intervals.</p>
 <h2>Error after each block</h2>
-{_strips(comparison)}
+{_strips(report)}
 <p class="note">||output - source's output|| / ||source's output||; darker is more. A block that
 darkens the strip at once is the one to give more bits.</p>
 <h2>Make them again</h2>
 <pre>{commands}</pre>
-<p class="note">quantmill {escape(comparison.version)}</p>
+<p class="note">quantmill {escape(report.version)}</p>
 </body>
 </html>
 """
 
 
-def _tokens(comparison: Comparison) -> str:
-    found = comparison.source_perplexity
+def _tokens(report: Report) -> str:
+    found = report.source_perplexity
     return f", {found.n} tokens" if found else ""
 
 
-def _source_row(comparison: Comparison) -> str:
-    perplexity = _with_interval(comparison.source_perplexity, ".3f")
-    return (
-        f"<tr><td>source<td><td>{comparison.source_bytes / 1e6:.2f}<td>{perplexity}<td><td><td><td>100 %<td><td></tr>"
-    )
+def _source_row(report: Report) -> str:
+    perplexity = _with_interval(report.source_perplexity, ".3f")
+    return f"<tr><td>source<td><td>{report.source_bytes / 1e6:.2f}<td>{perplexity}<td><td><td><td>100 %<td><td></tr>"
 
 
-def _row(variant: Variant, best: bool) -> str:
+def _row(variant: MeasuredVariant, best: bool) -> str:
     name = escape(variant.name)
     seconds = "" if variant.seconds is None else f"{variant.seconds:.1f}"
     if not variant.succeeded:
@@ -120,16 +118,16 @@ def _with_interval(metric: Metric | None, form: str, unit: str = "") -> str:
 # The plot
 
 
-def _plot(comparison: Comparison) -> str:
+def _plot(report: Report) -> str:
     """Size (linear) against mean KL divergence (logarithmic)."""
-    points = [each for each in comparison.succeeded if each.value("kld_mean") > 0]
+    points = [each for each in report.succeeded if each.value("kld_mean") > 0]
     if not points:
         return "<p>Nothing to plot.</p>"
     lows = [_ends(each)[0] for each in points]
     highs = [_ends(each)[1] for each in points]
     bottom, top = math.floor(math.log10(min(lows))), math.ceil(math.log10(max(highs)))
     scale = _Scale(1.1 * max(each.size or 0 for each in points) / 1e6, bottom, max(top, bottom + 1))
-    frontier = [each for each in comparison.frontier if each in points]
+    frontier = [each for each in report.frontier if each in points]
     line = " ".join(f"{scale.x((each.size or 0) / 1e6):.1f},{scale.y(each.value('kld_mean')):.1f}" for each in frontier)
     marks = "".join(_mark(each, scale, each in frontier) for each in points)
     return (
@@ -176,7 +174,7 @@ def _step(most: float) -> float:
     return next(power * times for times in (1, 2, 5, 10) if power * times * 8 >= most)
 
 
-def _mark(variant: Variant, scale: _Scale, filled: bool) -> str:
+def _mark(variant: MeasuredVariant, scale: _Scale, filled: bool) -> str:
     x, y = scale.x((variant.size or 0) / 1e6), scale.y(variant.value("kld_mean"))
     low, high = (scale.y(end) for end in _ends(variant))
     label = escape(" ".join(str(value) for value in variant.params.values()) or variant.method)
@@ -188,7 +186,7 @@ def _mark(variant: Variant, scale: _Scale, filled: bool) -> str:
     )
 
 
-def _ends(variant: Variant) -> tuple[float, float]:
+def _ends(variant: MeasuredVariant) -> tuple[float, float]:
     """The interval of the mean divergence, or the value itself; never zero, for the logarithm."""
     metric = variant.metric("kld_mean")
     assert metric is not None
@@ -199,8 +197,8 @@ def _ends(variant: Variant) -> tuple[float, float]:
 # The strips
 
 
-def _strips(comparison: Comparison) -> str:
-    measured = [each for each in comparison.succeeded if each.blocks]
+def _strips(report: Report) -> str:
+    measured = [each for each in report.succeeded if each.blocks]
     errors = [block.value for each in measured for block in each.blocks if 0 < block.value < math.inf]
     if not errors:
         return "<p>Nothing was measured.</p>"
@@ -210,7 +208,7 @@ def _strips(comparison: Comparison) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="output error of each block">{rows}</svg>'
 
 
-def _strip(variant: Variant, top: int, low: float, high: float) -> str:
+def _strip(variant: MeasuredVariant, top: int, low: float, high: float) -> str:
     blocks = variant.blocks
     width = WIDTH / len(blocks)
     cells = "".join(_cell(block, number * width, top + 20, width, low, high) for number, block in enumerate(blocks))
@@ -233,3 +231,7 @@ def _cell(block: Metric, x: float, y: int, width: float, low: float, high: float
     return (
         f'{cell}<text x="{x + width / 2:.1f}" y="{y + 18}" text-anchor="middle" fill="{ink}">{block.value:.2g}</text>'
     )
+
+
+# By the suffix of its file
+FORMS: Mapping[str, Callable[[Report], str]] = {"html": page, "json": Report.to_json, "csv": Report.to_csv}

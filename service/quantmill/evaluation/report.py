@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from quantmill.domain.artifacts import Metric
+from quantmill.domain.comparisons import VariantRequest, shown
 
 MOST_RATIO = 1.03  # of the perplexities: what a recommended variant may lose, its interval's upper end included
 SCHEMA = "quantmill.comparison.v1"
@@ -33,8 +35,12 @@ CSV_METRICS = (
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One job of a comparison. `size` (bytes) and `digest` are the artifact's, None where the job did not succeed."""
+class MeasuredVariant:
+    """One variant of a comparison and what became of it.
+
+    `size` (bytes) and `digest` are the artifact's, None where the job did not succeed. A variant that missed a gate
+    has metrics without an artifact.
+    """
 
     method: str
     params: Mapping[str, Any]
@@ -47,7 +53,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        return " ".join([self.method, *(f"{key}={_text(value)}" for key, value in self.params.items())])
+        return VariantRequest(self.method, self.params).name
 
     @property
     def succeeded(self) -> bool:
@@ -68,17 +74,19 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """`source`, `text` are as the user named them; `source_bytes` is the size of the source's weights."""
+class Report:
+    """What a comparison found. `source`, `text` are as the user named them; `source_bytes` is the size of the source's
+    weights, `version` that of the quantmill which reports."""
 
     source: str
     source_bytes: int
     text: str
-    variants: tuple[Variant, ...]
+    variants: tuple[MeasuredVariant, ...]
     version: str
+    seed: int = 0
 
     @property
-    def succeeded(self) -> list[Variant]:
+    def succeeded(self) -> list[MeasuredVariant]:
         return [variant for variant in self.variants if variant.succeeded]
 
     @property
@@ -86,7 +94,7 @@ class Comparison:
         return next((found for each in self.succeeded if (found := each.metric("perplexity", "source"))), None)
 
     @property
-    def frontier(self) -> list[Variant]:
+    def frontier(self) -> list[MeasuredVariant]:
         """Those that no other beats in both size and mean KL divergence, smallest first."""
         best, kept = math.inf, []
         for variant in sorted(self.succeeded, key=lambda each: (each.size or 0, each.value("kld_mean"))):
@@ -95,7 +103,7 @@ class Comparison:
                 kept.append(variant)
         return kept
 
-    def recommend(self) -> tuple[Variant | None, str]:
+    def recommend(self) -> tuple[MeasuredVariant | None, str]:
         """The variant to take, and why."""
         good = [each for each in self.frontier if _most_ratio(each) <= MOST_RATIO]
         allowed = f"{100 * (MOST_RATIO - 1):.0f} %"
@@ -113,11 +121,12 @@ class Comparison:
             )
         return None, "no variant succeeded."
 
-    def command(self, variant: Variant) -> str:
+    def command(self, variant: MeasuredVariant) -> str:
         """The shell command that makes and measures the variant again."""
-        sets = [part for key, value in variant.params.items() for part in ("--set", f"{key}={_text(value)}")]
-        output = "-".join([variant.method, *map(_text, variant.params.values())])
-        method = ["--method", variant.method, *sets, "--evaluate", self.text, "--output", output]
+        sets = [part for key, value in variant.params.items() for part in ("--set", f"{key}={shown(value)}")]
+        output = re.sub(r"[^\w.+-]+", "-", "-".join([variant.method, *map(shown, variant.params.values())])).strip("-")
+        seed = ["--seed", str(self.seed)] if self.seed else []
+        method = ["--method", variant.method, *sets, *seed, "--evaluate", self.text, "--output", output]
         return shlex.join(["quantmill", "quantize", self.source, *method])
 
     def to_json(self) -> str:
@@ -128,12 +137,13 @@ class Comparison:
             "source": self.source,
             "source_bytes": self.source_bytes,
             "text": self.text,
+            "seed": self.seed,
             "recommendation": {"variant": recommended.name if recommended else None, "reason": reason},
             "variants": [self._variant_json(variant) for variant in self.variants],
         }
         return json.dumps(whole, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
 
-    def _variant_json(self, variant: Variant) -> dict[str, Any]:
+    def _variant_json(self, variant: MeasuredVariant) -> dict[str, Any]:
         fields = {name: value for name, value in vars(variant).items() if name not in {"metrics", "blocks", "params"}}
         return {
             "name": variant.name,
@@ -141,7 +151,10 @@ class Comparison:
             "params": dict(variant.params),
             "on_frontier": variant in self.frontier,
             "command": self.command(variant),
-            "metrics": [{**vars(each), "value": _finite(each.value)} for each in variant.metrics],
+            "metrics": [
+                {**vars(each), **{name: _finite(getattr(each, name)) for name in ("value", "ci_low", "ci_high")}}
+                for each in variant.metrics
+            ],
         }
 
     def to_csv(self) -> str:
@@ -157,12 +170,12 @@ class Comparison:
         return out.getvalue()
 
 
-def _most_ratio(variant: Variant) -> float:
+def _most_ratio(variant: MeasuredVariant) -> float:
     found = variant.metric("perplexity_ratio")
     return math.inf if found is None else found.value if found.ci_high is None else found.ci_high
 
 
-def _shown_ratio(variant: Variant) -> str:
+def _shown_ratio(variant: MeasuredVariant) -> str:
     return f"{100 * (variant.value('perplexity_ratio') - 1):+.2f} %"
 
 
@@ -170,14 +183,10 @@ def _order(metric: Metric) -> tuple[Any, ...]:
     return tuple((part.isdigit(), int(part) if part.isdigit() else part) for part in metric.subject.split("."))
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def _cell(text: str) -> str:
     """Text that a spreadsheet does not take for a formula."""
     return f"'{text}" if text[:1] in "=+-@\t\r" else text
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

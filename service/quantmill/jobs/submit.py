@@ -23,13 +23,18 @@ from quantmill.store.jobs import get_job, insert_job
 
 
 @dataclass(frozen=True)
-class _Accepted:
+class Accepted:
     """A request that can run: URIs resolved, defaults filled in, planned where the method is installed here."""
 
     request: JobRequest
     method_version: str
     plan: dict[str, Any]
     timeout_seconds: int
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """What `insert_job` takes beside the request."""
+        return {name: getattr(self, name) for name in ("method_version", "plan", "timeout_seconds")}
 
 
 def submit(
@@ -43,7 +48,7 @@ def submit(
     digest = request_digest(request, retry_of)
     if idempotency_key is not None and (earlier := _recall(services, idempotency_key, digest)) is not None:
         return earlier
-    accepted = _accept(services, request)
+    accepted = accept(services, request)
     job_id = uuid7()
     with services.database.write() as tx:
         if idempotency_key is not None:
@@ -51,15 +56,7 @@ def submit(
             first = remember(tx, idempotency_key, digest, job_id, keep)
             if first != job_id:  # another request with this key committed since `_recall`
                 return get_job(tx, first)
-        return insert_job(
-            tx,
-            accepted.request,
-            method_version=accepted.method_version,
-            plan=accepted.plan,
-            timeout_seconds=accepted.timeout_seconds,
-            job_id=job_id,
-            retry_of=retry_of,
-        )
+        return insert_job(tx, accepted.request, **accepted.terms, job_id=job_id, retry_of=retry_of)
 
 
 def request_digest(request: JobRequest, retry_of: UUID | None = None) -> str:
@@ -77,7 +74,8 @@ def _recall(services: Services, key: str, digest: str) -> Job | None:
         return None if job_id is None else get_job(tx, job_id)
 
 
-def _accept(services: Services, request: JobRequest) -> _Accepted:
+def accept(services: Services, request: JobRequest) -> Accepted:
+    """The request as it will run; nothing is written. Raises what `submit` raises, but for its idempotency key."""
     timeout = _timeout(services, request)
     _check_gates(request)
     if request.evaluation_text is not None:
@@ -88,11 +86,11 @@ def _accept(services: Services, request: JobRequest) -> _Accepted:
         planned = make_plan(services, request.source, request.method, request.params)
         version = services.plugins.methods[request.method].version
         resolved = replace(request, source=str(folder), params=planned.params.model_dump(mode="json"))
-        return _Accepted(resolved, version, planned.plan.to_json(), timeout)
+        return Accepted(resolved, version, planned.plan.to_json(), timeout)
     with pointing_at("/method"):
         description = published_method(services, request.method)
     validate_by_schema(request.method, description["params_schema"], request.params)
-    return _Accepted(replace(request, source=str(folder)), description["version"], {}, timeout)  # its worker plans it
+    return Accepted(replace(request, source=str(folder)), description["version"], {}, timeout)  # its worker plans it
 
 
 def _check_gates(request: JobRequest) -> None:

@@ -206,6 +206,23 @@ def metrics_of(tx: Connection, digest: str) -> list[Metric]:
     return [newest[key] for key in sorted(newest)]
 
 
+def metrics_of_jobs(tx: Connection, job_ids: Collection[UUID]) -> dict[UUID, list[Metric]]:
+    """What each of these jobs measured, by subject and name; a job that published nothing is left out."""
+    metric = tables.metric
+    found: dict[UUID, list[Metric]] = {}
+    wanted = select(metric).where(metric.c.job_id.in_(job_ids)).order_by(metric.c.subject, metric.c.name)
+    for row in tx.execute(wanted):
+        found.setdefault(row.job_id, []).append(_to_metric(row))
+    return found
+
+
+def sizes(tx: Connection, digests: Collection[str]) -> dict[str, int]:
+    """The bytes of these artifacts' files."""
+    artifact = tables.artifact
+    wanted = select(artifact.c.digest, artifact.c.size).where(artifact.c.digest.in_(digests))
+    return {row.digest: row.size for row in tx.execute(wanted)}
+
+
 def _to_metric(row: Row[Any]) -> Metric:
     return Metric(
         name=row.name,

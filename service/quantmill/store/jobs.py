@@ -6,7 +6,7 @@ somebody else was faster; nothing is read first and written after.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -172,7 +172,16 @@ def list_jobs(
         )
     if after is not None:
         wanted = wanted.where(job.c.id < after)
-    rows = tx.execute(wanted).all()
+    return _without_plans(tx, tx.execute(wanted).all())
+
+
+def find_jobs(tx: Connection, job_ids: Collection[UUID]) -> dict[UUID, Job]:
+    """Those of these jobs that exist, by id, their `plan` and `attempts` left empty."""
+    rows = tx.execute(select(job).where(job.c.id.in_(job_ids))).all()
+    return {found.id: found for found in _without_plans(tx, rows)}
+
+
+def _without_plans(tx: Connection, rows: Sequence[Row[Any]]) -> list[Job]:
     ids = [row.id for row in rows]
     labels, gates = _labels(tx, ids), gates_of(tx, ids)
     return [

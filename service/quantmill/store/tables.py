@@ -217,6 +217,29 @@ class IdempotencyKeyColumns(TypedColumns):
 idempotency_key = Table("idempotency_key", metadata, IdempotencyKeyColumns)
 
 
+class ComparisonColumns(TypedColumns):
+    id: Named[UUID] = Column(Uuid, primary_key=True)  # version 7: sorts by age
+    source: Named[str]
+    evaluation_text: Named[str]
+    source_bytes: Named[int] = Column(BigInteger)
+    created_at: Named[datetime] = Column(UtcDateTime)
+
+
+# No state: that is its jobs'
+comparison = Table("comparison", metadata, ComparisonColumns)
+
+
+class ComparisonVariantColumns(TypedColumns):
+    comparison_id: Named[UUID] = Column(Uuid, ForeignKey("comparison.id"), primary_key=True)
+    position: Named[int] = Column(Integer, primary_key=True, autoincrement=False)
+    job_id: Named[UUID] = Column(Uuid, ForeignKey("job.id"), unique=True)
+    method: Named[str]
+    params: Named[dict[str, Any]] = Column(OrderedJson, nullable=False)  # as asked for; the job's have the defaults
+
+
+comparison_variant = Table("comparison_variant", metadata, ComparisonVariantColumns)
+
+
 # Artifacts and how they came to be
 
 

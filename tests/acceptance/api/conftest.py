@@ -116,11 +116,11 @@ class Published:
 @pytest.fixture
 def publish(
     services: Services, submitted: Callable[..., str], claimed: Callable[[str], Job]
-) -> Callable[[bytes], Published]:
-    """Run a job to success with an artifact that holds `content`."""
+) -> Callable[..., Published]:
+    """Run a job (by default a new one) to success with an artifact that holds `content`."""
 
-    def publish(content: bytes) -> Published:
-        job = claimed(submitted())
+    def publish(content: bytes, job_id: str | None = None) -> Published:
+        job = claimed(job_id or submitted())
         blob = services.blobs.put_bytes(content)
         described = services.blobs.put_bytes(b"{}")
         files = (ArtifactFile("weights.gguf", blob.digest, blob.size),)

@@ -110,6 +110,41 @@ def test_the_services_own_worker_is_listed(client):
     assert [worker.slots for worker in client.workers().items] == [1]
 
 
+# Comparisons
+
+
+def test_variants_are_compared_from_submit_to_report(client, compared):
+    good, missed = compared.variants
+    report = json.loads(client.report(compared.id))
+
+    assert [(each.name, each.state) for each in (good, missed)] == [
+        ("gguf type=Q8_0", State.SUCCEEDED),
+        ("gguf type=Q4_0", State.FAILED),
+    ]
+    assert compared.state is State.FAILED
+    assert report["recommendation"]["variant"] == "gguf type=Q8_0"
+    assert "bpw >= 8" in report["variants"][1]["error"]
+    assert "<svg" in client.report(compared.id, "html")
+    assert len(client.report(compared.id, "csv").splitlines()) == 3
+
+
+def test_what_a_comparison_made_has_its_lineage(client, compared):
+    made = compared.variants[0]
+
+    steps = client.lineage(made.artifact_digest)
+
+    assert (made.job_id, "quantized") in [(step.job_id, step.relation) for step in steps]
+
+
+def test_the_same_key_gives_the_same_comparison(client, service, compared):
+    variants = [("gguf", {"type": "Q8_0"}), ("gguf", {"type": "Q4_0"})]
+    again = client.compare("millstone-4m", str(service.text), variants, gates=["bpw >= 8"], idempotency_key="compared")
+
+    assert again == compared
+    assert client.comparison(compared.id) == compared
+    assert compared in client.comparisons().items
+
+
 # Errors
 
 
@@ -121,6 +156,8 @@ def test_the_services_own_worker_is_listed(client):
         (lambda client, job: client.submit("millstone-4m", "gguf", {"typ": 1}), ParamsRejected),
         (lambda client, job: client.submit("/etc", "gguf"), PolicyRefused),
         (lambda client, job: client.cancel(job.id), Conflict),
+        (lambda client, job: client.report(uuid4()), NotFound),
+        (lambda client, job: client.cancel_comparison(uuid4()), NotFound),
         (lambda client, job: client.retry(job.id), Conflict),
         (lambda client, job: client.list(page_size=0), ClientError),
     ],

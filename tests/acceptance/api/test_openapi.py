@@ -43,7 +43,7 @@ def test_an_operation_has_a_stable_name_a_summary_and_problems(operation):
 def test_bodies_have_examples_and_refuse_unknown_keys():
     schemas = json.loads(GOLDEN.read_text())["components"]["schemas"]
 
-    for name in ("SubmitJob", "SubmitPlan"):
+    for name in ("SubmitJob", "SubmitPlan", "SubmitComparison"):
         assert schemas[name]["examples"]
         assert schemas[name]["additionalProperties"] is False
 

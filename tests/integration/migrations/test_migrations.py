@@ -72,6 +72,12 @@ ROWS: dict[str, dict[str, Any]] = {
         "unit": "", "n": 4096, "higher_is_better": False, "ci_low": 12.25, "ci_high": 12.75,
     },
     "gate": {"job_id": JOB, "position": 0, "gate": "kld.mean <= 0.05", "observed": 0.0625, "passed": False},
+    "comparison": {
+        "id": JOB, "source": "any", "evaluation_text": "text.txt", "source_bytes": 2**40, "created_at": NOW,
+    },
+    "comparison_variant": {
+        "comparison_id": JOB, "position": 0, "job_id": JOB, "method": "gguf", "params": {"z": 1, "a": 2},
+    },
     "worker": {
         "name": "w1", "queue": "cpu", "slots": 1, "host": "here", "versions": {}, "plugin_failures": [],
         "started_at": NOW, "seen_at": NOW,
@@ -240,7 +246,7 @@ def test_a_migration_does_not_wait_long_for_a_table(postgres_url: str, monkeypat
     database = Database.open(postgres_url)
 
     with database.read() as reader:
-        reader.execute(select(func.count()).select_from(tables.gate))  # what the newest revision drops
+        reader.execute(select(func.count()).select_from(tables.comparison_variant))  # what the newest revision drops
         with pytest.raises(DatabaseUnavailable, match="lock timeout"):
             migrate.downgrade(database, "base")
 
@@ -262,5 +268,5 @@ def test_developers_can_use_alembic_in_a_checkout(empty_sqlite_url: str) -> None
 
     alembic("upgrade", "head")
 
-    assert "0003 (head)" in alembic("current")
+    assert "0004 (head)" in alembic("current")
     assert "No new upgrade operations detected" in alembic("check")

@@ -11,11 +11,11 @@ import pytest
 
 from quantmill.domain.artifacts import Metric
 from quantmill.evaluation.page import page
-from quantmill.evaluation.report import Comparison, Variant
+from quantmill.evaluation.report import MeasuredVariant, Report
 
 
-def variant(type_: str, size: int, ratio: float, kld: float) -> Variant:
-    return Variant(
+def variant(type_: str, size: int, ratio: float, kld: float) -> MeasuredVariant:
+    return MeasuredVariant(
         method="gguf",
         params={"type": type_},
         state="succeeded",
@@ -42,12 +42,12 @@ FINE = variant("Q8_0", 4_600_000, 1.001, 0.0005)
 GOOD = variant("Q5_K_M", 3_000_000, 1.012, 0.008)
 DOMINATED = variant("Q5_0", 3_100_000, 1.02, 0.02)
 COARSE = variant("Q4_0", 2_500_000, 1.06, 0.05)
-FAILED = Variant("gguf", {"type": "Q2_K"}, "failed", 1.0, error="<script>alert(1)</script>")
+FAILED = MeasuredVariant("gguf", {"type": "Q2_K"}, "failed", 1.0, error="<script>alert(1)</script>")
 ALL = (FINE, GOOD, DOMINATED, COARSE, FAILED)
 
 
-def compared(*variants: Variant) -> Comparison:
-    return Comparison("/models/my model", 8_400_000, "text.txt", variants, "0.1.0")
+def compared(*variants: MeasuredVariant) -> Report:
+    return Report("/models/my model", 8_400_000, "text.txt", variants, "0.1.0")
 
 
 def test_the_frontier_leaves_out_what_another_beats_in_size_and_divergence():
@@ -74,9 +74,9 @@ def test_nothing_is_recommended_where_nothing_succeeded():
 
 
 def test_json_and_csv_hold_every_variant():
-    comparison = compared(*ALL)
-    whole = json.loads(comparison.to_json())
-    lines = list(csv.DictReader(io.StringIO(comparison.to_csv())))
+    report = compared(*ALL)
+    whole = json.loads(report.to_json())
+    lines = list(csv.DictReader(io.StringIO(report.to_csv())))
 
     assert [each["name"] for each in whole["variants"]] == [line["variant"] for line in lines]
     assert whole["recommendation"]["variant"] == "gguf type=Q5_K_M"
@@ -127,7 +127,7 @@ def test_the_page_shows_a_plot_strips_and_a_row_for_each_variant():
 
 
 def test_what_a_model_or_an_error_says_is_escaped():
-    document = page(Comparison("<img src=x>", 1, "<b>", (FAILED,), "0"))
+    document = page(Report("<img src=x>", 1, "<b>", (FAILED,), "0"))
 
     assert "<img" not in document
     assert "<script" not in document
