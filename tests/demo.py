@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The main job on real input: start the service, submit over REST, wait, and print the comparison.
+"""The main job on real input: start the service, submit a comparison over REST, wait, and print it.
 
 Uses the shipped model and text, the embedded default (SQLite, no broker), and build/demo/ for everything it writes.
 """
@@ -7,6 +7,7 @@ Uses the shipped model and text, the embedded default (SQLite, no broker), and b
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import socket
@@ -15,18 +16,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from quantmill.api.schemas import ArtifactView, JobView
-from quantmill.cli.comparing import write_report
+from quantmill.cli.comparing import FORMS, measured_of, write_report
 from quantmill.client import Client, ServiceUnreachable
-from quantmill.domain.artifacts import Metric
-from quantmill.domain.jobs import State
-from quantmill.evaluation.report import Comparison, Variant
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MODEL = REPOSITORY / "tests/data/millstone-4m"
@@ -68,39 +65,25 @@ def wait_until_ready(client: Client, process: subprocess.Popen[bytes], log: Path
             time.sleep(0.1)
 
 
-def variant_of(job: JobView, artifact: ArtifactView) -> Variant:
-    assert job.started_at is not None
-    assert job.ended_at is not None
-    measured = [each for each in artifact.metrics if each.value is not None]
-    return Variant(
-        method=job.method,
-        params={"type": job.params["type"]},
-        state=job.state.value,
-        seconds=(job.ended_at - job.started_at).total_seconds(),
-        size=artifact.size,
-        digest=artifact.digest,
-        metrics=tuple(Metric(**dict(each)) for each in measured),
-    )
-
-
-def table(comparison: Comparison) -> Table:
+def table(report: dict[str, Any]) -> Table:
     shown = Table(title="millstone-4m, measured on evaluation.txt")
     for column in ("type", "bits/weight", "MB", "perplexity", "retention %", "KLD", "top-1", "seconds", "verified"):
         shown.add_column(column, justify="left" if column == "type" else "right")
-    source = comparison.source_perplexity
-    assert source is not None
-    baseline = [f"{comparison.source_bytes / 1e6:.2f}", f"{source.value:.3f}", "100.00", "0", "1", "", ""]
-    shown.add_row("source (BF16)", "16.00", *baseline)
-    for each in comparison.variants:
+    baseline = measured_of(report["variants"][0])["source", "perplexity"]
+    shown.add_row(
+        "source (BF16)", "16.00", f"{report['source_bytes'] / 1e6:.2f}", f"{baseline:.3f}", "100.00", "0", "1", "", ""
+    )
+    for variant in report["variants"]:
+        values = {name: value for (subject, name), value in measured_of(variant).items() if subject == "artifact"}
         shown.add_row(
-            str(each.params["type"]),
-            f"{each.value('bits_per_weight'):.2f}",
-            f"{(each.size or 0) / 1e6:.2f}",
-            f"{each.value('perplexity'):.3f}",
-            f"{each.value('retention'):.2f}",
-            f"{each.value('kld_mean'):.4f}",
-            f"{each.value('top1_agreement'):.4f}",
-            f"{each.seconds:.1f}",
+            variant["params"]["type"],
+            f"{values['bits_per_weight']:.2f}",
+            f"{variant['size'] / 1e6:.2f}",
+            f"{values['perplexity']:.3f}",
+            f"{values['retention']:.2f}",
+            f"{values['kld_mean']:.4f}",
+            f"{values['top1_agreement']:.4f}",
+            f"{variant['seconds']:.1f}",
             "yes",
         )
     return shown
@@ -113,30 +96,23 @@ def main() -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     console = Console(width=max(Console().width, 110))
-    variants = []
     with service(folder) as client:
-        jobs = [
-            client.submit(
-                str(MODEL), "gguf", {"type": type_}, evaluation_text=str(TEXT), idempotency_key=f"demo-{type_}"
-            )
-            for type_ in TYPES
-        ]
-        console.print(f"{len(jobs)} jobs submitted to {client.server}")
-        for job in jobs:
-            job = client.wait(job.id)
-            if job.state is not State.SUCCEEDED or job.artifact_digest is None:
-                console.print(f"{job.params['type']}: {job.state} {job.error}")
+        variants = [("gguf", {"type": type_}) for type_ in TYPES]
+        comparison = client.compare(str(MODEL), str(TEXT), variants, idempotency_key="demo")
+        console.print(f"{len(variants)} jobs submitted to {client.server}")
+        comparison = client.wait_for_comparison(comparison.id)
+        for variant in comparison.variants:
+            if variant.artifact_digest is None:
+                console.print(f"{variant.name}: {variant.state} {variant.error}")
                 return 1
-            path = folder / str(job.params["type"])
-            variants.append(variant_of(job, client.download(job.artifact_digest, path)))
-            console.print(f"{job.params['type']}: {job.state}, {path.relative_to(REPOSITORY)}", highlight=False)
-    source, text = (str(path.relative_to(REPOSITORY)) for path in (MODEL, TEXT))
-    nbytes = (MODEL / "model.safetensors").stat().st_size
-    comparison = Comparison(source, nbytes, text, tuple(variants), version("quantmill"))
-    console.print(table(comparison))
-    best, reason = comparison.recommend()
-    console.print(f"{best.name if best else 'nothing'} is {reason}", highlight=False)
-    page, *_ = write_report(comparison, folder / "report.html")
+            path = folder / str(variant.params["type"])
+            client.download(variant.artifact_digest, path)
+            console.print(f"{variant.name}: {variant.state}, {path.relative_to(REPOSITORY)}", highlight=False)
+        written = {form: client.report(comparison.id, form) for form in FORMS}
+    report = json.loads(written["json"])
+    console.print(table(report))
+    console.print("take {variant}: {reason}".format(**report["recommendation"]), highlight=False)
+    page, *_ = write_report(written, folder / "report.html")
     console.print(f"The whole comparison: {page}", highlight=False, soft_wrap=True)
     return 0
 

@@ -1,151 +1,243 @@
-"""`quantmill compare`: several variants of one model, one report."""
+"""`quantmill compare`: several variants of one model, one report; made here or on a service."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from uuid import UUID
 
 import typer
 
 from quantmill.cli import options
-from quantmill.cli.exits import OF_STATE, ExitCode
-from quantmill.cli.local import embedded_store, follow, interruptible
+from quantmill.cli.exits import OF_STATE
+from quantmill.cli.local import embedded_store, interruptible
 from quantmill.cli.logs import log_to_stderr
 from quantmill.cli.output import note, say, show_table
 from quantmill.cli.progress import watch
+from quantmill.cli.remote import as_seen_there
 from quantmill.contract.errors import RequestRejected
-from quantmill.domain.jobs import Job, JobRequest, State
+from quantmill.domain.comparisons import ComparisonRequest, VariantRequest
+from quantmill.domain.jobs import FINAL
 
 if TYPE_CHECKING:
-    from quantmill.evaluation.report import Comparison, Variant
+    from quantmill.api.schemas import ComparisonView, ReportForm
+    from quantmill.client import Client
     from quantmill.services import Services
+
+POLL_SECONDS = 0.2
+FORMS: tuple[ReportForm, ...] = ("html", "json", "csv")
+COLUMNS = {  # of the table: metric of the report
+    "bits per weight": "bits_per_weight",
+    "perplexity": "perplexity",
+    "retention %": "retention",
+    "KLD": "kld_mean",
+    "top-1": "top1_agreement",
+}
 
 Variants = Annotated[
     list[str],
-    typer.Option("--variant", metavar="METHOD:KEY=VALUE,...", help="As 'gguf:type=Q4_K_M'; repeat for each variant."),
+    typer.Option(
+        "--variant",
+        metavar="METHOD:KEY=VALUE,...",
+        help="As 'gguf:type=Q4_K_M', or with the parameters as a JSON object; repeat for each variant.",
+    ),
 ]
-Report = Annotated[
+ReportFile = Annotated[
     Path, typer.Option("--report", metavar="FILE.html", help="A self-contained page; .json and .csv go beside it.")
+]
+OnServer = Annotated[
+    str | None, typer.Option("--server", metavar="URL", help="Run the jobs on this service, not on this machine.")
 ]
 
 
 def compare(
-    model: options.LocalModel,
+    model: options.Model,
     variant: Variants,
-    text: options.Text,
-    report: Report,
+    text: Annotated[str, typer.Option("--text", metavar="FILE", help="UTF-8 text to evaluate on.")],
+    report: ReportFile,
+    gate: options.Gates = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
     data_dir: options.DataDir = None,
+    server: OnServer = None,
     as_json: options.Json = False,
 ) -> int:
     """Make several variants of MODEL, measure what each has lost, and write one report. Ctrl-C cancels."""
-    from quantmill.dispatch.embedded import Embedded
-
     if report.suffix != ".html":
         raise RequestRejected(f"{report} must end in .html; its .json and .csv are written beside it")
-    wanted = [parse_variant(each) for each in variant]
-    log_to_stderr(level=logging.ERROR)
-    requests = [
-        JobRequest(str(model.resolve()), method, params, evaluation_text=str(text.resolve()), seed=seed)
-        for method, params in wanted
-    ]
-    with embedded_store(data_dir, model, text, threads) as services:
-        with Embedded(services), interruptible():
-            jobs = run_all(services, requests, as_json)
-        comparison = comparison_of(services, requests, jobs, model, text)
-    written = write_report(comparison, report)
-    show(comparison, written, as_json)
-    return max((OF_STATE[job.state] for job in jobs), default=ExitCode.DONE)
+    variants = tuple(map(parse_variant, variant))
+    request = ComparisonRequest(as_seen_there(model), as_seen_there(text), variants, seed=seed, gates=tuple(gate or ()))
+    with place(request, server, data_dir, threads) as chosen, interruptible():
+        ended = see_through(chosen, request, as_json)
+        written = {form: chosen.report(ended.id, form) for form in FORMS}
+    paths = write_report(written, report)
+    show(written["json"], paths, as_json)
+    return OF_STATE[ended.state]
 
 
-def parse_variant(text: str) -> tuple[str, dict[str, Any]]:
-    """`gguf:type=Q4_K_M,other=1` as a method and its parameters."""
+def parse_variant(text: str) -> VariantRequest:
+    """`gguf:type=Q4_K_M,other=1` or `gguf:{"type": "Q4_K_M"}` as a method and its parameters."""
     method, _, params = text.partition(":")
     if not method:
         raise RequestRejected(f"{text!r} names no method; write it as gguf:type=Q4_K_M")
-    return method, options.parse_sets([pair for pair in params.split(",") if pair])
-
-
-def run_all(services: Services, requests: Sequence[JobRequest], as_json: bool) -> list[Job]:
-    """Queue all and follow each to its end; an interrupt cancels those that have not ended."""
-    from quantmill.jobs.cancel import cancel
-    from quantmill.jobs.submit import submit
-
-    jobs = [submit(services, request) for request in requests]
-    ended: list[Job] = []
+    if not params.startswith("{"):
+        return VariantRequest(method, options.parse_sets([pair for pair in params.split(",") if pair]))
     try:
-        for job in jobs:
-            watching = watch(as_json)
-            with watching:
-                ended.append(follow(services, job.id, watching))
+        return VariantRequest(method, json.loads(params))
+    except ValueError as error:
+        raise RequestRejected(f"{text!r}: its parameters are no JSON object ({error})") from None
+
+
+# Where it runs
+
+
+class Place(Protocol):
+    """This machine or a service."""
+
+    def submit(self, request: ComparisonRequest) -> ComparisonView: ...
+
+    def look(self, comparison_id: UUID) -> ComparisonView: ...
+
+    def cancel(self, comparison_id: UUID) -> ComparisonView: ...
+
+    def report(self, comparison_id: UUID, form: ReportForm) -> str: ...
+
+
+class Here:
+    """The embedded store, with a worker in this process."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def submit(self, request: ComparisonRequest) -> ComparisonView:
+        from quantmill.api.schemas import ComparisonView
+        from quantmill.jobs import comparisons
+
+        return ComparisonView.of(comparisons.submit(self._services, request))
+
+    def look(self, comparison_id: UUID) -> ComparisonView:
+        from quantmill.api.schemas import ComparisonView
+        from quantmill.jobs import comparisons
+
+        return ComparisonView.of(comparisons.get(self._services, comparison_id))
+
+    def cancel(self, comparison_id: UUID) -> ComparisonView:
+        from quantmill.api.schemas import ComparisonView
+        from quantmill.jobs import comparisons
+
+        return ComparisonView.of(comparisons.cancel(self._services, comparison_id))
+
+    def report(self, comparison_id: UUID, form: ReportForm) -> str:
+        from quantmill.evaluation.page import FORMS
+        from quantmill.jobs import comparisons
+
+        return FORMS[form](comparisons.report(self._services, comparison_id))
+
+
+class There:
+    """A service."""
+
+    def __init__(self, client: Client) -> None:
+        self.look = client.comparison
+        self.cancel = client.cancel_comparison
+        self.report = client.report
+        self._client = client
+
+    def submit(self, request: ComparisonRequest) -> ComparisonView:
+        asked = [(variant.method, variant.params) for variant in request.variants]
+        return self._client.compare(
+            request.source, request.evaluation_text, asked, seed=request.seed, gates=list(request.gates)
+        )
+
+
+@contextmanager
+def place(
+    request: ComparisonRequest, server: str | None, data_dir: Path | None, threads: int | None
+) -> Iterator[Place]:
+    if server is not None:
+        if data_dir is not None or threads is not None:
+            raise RequestRejected("--data-dir and --threads are the service's own; leave them out with --server")
+        with options.client(server) as client:
+            yield There(client)
+        return
+    from quantmill.dispatch.embedded import Embedded
+
+    log_to_stderr(level=logging.ERROR)
+    with (
+        embedded_store(data_dir, Path(request.source), Path(request.evaluation_text), threads) as services,
+        Embedded(services),
+    ):
+        yield Here(services)
+
+
+def see_through(chosen: Place, request: ComparisonRequest, as_json: bool) -> ComparisonView:
+    """Submit, and follow each variant in turn to its end; an interrupt cancels those that have not ended."""
+    comparison = chosen.submit(request)
+    try:
+        for position in range(len(comparison.variants)):
+            comparison = follow(chosen, comparison, position, as_json)
     except KeyboardInterrupt:
         note("canceling")
-        for job in jobs[len(ended) :]:
-            cancel(services, job.id)
-        ended += [follow(services, job.id, watch(True)) for job in jobs[len(ended) :]]
-    return ended
+        comparison = chosen.cancel(comparison.id)
+        while comparison.state not in FINAL:
+            time.sleep(POLL_SECONDS)
+            comparison = chosen.look(comparison.id)
+    return comparison
 
 
-def comparison_of(
-    services: Services, requests: Sequence[JobRequest], jobs: Sequence[Job], model: Path, text: Path
-) -> Comparison:
-    """Variants are named by what was asked for, not by the defaults that the method filled in."""
-    from quantmill.checkpoints import open_checkpoint
-    from quantmill.evaluation.report import Comparison
-
-    with open_checkpoint(model) as checkpoint:
-        nbytes = checkpoint.index.nbytes
-    pairs = zip(requests, jobs, strict=True)
-    variants = tuple(variant_of(services, job, request.params) for request, job in pairs)
-    return Comparison(str(model), nbytes, str(text), variants, version("quantmill"))
-
-
-def variant_of(services: Services, job: Job, params: Mapping[str, Any]) -> Variant:
-    from quantmill.evaluation.report import Variant
-    from quantmill.jobs import artifacts
-
-    seconds = (job.ended_at - job.started_at).total_seconds() if job.ended_at and job.started_at else None
-    shown: dict[str, Any] = {"method": job.request.method, "params": params, "state": job.state.value}
-    if job.artifact_digest is None:
-        error = (job.error or {}).get("detail")
-        return Variant(**shown, seconds=seconds, error=error)
-    artifact, metrics = artifacts.get(services, job.artifact_digest)
-    return Variant(**shown, seconds=seconds, size=artifact.size, digest=artifact.digest, metrics=tuple(metrics))
+def follow(chosen: Place, comparison: ComparisonView, position: int, as_json: bool) -> ComparisonView:
+    if not as_json:
+        note(comparison.variants[position].name)
+    with watch(as_json) as watching:
+        while True:
+            variant = comparison.variants[position]
+            watching.show(variant)
+            if variant.state in FINAL:
+                return comparison
+            time.sleep(POLL_SECONDS)
+            comparison = chosen.look(comparison.id)
 
 
-def write_report(comparison: Comparison, report: Path) -> list[Path]:
+# What came out
+
+
+def write_report(written: Mapping[ReportForm, str], report: Path) -> list[Path]:
     """The page, and its JSON and CSV beside it; each whole or not at all."""
-    from quantmill.evaluation.page import page
     from quantmill.files.atomic import atomic_file
 
     report.parent.mkdir(parents=True, exist_ok=True)
-    written = {".html": page(comparison), ".json": comparison.to_json(), ".csv": comparison.to_csv()}
-    for suffix, content in written.items():
-        with atomic_file(report.with_suffix(suffix), "w") as file:
+    for form, content in written.items():
+        with atomic_file(report.with_suffix(f".{form}"), "w") as file:
             file.write(content)
-    return [report.with_suffix(suffix) for suffix in written]
+    return [report.with_suffix(f".{form}") for form in written]
 
 
-def show(comparison: Comparison, written: Sequence[Path], as_json: bool) -> None:
+def show(written: str, paths: Sequence[Path], as_json: bool) -> None:
+    """The report's JSON as it is, or its table and its advice."""
     if as_json:
-        say(comparison.to_json().rstrip())
+        say(written.rstrip())
         return
-    columns = ("variant", "MB", "bits per weight", "perplexity", "retention %", "KLD", "top-1", "seconds", "verified")
-    show_table(columns, [_row(variant) for variant in comparison.variants])
-    best, reason = comparison.recommend()
-    say(f"take {best.name}: {reason}" if best else reason)
-    say(f"report: {', '.join(map(str, written))}")
+    report = json.loads(written)
+    show_table(("variant", "MB", *COLUMNS, "seconds", "verified"), [row(each) for each in report["variants"]])
+    best, reason = report["recommendation"]["variant"], report["recommendation"]["reason"]
+    say(f"take {best}: {reason}" if best else reason)
+    say(f"report: {', '.join(map(str, paths))}")
 
 
-def _row(variant: Variant) -> tuple[Any, ...]:
-    if not variant.succeeded:
-        return (variant.name, *[None] * 6, variant.seconds, variant.state)
-    measured = [
-        variant.value(name) for name in ("bits_per_weight", "perplexity", "retention", "kld_mean", "top1_agreement")
-    ]
-    verified = "yes" if variant.state == State.SUCCEEDED else "no"
-    return (variant.name, (variant.size or 0) / 1e6, *measured, variant.seconds, verified)
+def row(variant: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A line of the table from a variant of the report's JSON; what was not measured is None."""
+    measured = measured_of(variant)
+    megabytes = None if variant["size"] is None else variant["size"] / 1e6
+    verified = "yes" if variant["digest"] else variant["state"]
+    values = [measured.get(("artifact", name)) for name in COLUMNS.values()]
+    return (variant["name"], megabytes, *values, variant["seconds"], verified)
+
+
+def measured_of(variant: Mapping[str, Any]) -> dict[tuple[str, str], float | None]:
+    """The values of a variant's metrics by subject and name."""
+    return {(each["subject"], each["name"]): each["value"] for each in variant["metrics"]}

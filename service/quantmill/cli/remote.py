@@ -47,11 +47,11 @@ def submit(
     """Queue a job. A path that exists here is sent absolute, any other as it is written."""
     with options.client(server) as service:
         job = service.submit(
-            _as_seen_there(model),
+            as_seen_there(model),
             method,
             options.parse_sets(sets),
             idempotency_key=idempotency_key,
-            evaluation_text=_as_seen_there(evaluate) if evaluate else None,
+            evaluation_text=as_seen_there(evaluate) if evaluate else None,
             seed=seed,
             gates=gate or [],
             labels=options.parse_labels(label),
@@ -169,7 +169,8 @@ def download(
     show_json(artifact) if as_json else say(f"{output}: {len(artifact.files)} files, {size(artifact.size)}")
 
 
-def _as_seen_there(path: str) -> str:
+def as_seen_there(path: str) -> str:
+    """A path that exists here absolute, any other as it is written: the service may know it."""
     local = Path(path)
     return str(local.resolve()) if local.exists() else path
 

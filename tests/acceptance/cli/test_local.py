@@ -304,9 +304,26 @@ def test_variants_are_compared_in_a_page_with_json_and_csv_beside_it(quantmill, 
     assert len((tmp_path / "report.csv").read_text().splitlines()) == 3
 
 
+def test_a_comparison_with_a_variant_that_misses_its_gate_fails_with_its_report(quantmill, short_text, tmp_path):
+    compared = quantmill(
+        "compare", MODEL, "--variant", "gguf:type=Q8_0", "--variant", "gguf:type=Q4_0", "--gate", "bpw <= 6",
+        "--text", short_text, "--report", tmp_path / "report.html", "--json",
+    )  # fmt: skip
+
+    assert compared.code == 1
+    assert [each["state"] for each in compared.json["variants"]] == ["failed", "succeeded"]
+    assert "bpw" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("variant", "report", "said"),
-    [(":type=Q8_0", "r.html", "names no method"), ("gguf:Q8_0", "r.html", "KEY=VALUE"), ("gguf", "r.pdf", ".html")],
+    [
+        (":type=Q8_0", "r.html", "names no method"),
+        ("gguf:Q8_0", "r.html", "KEY=VALUE"),
+        ('gguf:{"type"', "r.html", "no JSON object"),
+        ("gguf:typ=1", "r.html", "typ"),
+        ("gguf", "r.pdf", ".html"),
+    ],
 )
 def test_a_comparison_that_cannot_be_is_refused(quantmill, short_text, tmp_path, variant, report, said):
     refused = quantmill("compare", MODEL, "--variant", variant, "--text", short_text, "--report", tmp_path / report)

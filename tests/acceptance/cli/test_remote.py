@@ -121,3 +121,34 @@ def test_an_unknown_job_is_usage_and_an_absent_service_is_infrastructure(remote)
 
     assert remote("job", unknown).code == 3
     assert remote("job", unknown, "--server", "http://127.0.0.1:9").code == 4
+
+
+def test_variants_are_compared_on_the_service(remote, service, tmp_path):
+    ran = remote(
+        "compare", "millstone-4m", "--variant", "gguf:type=Q8_0", "--variant", 'gguf:{"type": "Q4_0", "pure": true}',
+        "--text", service.text, "--report", tmp_path / "out" / "report.html", "--server", service.url,
+    )  # fmt: skip
+
+    assert ran.code == 0, ran.err
+    assert "take gguf type=" in ran.out
+    assert "gguf type=Q4_0 pure=true" in (tmp_path / "out" / "report.csv").read_text()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.html", "report.json", "report.csv"}
+
+
+def test_a_comparison_that_the_service_refuses_ends_with_3_and_the_problem(remote, service, tmp_path):
+    ran = remote(
+        "compare", "millstone-4m", "--variant", "gguf:typ=1", "--text", service.text,
+        "--report", tmp_path / "report.html", "--server", service.url, "--json",
+    )  # fmt: skip
+
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.problem["errors"][0]["pointer"] == "/variants/0/params/typ"
+
+
+def test_the_options_of_the_embedded_store_mean_nothing_to_a_service(remote, service, tmp_path):
+    ran = remote(
+        "compare", "millstone-4m", "--variant", "gguf", "--text", service.text,
+        "--report", tmp_path / "report.html", "--server", service.url, "--threads", 2,
+    )  # fmt: skip
+
+    assert (ran.code, "--threads" in ran.err) == (3, True)
