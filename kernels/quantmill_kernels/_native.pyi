@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, Literal
 
 import numpy
 import numpy.typing
@@ -53,4 +53,89 @@ def decode(format: str, packed: numpy.typing.NDArray[numpy.uint8], cols: int, *,
     Any bytes are accepted; a scale that is not finite gives values that are not finite.
 
     Raises ValueError for a shape or a name that does not fit, TypeError for a dtype.
+    """
+
+def pack_gptq(codes: numpy.typing.NDArray[numpy.uint8], bits: int, *, threads: int = 1) -> numpy.typing.NDArray[numpy.int32]:
+    """
+    GPTQ's qweight: codes (out, in) uint8, in the order of the checkpoint's weight, to words (in * bits / 32, out).
+
+    `bits` is 2, 3, 4 or 8. Column o of the words is row o of the codes, a little-endian stream of bits: eight 4-bit codes
+    1 to 8 are 0x87654321, 32 codes of 3 bits fill three words. in * bits is a multiple of 32, with 3 bits in is one.
+
+    Raises ValueError for a shape, or a code of 2^bits or above, whose row and column it names, TypeError for a dtype.
+    """
+
+def unpack_gptq(qweight: numpy.typing.NDArray[numpy.int32], bits: int, *, threads: int = 1) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    Codes (out, in) of GPTQ's qweight, int32 (in * bits / 32, out): the inverse of pack_gptq.
+
+    Raises ValueError for a shape, TypeError for a dtype.
+    """
+
+def pack_gptq_zeros(zeros: numpy.typing.NDArray[numpy.uint8], bits: int, *, format: Literal['gptq', 'gptq_v2'] = 'gptq', threads: int = 1) -> numpy.typing.NDArray[numpy.int32]:
+    """
+    GPTQ's qzeros: zero points (out, groups) uint8 to words (groups, out * bits / 32).
+
+    `format` "gptq" (v1) stores zero - 1 modulo 2^bits, to which readers add 1: a zero of 0 reads as 2^bits where they
+    do not wrap. "gptq_v2" stores the zero itself. out * bits is a multiple of 32, with 3 bits out is one.
+
+    Raises ValueError for a shape, or a zero of 2^bits or above, whose row and column it names, TypeError for a dtype.
+    """
+
+def unpack_gptq_zeros(qzeros: numpy.typing.NDArray[numpy.int32], bits: int, *, format: Literal['gptq', 'gptq_v2'] = 'gptq', threads: int = 1) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    Zero points (out, groups) of GPTQ's qzeros, int32 (groups, out * bits / 32): the inverse of pack_gptq_zeros.
+
+    Raises ValueError for a shape, TypeError for a dtype.
+    """
+
+def pack_awq(codes: numpy.typing.NDArray[numpy.uint8], *, threads: int = 1) -> numpy.typing.NDArray[numpy.int32]:
+    """
+    AWQ's qweight in the GEMM version: 4-bit codes (out, in) uint8 to words (in, out / 8).
+
+    Nibble i of a word, from the low end, is output 0, 2, 4, 6, 1, 3, 5, 7 of its eight: codes 1 to 8 are 0x86427531. The
+    same makes qzeros (groups, out / 8) of zero points (out, groups). out is a multiple of 8.
+
+    Raises ValueError for a shape, or a code above 15, whose row and column it names, TypeError for a dtype.
+    """
+
+def unpack_awq(words: numpy.typing.NDArray[numpy.int32], *, threads: int = 1) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    Codes (out, in) of AWQ's qweight, int32 (in, out / 8), or zero points (out, groups) of its qzeros.
+
+    Raises ValueError for a shape, TypeError for a dtype.
+    """
+
+def pack_quantized(codes: numpy.typing.NDArray[numpy.int8] | numpy.typing.NDArray[numpy.uint8], bits: int, *, threads: int = 1) -> numpy.typing.NDArray[numpy.int32]:
+    """
+    compressed-tensors' weight_packed: codes (out, in) of 1 to 8 bits to words (out, ceil(in * bits / 32)).
+
+    int8 codes are -2^(bits-1) to 2^(bits-1) - 1 and stored 2^(bits-1) higher; uint8 codes are stored as they are, so that
+    a solver's codes around the zero point 2^(bits-1) need no subtraction. Each row is a little-endian stream of bits
+    without gaps: the 4-bit codes -8, -7, 0, 1, 7, -1, 2, 3 are 0xBA7F9810. Bits that no code fills are zero.
+
+    Raises ValueError for a shape, or a code that bits do not hold, whose row and column it names, TypeError for a dtype.
+    """
+
+def unpack_quantized(packed: numpy.typing.NDArray[numpy.int32], bits: int, cols: int, *, threads: int = 1) -> numpy.typing.NDArray[numpy.int8]:
+    """
+    Signed codes (out, cols) of compressed-tensors' weight_packed, int32 (out, ceil(cols * bits / 32)).
+
+    Raises ValueError for a shape, TypeError for a dtype.
+    """
+
+def pack_quantized_zeros(zeros: numpy.typing.NDArray[numpy.int8] | numpy.typing.NDArray[numpy.uint8], bits: int, *, threads: int = 1) -> numpy.typing.NDArray[numpy.int32]:
+    """
+    compressed-tensors' weight_zero_point: zero points (out, groups) to words (ceil(out * bits / 32), groups).
+
+    Each column is a stream of bits; values are stored as pack_quantized stores codes.
+
+    Raises ValueError for a shape, or a zero that bits do not hold, whose row and column it names, TypeError for a dtype.
+    """
+
+def unpack_quantized_zeros(packed: numpy.typing.NDArray[numpy.int32], bits: int, rows: int, *, threads: int = 1) -> numpy.typing.NDArray[numpy.int8]:
+    """
+    Signed zero points (rows, groups) of compressed-tensors' weight_zero_point.
+
+    Raises ValueError for a shape, TypeError for a dtype.
     """

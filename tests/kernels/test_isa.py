@@ -34,8 +34,37 @@ def digests() -> dict[str, str]:
             "decode": kernels.decode(name, kernels.encode(name, values), COLS),
             "decode anything": np.nan_to_num(kernels.decode(name, anything, 3 * form.block_values), nan=1.5),
         }
-        results |= {f"{name} {what}": hashlib.sha256(out.tobytes()).hexdigest() for what, out in outputs.items()}
+        results |= {f"{name} {what}": sha256(out) for what, out in outputs.items()}
+    return results | digests_of_words()
+
+
+def digests_of_words() -> dict[str, str]:
+    rng = np.random.default_rng(4)
+    anything = rng.integers(-(2**31), 2**31, (96, 77), dtype=np.int32)
+    results = {}
+    for bits in range(1, 9):
+        codes = rng.integers(0, 2**bits, (160, 1120), dtype=np.uint8)
+        odd = np.ascontiguousarray(codes[:101, :1101])
+        outputs = {
+            "rows": kernels.pack_quantized(odd, bits),
+            "columns": kernels.pack_quantized_zeros(odd, bits),
+            "rows of anything": kernels.unpack_quantized(anything, bits, 77 * 32 // bits),
+            "columns of anything": kernels.unpack_quantized_zeros(anything, bits, 96 * 32 // bits),
+        }
+        if bits in (2, 3, 4, 8):
+            outputs["turned rows"] = kernels.pack_gptq(codes, bits)
+            outputs["turned columns"] = kernels.pack_gptq_zeros(codes, bits)
+            outputs["turned rows of anything"] = kernels.unpack_gptq(anything, bits)
+            outputs["turned columns of anything"] = kernels.unpack_gptq_zeros(anything.T.copy(), bits)
+        if bits == 4:
+            outputs["interleaved"] = kernels.pack_awq(codes)
+            outputs["interleaved anything"] = kernels.unpack_awq(anything)
+        results |= {f"{bits}-bit words, {what}": sha256(out) for what, out in outputs.items()}
     return results
+
+
+def sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
 
 
 @cache

@@ -45,6 +45,7 @@ std::vector<Isa> runnable_isas() {
 
 int broken_laws() {
     codec_laws();
+    words_laws();
     test_an_exception_in_a_thread_comes_back();
     return broken;
 }

@@ -22,5 +22,6 @@ std::vector<Isa> runnable_isas();
 
 // One function per family of formats.
 void codec_laws();
+void words_laws();
 
 }  // namespace quantmill
