@@ -151,7 +151,8 @@ inline void take(const AffineBatch<Super>& batch, int s, const float* values, Su
         super.minima[j] = static_cast<uint8_t>(minimum[lane]);
         const float inverse = inverse_of(d[lane] * scale[lane]), offset = dmin[lane] * minimum[lane];
         for (int i = n * j; i < n * (j + 1); i += lanes) {
-            store_bytes(nearest_code((load(values + i) + offset) * inverse, 0.0f, batch.codes), super.codes + i);
+            const Floats code = nearest_code((load(values + i) + offset) * inverse, 0.0f, batch.codes);
+            store(bytes_of(code), super.codes + i);
         }
     }
 }

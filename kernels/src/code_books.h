@@ -47,6 +47,12 @@ constexpr Buckets buckets;
 struct NonLinear {
     static constexpr float least = non_linear[0];
 
+    static Floats values(const Bytes& codes) {
+        Bytes table;  // two's complement
+        for (int k = 0; k < 16; ++k) table[k] = static_cast<uint8_t>(static_cast<int8_t>(non_linear[k]));
+        return floats_of_signed(entries_of(table, codes));
+    }
+
 #if defined(__AVX512F__)
     static Floats entry(const Floats& value) {
         const Floats inside = smaller(larger(value, all(least)), all(non_linear[15]));

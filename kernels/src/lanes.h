@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "float16.h"
 
@@ -54,6 +55,7 @@ QUANTMILL_WIDE_OPERATOR(*)
 QUANTMILL_WIDE_OPERATOR(/)
 QUANTMILL_WIDE_OPERATOR(<)
 QUANTMILL_WIDE_OPERATOR(>)
+QUANTMILL_WIDE_OPERATOR(==)
 #undef QUANTMILL_WIDE_OPERATOR
 
 template <typename Part>
@@ -78,16 +80,36 @@ template <typename Register>
 using MaskOf = decltype(Register{} < Register{});
 using Mask = MaskOf<Floats>;
 
+// Register by register: a copy of the whole goes through memory, in pieces that the next load has to wait for.
+template <typename Register>
+struct Memory {
+    static Register load(const float* values) {
+        Register loaded;
+        std::memcpy(&loaded, values, sizeof loaded);
+        return loaded;
+    }
+    static void store(const Register& stored, float* values) { std::memcpy(values, &stored, sizeof stored); }
+};
+template <typename Part>
+struct Memory<Wide<Part>> {
+    static constexpr int lanes_of_part = sizeof(Part) / sizeof(float);
+
+    static Wide<Part> load(const float* values) {
+        return {Memory<Part>::load(values), Memory<Part>::load(values + lanes_of_part)};
+    }
+    static void store(const Wide<Part>& stored, float* values) {
+        Memory<Part>::store(stored.low, values);
+        Memory<Part>::store(stored.high, values + lanes_of_part);
+    }
+};
+
 template <typename Register = Floats>
 inline Register load(const float* values) {
-    Register loaded;
-    std::memcpy(&loaded, values, sizeof loaded);
-    return loaded;
+    return Memory<Register>::load(values);
 }
-
 template <typename Register>
 inline void store(const Register& stored, float* values) {
-    std::memcpy(values, &stored, sizeof stored);
+    Memory<Register>::store(stored, values);
 }
 
 inline Floats all(float value) { return value - Floats{}; }
@@ -165,28 +187,198 @@ inline Floats as_half(const Floats& value) {
 #endif
 }
 
-// Whole numbers 0 .. 255 after truncation, one byte each.
-inline void store_bytes(const Floats& codes, uint8_t* bytes) {
+// Sixteen codes of a byte each, in the registers that every 64-bit machine has.
+using Bytes = uint8_t __attribute__((vector_size(16)));
+
+inline Bytes load_bytes(const uint8_t* bytes) {
+    Bytes loaded;
+    std::memcpy(&loaded, bytes, sizeof loaded);
+    return loaded;
+}
+
+inline void store(const Bytes& stored, uint8_t* bytes) { std::memcpy(bytes, &stored, sizeof stored); }
+
+#if defined(__x86_64__) && !defined(__AVX512F__)
+// Sixteen integers as eight pairs of bytes would be out of order: the packs work within 128 bits.
+struct Shorts {
+    __m128i low, high;
+};
+
+inline Shorts truncated(const Floats& codes) {
+#if defined(__AVX2__)
+    const __m256i packed = _mm256_packs_epi32(_mm256_cvttps_epi32(codes.low), _mm256_cvttps_epi32(codes.high));
+    const __m256i ordered = _mm256_permute4x64_epi64(packed, 0b11011000);
+    return {_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1)};
+#else
+    return {_mm_packs_epi32(_mm_cvttps_epi32(codes.low.low), _mm_cvttps_epi32(codes.low.high)),
+            _mm_packs_epi32(_mm_cvttps_epi32(codes.high.low), _mm_cvttps_epi32(codes.high.high))};
+#endif
+}
+#endif
+
+// Whole numbers 0 .. 255 after truncation.
+inline Bytes bytes_of(const Floats& codes) {
 #if defined(__AVX512F__)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(codes)));
+    return reinterpret_cast<Bytes>(_mm512_cvtepi32_epi8(_mm512_cvttps_epi32(codes)));
 #elif defined(__x86_64__)
-    __m128 quarters[4];
-    std::memcpy(quarters, &codes, sizeof quarters);
-    const __m128i low = _mm_packs_epi32(_mm_cvttps_epi32(quarters[0]), _mm_cvttps_epi32(quarters[1]));
-    const __m128i high = _mm_packs_epi32(_mm_cvttps_epi32(quarters[2]), _mm_cvttps_epi32(quarters[3]));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes), _mm_packus_epi16(low, high));
+    const Shorts shorts = truncated(codes);
+    return reinterpret_cast<Bytes>(_mm_packus_epi16(shorts.low, shorts.high));
 #else
     float each[lanes];
     std::memcpy(each, &codes, sizeof each);
+    Bytes bytes;
     for (int lane = 0; lane < lanes; ++lane) bytes[lane] = static_cast<uint8_t>(each[lane]);
+    return bytes;
 #endif
 }
 
-// Whole numbers -127 .. 127, one byte each.
+// Whole numbers -128 .. 127 after truncation, in two's complement.
+inline Bytes signed_bytes_of(const Floats& codes) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<Bytes>(_mm512_cvtepi32_epi8(_mm512_cvttps_epi32(codes)));
+#elif defined(__x86_64__)
+    const Shorts shorts = truncated(codes);
+    return reinterpret_cast<Bytes>(_mm_packs_epi16(shorts.low, shorts.high));
+#else
+    float each[lanes];
+    std::memcpy(each, &codes, sizeof each);
+    Bytes bytes;
+    for (int lane = 0; lane < lanes; ++lane) bytes[lane] = static_cast<uint8_t>(static_cast<int8_t>(each[lane]));
+    return bytes;
+#endif
+}
+
 inline void store_signed_bytes(const Floats& codes, int8_t* bytes) {
-    uint8_t shifted[lanes];
-    store_bytes(codes + 128.0f, shifted);
-    for (int lane = 0; lane < lanes; ++lane) bytes[lane] = static_cast<int8_t>(shifted[lane] - 128);
+    const Bytes stored = signed_bytes_of(codes);
+    std::memcpy(bytes, &stored, sizeof stored);
+}
+
+inline Floats floats_of(const Bytes& codes) {
+#if defined(__AVX512F__)
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(reinterpret_cast<__m128i>(codes)));
+#elif defined(__AVX2__)
+    const __m128i low = reinterpret_cast<__m128i>(codes), high = _mm_unpackhi_epi64(low, low);
+    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(low)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(high))};
+#else
+    float each[lanes];
+    for (int lane = 0; lane < lanes; ++lane) each[lane] = codes[lane];
+    return load(each);
+#endif
+}
+
+inline Floats floats_of_signed(const Bytes& codes) {
+#if defined(__AVX512F__)
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(reinterpret_cast<__m128i>(codes)));
+#elif defined(__AVX2__)
+    const __m128i low = reinterpret_cast<__m128i>(codes), high = _mm_unpackhi_epi64(low, low);
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high))};
+#else
+    float each[lanes];
+    for (int lane = 0; lane < lanes; ++lane) each[lane] = static_cast<int8_t>(codes[lane]);
+    return load(each);
+#endif
+}
+
+// Entry 0 .. 15 of the table for each code.
+inline Bytes entries_of(const Bytes& table, const Bytes& codes) {
+#if defined(__SSSE3__)
+    return reinterpret_cast<Bytes>(
+        _mm_shuffle_epi8(reinterpret_cast<__m128i>(table), reinterpret_cast<__m128i>(codes)));
+#elif defined(__aarch64__)
+    return vqtbl1q_u8(table, codes);
+#else
+    Bytes entries;
+    for (int lane = 0; lane < lanes; ++lane) entries[lane] = table[codes[lane]];
+    return entries;
+#endif
+}
+
+// Bit j of the result is bit `bit` of byte j.
+template <int bit>
+inline uint16_t gather_bits(const Bytes& bytes) {
+#if defined(__x86_64__)
+    return static_cast<uint16_t>(_mm_movemask_epi8(reinterpret_cast<__m128i>(bytes << (7 - bit))));
+#else
+    uint64_t eight[2];
+    std::memcpy(eight, &bytes, sizeof eight);
+    // The product moves the bit of byte k to bit 56 + k.
+    for (uint64_t& part : eight) part = (part >> bit & 0x0101010101010101u) * 0x0102040810204080u >> 56;
+    return static_cast<uint16_t>(eight[0] | eight[1] << 8);
+#endif
+}
+
+// 1 << `bit` in byte j where bit j is set, else 0.
+template <int bit>
+inline Bytes spread_bits(const uint8_t* two_bytes) {
+    using Eights = uint64_t __attribute__((vector_size(16)));
+    const Bytes spread =
+        reinterpret_cast<Bytes>(Eights{two_bytes[0] * 0x0101010101010101u, two_bytes[1] * 0x0101010101010101u});
+    constexpr Bytes each = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    return reinterpret_cast<Bytes>((spread & each) == each) & static_cast<uint8_t>(1 << bit);
+}
+
+// What truncation makes the nearest whole number, halves away from zero: with 0.5 the value before a half would reach it.
+inline Floats half_away(const Floats& value) {
+    constexpr float half = 0.49999997f;
+    return value + select(value < Floats{}, all(-half), all(half));
+}
+
+// Rounded to float16.
+inline void store_halves(const Floats& values, Half* halves) {
+#if defined(__AVX512F__)
+    const __m256i rounded = _mm512_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT);
+    std::memcpy(halves, &rounded, sizeof rounded);
+#elif defined(__AVX2__)
+    const __m128i low = _mm256_cvtps_ph(values.low, _MM_FROUND_TO_NEAREST_INT);
+    const __m128i high = _mm256_cvtps_ph(values.high, _MM_FROUND_TO_NEAREST_INT);
+    std::memcpy(halves, &low, sizeof low);
+    std::memcpy(halves + lanes / 2, &high, sizeof high);
+#else
+    float each[lanes];
+    store(values, each);
+    for (int lane = 0; lane < lanes; ++lane) halves[lane] = to_half(each[lane]);
+#endif
+}
+
+inline Floats load_halves(const Half* halves) {
+#if defined(__AVX512F__)
+    __m256i loaded;
+    std::memcpy(&loaded, halves, sizeof loaded);
+    return _mm512_cvtph_ps(loaded);
+#elif defined(__AVX2__)
+    __m128i low, high;
+    std::memcpy(&low, halves, sizeof low);
+    std::memcpy(&high, halves + lanes / 2, sizeof high);
+    return {_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)};
+#else
+    float each[lanes];
+    for (int lane = 0; lane < lanes; ++lane) each[lane] = to_float(halves[lane]);
+    return load(each);
+#endif
+}
+
+inline Floats load_bfloats(const Bfloat* bfloats) {
+#if defined(__AVX512F__)
+    __m256i loaded;
+    std::memcpy(&loaded, bfloats, sizeof loaded);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(loaded), 16));
+#elif defined(__x86_64__)
+    __m128i low, high;
+    std::memcpy(&low, bfloats, sizeof low);
+    std::memcpy(&high, bfloats + lanes / 2, sizeof high);
+#if defined(__AVX2__)
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(low), 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(high), 16))};
+#else
+    const __m128i zero = _mm_setzero_si128();
+    return {{_mm_castsi128_ps(_mm_unpacklo_epi16(zero, low)), _mm_castsi128_ps(_mm_unpackhi_epi16(zero, low))},
+            {_mm_castsi128_ps(_mm_unpacklo_epi16(zero, high)), _mm_castsi128_ps(_mm_unpackhi_epi16(zero, high))}};
+#endif
+#else
+    float each[lanes];
+    for (int lane = 0; lane < lanes; ++lane) each[lane] = to_float(bfloats[lane]);
+    return load(each);
+#endif
 }
 
 // 1 / value, and 0 where value is 0.
@@ -213,6 +405,57 @@ template <typename Part>
 inline float largest_lane(const Wide<Part>& a) {
     return largest_lane(larger(a.low, a.high));
 }
+
+// ---- one value for each of sixteen blocks, left of the lanes of each ----
+
+// As wide as the registers of the unit.
+#if defined(__AVX512F__)
+using Narrow = Floats;
+#elif defined(__AVX2__)
+using Narrow = Floats8;
+#else
+using Narrow = Floats4;
+#endif
+
+template <typename Pick>
+inline Narrow narrowed(const Narrow& value, const Pick&) {
+    return value;
+}
+template <typename Part, typename Pick>
+inline Narrow narrowed(const Wide<Part>& value, const Pick& pick) {
+    return narrowed(pick(value.low, value.high), pick);
+}
+
+// The first or the second half of each group of `size` lanes, of a and b in turns.
+template <int size, bool second, int... lane>
+inline Narrow halves_of_groups(const Narrow& a, const Narrow& b, std::integer_sequence<int, lane...>) {
+    constexpr int half = size / 2, width = sizeof...(lane);
+    return __builtin_shufflevector(
+        a, b, (lane / half % 2 * width + lane / size * size + lane % half + (second ? half : 0))...);
+}
+
+// In lane k what `pick` leaves of the lanes of parts[k * stride]; on the way down the group of lanes is `stride` wide.
+template <int stride = 1, typename Pick>
+inline Narrow fold(const Narrow* parts, const Pick& pick) {
+    constexpr int width = sizeof(Narrow) / sizeof(float);
+    if constexpr (stride == width) {
+        return *parts;
+    } else {
+        constexpr std::make_integer_sequence<int, width> each_lane;
+        const Narrow a = fold<2 * stride>(parts, pick), b = fold<2 * stride>(parts + stride, pick);
+        return pick(halves_of_groups<2 * stride, false>(a, b, each_lane),
+                    halves_of_groups<2 * stride, true>(a, b, each_lane));
+    }
+}
+
+template <typename Pick>
+inline Floats fold_each(const Narrow (&parts)[lanes], const Pick& pick) {
+    constexpr int width = sizeof(Narrow) / sizeof(float);
+    float each[lanes];
+    for (int first = 0; first < lanes; first += width) store(fold(parts + first, pick), each + first);
+    return load(each);
+}
+
 // Element i of each of the sixteen blocks, in turned[i].
 template <int n>
 inline void turn(const float* const (&blocks)[lanes], Floats (&turned)[n]) {

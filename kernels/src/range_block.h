@@ -1,107 +1,147 @@
-// What the formats with one scale per 32 values share when nothing is searched: the range of a block gives the scale.
+// What the formats with one scale per block share when nothing is searched: the range of a block gives the scale.
 // Internal linkage, see lanes.h.
 #pragma once
 
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
+#include "block_batch.h"
 #include "float16.h"
 #include "lanes.h"
+#include "rows_of_blocks.h"
 
 namespace quantmill {
 namespace {
 
-struct Range {
-    float low, high;
+struct Ranges {
+    Floats low, high;
 
-    float absmax() const { return std::fabs(high > -low ? high : low); }  // zero is positive
+    Floats absmax() const { return larger(high, -low) + 0.0f; }  // zero is positive
 };
 
-template <int n>
-inline Range range_of(const float* x) {
-    Floats low = load(x), high = low;
-    for (int i = lanes; i < n; i += lanes) {
-        low = smaller(load(x + i), low);
-        high = larger(load(x + i), high);
+template <size_t n>
+inline Ranges ranges_of(const BlockBatch& batch) {
+    const auto smaller_of = [](const auto& a, const auto& b) { return smaller(a, b); };
+    const auto larger_of = [](const auto& a, const auto& b) { return larger(a, b); };
+    Narrow lows[lanes], highs[lanes];
+    for (int lane = 0; lane < lanes; ++lane) {
+        const float* const x = batch.values[lane];
+        Floats low = load(x), high = low;
+        for (size_t i = lanes; i < n; i += lanes) {
+            low = smaller(load(x + i), low);
+            high = larger(load(x + i), high);
+        }
+        lows[lane] = narrowed(low, smaller_of);
+        highs[lane] = narrowed(high, larger_of);
     }
-    return {-largest_lane(-low), largest_lane(high)};
+    return {fold_each(lows, smaller_of), fold_each(highs, larger_of)};
 }
 
-// The value of largest magnitude with its sign; of two opposite ones the first.
-template <int n>
-inline float largest_of(const float* x) {
-    const Range range = range_of<n>(x);
-    if (range.high != -range.low) return range.high > -range.low ? range.high : range.low;
-    for (int i = 0; i < n; ++i) {
-        if (std::fabs(x[i]) == range.high) return x[i];
+// In the lanes where `doubtful` holds, the first value of the block whose magnitude is that of `values`.
+template <size_t n>
+inline Floats first_of_magnitude(const Floats& values, const Mask& doubtful, const BlockBatch& batch) {
+    float holds[lanes], each[lanes];
+    const Floats marks = select(doubtful, all(1.0f), Floats{});
+    if (largest_lane(marks) == 0.0f) return values;
+    store(marks, holds);
+    store(values, each);
+    for (int lane = 0; lane < lanes; ++lane) {
+        for (size_t i = 0; holds[lane] > 0.0f && i < n; ++i) {
+            if (std::fabs(batch.values[lane][i]) != std::fabs(each[lane])) continue;
+            each[lane] = batch.values[lane][i];
+            break;
+        }
     }
-    return range.high;
+    return load(each);
 }
 
-// The inverse of a scale by which codes are rounded. A block so small that it overflows gets the code 0 everywhere.
+// The value of largest magnitude of each block with its sign; of two opposite ones the first.
+template <size_t n>
+inline Floats largest_of(const BlockBatch& batch) {
+    const Ranges ranges = ranges_of<n>(batch);
+    const Floats largest = select(ranges.high > -ranges.low, ranges.high, ranges.low);
+    return first_of_magnitude<n>(largest, ranges.high + ranges.low == Floats{}, batch);
+}
+
+// The inverses of the scales by which codes are rounded. A block so small that its inverse overflows gets the code 0
+// everywhere.
 struct Rounding {
-    float inverse, bias;
+    float inverses[lanes], biases[lanes];
 
-    Rounding(float scale, float half_up) : inverse(inverse_of(scale)), bias(half_up) {
-        if (std::isinf(inverse)) inverse = bias = 0.0f;
+    Rounding(const Floats& scales, float half_up) {
+        const Floats inverse = inverse_of(scales);
+        const Mask is_finite = absolute(inverse) < all(std::numeric_limits<float>::infinity());
+        store(select(is_finite, inverse, Floats{}), inverses);
+        store(select(is_finite, all(half_up), Floats{}), biases);
     }
 };
 
-// x = scale * (code - levels), code 0 .. 2 levels - 1.
-inline Half encode_range_signed(const float* x, float levels, uint8_t (&codes)[32]) {
-    const float largest = largest_of<32>(x);
-    const float scale = std::fabs(largest) > 0.0f ? largest / -levels : -0.0f;
-    const Rounding rounding(scale, levels + 0.5f);
-    for (int i = 0; i < 32; i += lanes) {
-        const Floats scaled = load(x + i) * rounding.inverse + rounding.bias;
-        store_bytes(smaller(scaled, all(2.0f * levels - 1.0f)), codes + i);
-    }
-    return to_half(scale);
+// The codes of the 32 values of a block.
+struct Codes32 {
+    Bytes first, second;
+};
+
+// x = scale * (code - levels), code 0 .. 2 levels - 1; calls `pack(b, scale, codes)`.
+template <typename Pack>
+inline void encode_range_signed(const RowsOfBlocks& rows, float levels, const Pack& pack) {
+    for_batches<32>(rows, [&](const BlockBatch& batch) {
+        const Floats largest = largest_of<32>(batch), top = all(2.0f * levels - 1.0f);
+        const Floats scale = select(absolute(largest) > Floats{}, largest / -levels, all(-0.0f));
+        const Rounding rounding(scale, levels + 0.5f);
+        Half scales[lanes];
+        store_halves(scale, scales);
+        for (size_t lane = 0; lane < batch.count; ++lane) {
+            const float inverse = rounding.inverses[lane], bias = rounding.biases[lane];
+            const auto code = [&](const float* x) { return bytes_of(smaller(load(x) * inverse + bias, top)); };
+            const float* const x = batch.values[lane];
+            pack(batch.first + lane, scales[lane], Codes32{code(x), code(x + lanes)});
+        }
+    });
 }
 
-struct ScaleAndMinimum {
-    Half scale, minimum;
-};
-
-// x = scale * code + minimum, code 0 .. top.
-inline ScaleAndMinimum encode_range_shifted(const float* x, float top, uint8_t (&codes)[32]) {
-    Range range = range_of<32>(x);
-    for (int i = 0; range.low == 0.0f && i < 32; ++i) {  // zero keeps the sign of the first one
-        if (x[i] != 0.0f) continue;
-        range.low = x[i];
-        break;
-    }
-    const float scale = (range.high - range.low + 0.0f) / top;  // never -0
-    const Rounding rounding(scale, 0.5f);
-    for (int i = 0; i < 32; i += lanes) {
-        const Floats scaled = (load(x + i) - range.low) * rounding.inverse + rounding.bias;
-        store_bytes(smaller(scaled, all(top)), codes + i);
-    }
-    return {to_half(scale), to_half(range.low)};
+// x = scale * code + minimum, code 0 .. highest; calls `pack(b, scale, minimum, codes)`.
+template <typename Pack>
+inline void encode_range_shifted(const RowsOfBlocks& rows, float highest, const Pack& pack) {
+    for_batches<32>(rows, [&](const BlockBatch& batch) {
+        const Ranges ranges = ranges_of<32>(batch);
+        // Zero keeps the sign of the first one.
+        const Floats low = first_of_magnitude<32>(ranges.low, ranges.low == Floats{}, batch), top = all(highest);
+        const Floats scale = (ranges.high - low + 0.0f) / highest;  // never -0
+        const Rounding rounding(scale, 0.5f);
+        Half scales[lanes], minima[lanes];
+        float lows[lanes];
+        store_halves(scale, scales);
+        store_halves(low, minima);
+        store(low, lows);
+        for (size_t lane = 0; lane < batch.count; ++lane) {
+            const float inverse = rounding.inverses[lane], bias = rounding.biases[lane], shift = lows[lane];
+            const auto code = [&](const float* x) { return bytes_of(smaller((load(x) - shift) * inverse + bias, top)); };
+            const float* const x = batch.values[lane];
+            pack(batch.first + lane, scales[lane], minima[lane], Codes32{code(x), code(x + lanes)});
+        }
+    });
 }
 
 // Value j in the low half of byte j, value j + 16 in the high half.
-inline void pack_halves(const uint8_t (&codes)[32], uint8_t (&packed)[16]) {
-    for (int j = 0; j < 16; ++j) packed[j] = static_cast<uint8_t>((codes[j] & 15) | codes[j + 16] << 4);
+inline void pack_halves(const Codes32& codes, uint8_t (&packed)[16]) {
+    store((codes.first & 15) | codes.second << 4, packed);
 }
 
-// Bit j of the four bytes: the fifth bit of value j. The product moves the bit of byte k to bit 56 + k.
-inline void pack_fifth_bits(const uint8_t (&codes)[32], uint8_t (&packed)[4]) {
-    for (int byte = 0; byte < 4; ++byte) {
-        uint64_t eight;
-        std::memcpy(&eight, codes + 8 * byte, sizeof eight);
-        packed[byte] = static_cast<uint8_t>((eight >> 4 & 0x0101010101010101u) * 0x0102040810204080u >> 56);
-    }
+inline Codes32 unpack_halves(const uint8_t (&packed)[16]) {
+    const Bytes both = load_bytes(packed);
+    return {both & 15, both >> 4};
 }
 
-inline void unpack_halves(const uint8_t (&packed)[16], uint8_t (&codes)[32]) {
-    for (int j = 0; j < 16; ++j) codes[j] = packed[j] & 15;
-    for (int j = 0; j < 16; ++j) codes[j + 16] = packed[j] >> 4;
+// Bit j of the four bytes: the fifth bit of value j.
+inline void pack_fifth_bits(const Codes32& codes, uint8_t (&packed)[4]) {
+    const uint16_t bits[2] = {gather_bits<4>(codes.first), gather_bits<4>(codes.second)};
+    std::memcpy(packed, bits, sizeof packed);
 }
 
-inline void unpack_fifth_bits(const uint8_t (&packed)[4], uint8_t (&codes)[32]) {
-    for (int j = 0; j < 32; ++j) codes[j] = static_cast<uint8_t>(codes[j] | (packed[j / 8] >> j % 8 & 1) << 4);
+inline Codes32 with_fifth_bits(const Codes32& codes, const uint8_t (&packed)[4]) {
+    return {codes.first | spread_bits<4>(packed), codes.second | spread_bits<4>(packed + 2)};
 }
 
 }  // namespace

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <mutex>
 
 #include "threads.h"
@@ -13,8 +12,16 @@ namespace quantmill {
 namespace {
 
 constexpr size_t values_per_range = 16384;  // rows are handed to threads in ranges of about this many values
+constexpr size_t values_per_piece = 4096;   // whole blocks of every format that stay in the level 1 cache
 
 size_t grain(size_t cols) { return std::max<size_t>(1, values_per_range / std::max<size_t>(1, cols)); }
+
+// Whole rows, or a part of one.
+struct Piece {
+    size_t row, rows, col, cols;
+
+    size_t values() const { return rows * cols; }
+};
 
 // As float32: in place if they are that already, else in `widened`.
 const float* as_floats(const Codec& codec, Source source, const void* values, size_t n, float* widened) {
@@ -24,38 +31,55 @@ const float* as_floats(const Codec& codec, Source source, const void* values, si
     return widened;
 }
 
-// Encodes the rows from `row` on that stand in `values`. The rows before the first value that cannot be stored are
-// encoded even so: a scale may overflow in one of them, and the first position is the one to name.
-std::optional<Refused> encode_range(const Codec& codec, const RowsOfBlocks& range, size_t row, void* blocks) {
-    const size_t cols = range.blocks_per_row * codec.block_values;
-    const size_t bad = codec.source().first_unstorable(range.values, range.rows * cols, codec.largest);
-    RowsOfBlocks good = range;
-    if (cols > 0) good.rows = bad / cols;
-    codec.encode(good, blocks);
-    const size_t overflow = codec.first_overflow(blocks, good.rows * range.blocks_per_row);
-    if (overflow < good.rows * range.blocks_per_row) {
-        const size_t first = overflow * codec.block_values;
-        return Refused{Refusal::scale_overflow, row + first / cols, first % cols, range.values[first]};
+// Encodes the blocks before the first value that cannot be stored, even if there is one: a scale may overflow in one of
+// them, and the first position is the one to name.
+std::optional<Refused> encode_piece(const Codec& codec, const Piece& piece, const float* values, const float* imatrix,
+                                    uint8_t* blocks) {
+    const size_t bad = codec.source().first_unstorable(values, piece.values(), codec.largest);
+    const size_t whole_rows = bad / piece.cols, blocks_per_row = piece.cols / codec.block_values;
+    codec.encode({values, imatrix, whole_rows, blocks_per_row}, blocks);
+    if (whole_rows < piece.rows) {
+        codec.encode({values + whole_rows * piece.cols, imatrix, 1, bad % piece.cols / codec.block_values},
+                     blocks + whole_rows * blocks_per_row * codec.block_bytes);
     }
-    if (good.rows == range.rows) return std::nullopt;
-    const Refusal reason = std::isfinite(range.values[bad]) ? Refusal::too_large : Refusal::not_finite;
-    return Refused{reason, row + bad / cols, bad % cols, range.values[bad]};
+    const size_t good_blocks = bad / codec.block_values, overflow = codec.first_overflow(blocks, good_blocks);
+    const auto refused = [&](Refusal reason, size_t at) {
+        return Refused{reason, piece.row + at / piece.cols, piece.col + at % piece.cols, values[at]};
+    };
+    if (overflow < good_blocks) return refused(Refusal::scale_overflow, overflow * codec.block_values);
+    if (bad == piece.values()) return std::nullopt;
+    return refused(std::isfinite(values[bad]) ? Refusal::too_large : Refusal::not_finite, bad);
 }
 
 }  // namespace
 
 std::optional<Refused> encode_rows(const Codec& codec, Source source, const void* values, size_t rows, size_t cols,
                                    const float* imatrix, void* packed, size_t threads) {
-    const size_t blocks_per_row = cols / codec.block_values, row_bytes = blocks_per_row * codec.block_bytes;
+    if (cols == 0) return std::nullopt;
+    const size_t rows_at_once = std::max<size_t>(1, values_per_piece / cols);
+    const size_t cols_at_once = std::min(values_per_piece, cols);
+    const auto encode = [&](const Piece& piece) {
+        const size_t first = piece.row * cols + piece.col;
+        float widened[values_per_piece];
+        const void* const stored = static_cast<const uint8_t*>(values) + first * size_of(source);
+        const float* const floats = as_floats(codec, source, stored, piece.values(), widened);
+        return encode_piece(codec, piece, floats, imatrix ? imatrix + piece.col : nullptr,
+                            static_cast<uint8_t*>(packed) + first / codec.block_values * codec.block_bytes);
+    };
+    const auto encode_range = [&](size_t begin, size_t end) -> std::optional<Refused> {
+        for (size_t row = begin; row < end; row += rows_at_once) {
+            for (size_t col = 0; col < cols; col += cols_at_once) {
+                const Piece piece{row, std::min(rows_at_once, end - row), col, std::min(cols_at_once, cols - col)};
+                if (const auto refused = encode(piece)) return refused;
+            }
+        }
+        return std::nullopt;
+    };
+
     std::mutex guards_first;
     std::optional<Refused> first;
     for_rows(rows, grain(cols), threads, [&](size_t begin, size_t end) {
-        const size_t n = (end - begin) * cols;
-        const auto widened = std::make_unique_for_overwrite<float[]>(n);
-        const void* const stored = static_cast<const uint8_t*>(values) + begin * cols * size_of(source);
-        const float* const floats = as_floats(codec, source, stored, n, widened.get());
-        const auto refused = encode_range(codec, {floats, imatrix, end - begin, blocks_per_row}, begin,
-                                          static_cast<uint8_t*>(packed) + begin * row_bytes);
+        const auto refused = encode_range(begin, end);
         if (!refused) return true;
         const std::lock_guard lock(guards_first);
         if (!first || refused->row < first->row) first = refused;

@@ -19,7 +19,7 @@ struct Refused {
 };
 
 // Encode `rows` x `cols` values (row-major, any alignment, cols a multiple of codec.block_values) into `packed`.
-// `imatrix` is nullptr or `cols` floats. Each thread holds one row, or some 16384 values, widened.
+// `imatrix` is nullptr or `cols` floats. Each thread widens 4096 values at a time.
 std::optional<Refused> encode_rows(const Codec& codec, Source source, const void* values, size_t rows, size_t cols,
                                    const float* imatrix, void* packed, size_t threads);
 

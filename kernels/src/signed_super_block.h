@@ -117,7 +117,7 @@ inline void take(const SignedBatch<Super>& batch, int s, const float* values, Su
         super.scales[j] = static_cast<int8_t>(scale[lane]);
         const float inverse = inverse_of(d[lane] * scale[lane]);
         for (int i = n * j; i < n * (j + 1); i += lanes) {
-            store_bytes(Super::CodeBook::code(load(values + i) * inverse), super.codes + i);
+            store(bytes_of(Super::CodeBook::code(load(values + i) * inverse)), super.codes + i);
         }
     }
 }

@@ -8,17 +8,23 @@
 namespace quantmill {
 namespace {
 
-// x = scale * (code - 1); halves round away from zero.
-inline Half encode_ternary(const float* x, uint8_t (&codes)[256]) {
-    const float absmax = range_of<256>(x).absmax();
-    const Rounding rounding(absmax, 0.0f);
-    for (int i = 0; i < 256; i += lanes) {
-        const Floats scaled = load(x + i) * rounding.inverse;
-        const Floats up = select(scaled < all(0.5f), Floats{}, all(1.0f));
-        const Floats down = select(scaled > all(-0.5f), Floats{}, all(1.0f));
-        store_bytes(up - down + 1.0f, codes + i);
-    }
-    return to_half(absmax);
+// x = scale * (code - 1); halves round away from zero. Calls `pack(b, scale, codes)`.
+template <typename Pack>
+inline void encode_ternary(const RowsOfBlocks& rows, const Pack& pack) {
+    for_batches<256>(rows, [&](const BlockBatch& batch) {
+        const Floats scale = ranges_of<256>(batch).absmax();
+        const Rounding rounding(scale, 0.0f);
+        Half scales[lanes];
+        store_halves(scale, scales);
+        for (size_t lane = 0; lane < batch.count; ++lane) {
+            uint8_t codes[256];
+            for (int i = 0; i < 256; i += lanes) {
+                const Floats scaled = load(batch.values[lane] + i) * rounding.inverses[lane];
+                store(signed_bytes_of(half_away(scaled)) + 1, codes + i);
+            }
+            pack(batch.first + lane, scales[lane], codes);
+        }
+    });
 }
 
 }  // namespace

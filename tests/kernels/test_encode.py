@@ -117,6 +117,23 @@ def test_an_importance_matrix_lowers_the_error_it_weights(name: str) -> None:
     assert weighted < np.sqrt((imatrix * (plain - values) ** 2).sum() / (imatrix * values**2).sum())
 
 
+# ---- blocks ----
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("cols", [256, 768, 4096, 4352, 9216])
+@pytest.mark.parametrize("name", kernels.formats())
+def test_a_block_has_the_same_bytes_wherever_it_stands(name: str, cols: int, dtype: type) -> None:
+    values = weights(rows=3, cols=cols).astype(dtype)
+    imatrix = np.random.default_rng(6).random(cols).astype(np.float32)
+    columns = [slice(first, first + 256) for first in range(0, cols, 256)]
+
+    packed = kernels.encode(name, values, imatrix=imatrix)
+
+    alone = [kernels.encode(name, np.ascontiguousarray(values[:, part]), imatrix=imatrix[part]) for part in columns]
+    np.testing.assert_array_equal(packed, np.hstack(alone))
+
+
 # ---- threads ----
 
 
@@ -174,6 +191,29 @@ def test_what_cannot_be_stored_is_refused_at_its_first_position(
 
     with pytest.raises(ValueError) as refused:
         kernels.encode(name, values, threads=threads)
+
+    assert str(refused.value) == message
+
+
+OVERFLOW = f"row 1, column 4096: {NO_SCALE}, so Q4_K cannot hold them"
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({(1, 9000): np.nan}, "row 1, column 9000 is nan, only finite values can be encoded"),
+        ({(1, 4100): -5e7, (1, 9000): np.nan}, OVERFLOW),
+        ({(1, 4100): -5e7, (1, 4400): np.nan, (2, 0): np.nan}, OVERFLOW),
+        ({(1, 4000): np.nan, (1, 4100): -5e7}, "row 1, column 4000 is nan, only finite values can be encoded"),
+    ],
+)
+def test_in_a_long_row_the_first_position_is_named(bad: dict[tuple[int, int], float], message: str) -> None:
+    values = weights(rows=3, cols=9216)
+    for position, value in bad.items():
+        values[position] = value
+
+    with pytest.raises(ValueError) as refused:
+        kernels.encode("Q4_K", values)
 
     assert str(refused.value) == message
 

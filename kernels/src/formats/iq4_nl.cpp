@@ -13,7 +13,7 @@ constexpr Steps steps = {-40.0f, 4.0f, 15, 1};
 
 template <>
 void encode_iq4_nl<unit>(const RowsOfBlocks& rows, BlockIQ4_NL* blocks) {
-    encode_scaled<NonLinear>(rows, steps, [&](size_t b, Half scale, const uint8_t (&codes)[32]) {
+    encode_scaled<NonLinear>(rows, steps, [&](size_t b, Half scale, const Codes32& codes) {
         blocks[b].scale = scale;
         pack_halves(codes, blocks[b].codes);
     });
@@ -22,10 +22,10 @@ void encode_iq4_nl<unit>(const RowsOfBlocks& rows, BlockIQ4_NL* blocks) {
 template <>
 void decode_iq4_nl<unit>(const BlockIQ4_NL* blocks, float* values, size_t n_blocks) {
     for (size_t b = 0; b < n_blocks; ++b) {
-        uint8_t codes[32];
-        unpack_halves(blocks[b].codes, codes);
         const float scale = to_float(blocks[b].scale);
-        for (int i = 0; i < 32; ++i) values[32 * b + i] = scale * non_linear[codes[i]];
+        const Codes32 codes = unpack_halves(blocks[b].codes);
+        store(scale * NonLinear::values(codes.first), values + 32 * b);
+        store(scale * NonLinear::values(codes.second), values + 32 * b + lanes);
     }
 }
 

@@ -9,7 +9,7 @@ namespace {
 
 constexpr Steps steps = {-1.0f, 0.25f, 8, 1};
 
-void fill(BlockQ5_1& block, Half scale, Half minimum, const uint8_t (&codes)[32]) {
+void fill(BlockQ5_1& block, Half scale, Half minimum, const Codes32& codes) {
     block.scale = scale;
     block.minimum = minimum;
     pack_halves(codes, block.codes);
@@ -20,28 +20,23 @@ void fill(BlockQ5_1& block, Half scale, Half minimum, const uint8_t (&codes)[32]
 
 template <>
 void encode_q5_1<unit>(const RowsOfBlocks& rows, BlockQ5_1* blocks) {
+    const auto pack = [&](size_t b, Half scale, Half minimum, const Codes32& codes) {
+        fill(blocks[b], scale, minimum, codes);
+    };
     if (rows.imatrix) {
-        encode_scaled_and_shifted(rows, 31.0f, steps,
-                                  [&](size_t b, Half scale, Half minimum, const uint8_t (&codes)[32]) {
-                                      fill(blocks[b], scale, minimum, codes);
-                                  });
-        return;
-    }
-    uint8_t codes[32];
-    for (size_t b = 0; b < blocks_of(rows); ++b) {
-        const ScaleAndMinimum stored = encode_range_shifted(rows.values + 32 * b, 31.0f, codes);
-        fill(blocks[b], stored.scale, stored.minimum, codes);
+        encode_scaled_and_shifted(rows, 31.0f, steps, pack);
+    } else {
+        encode_range_shifted(rows, 31.0f, pack);
     }
 }
 
 template <>
 void decode_q5_1<unit>(const BlockQ5_1* blocks, float* values, size_t n_blocks) {
     for (size_t b = 0; b < n_blocks; ++b) {
-        uint8_t codes[32];
-        unpack_halves(blocks[b].codes, codes);
-        unpack_fifth_bits(blocks[b].high_bits, codes);
         const float scale = to_float(blocks[b].scale), minimum = to_float(blocks[b].minimum);
-        for (int i = 0; i < 32; ++i) values[32 * b + i] = scale * static_cast<float>(codes[i]) + minimum;
+        const Codes32 codes = with_fifth_bits(unpack_halves(blocks[b].codes), blocks[b].high_bits);
+        store(scale * floats_of(codes.first) + minimum, values + 32 * b);
+        store(scale * floats_of(codes.second) + minimum, values + 32 * b + lanes);
     }
 }
 

@@ -32,13 +32,12 @@ void unpack(const uint8_t* packed, float scale, float* values) {
 
 template <>
 void encode_tq1_0<unit>(const RowsOfBlocks& rows, BlockTQ1_0* blocks) {
-    uint8_t codes[256];
-    for (size_t b = 0; b < blocks_of(rows); ++b) {
-        blocks[b].scale = encode_ternary(rows.values + 256 * b, codes);
+    encode_ternary(rows, [&](size_t b, Half scale, const uint8_t (&codes)[256]) {
+        blocks[b].scale = scale;
         pack<5, 32>(codes, blocks[b].codes);
         pack<5, 16>(codes + 160, blocks[b].codes + 32);
         pack<4, 4>(codes + 240, blocks[b].rest);
-    }
+    });
 }
 
 template <>

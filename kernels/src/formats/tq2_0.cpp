@@ -8,11 +8,10 @@ namespace quantmill {
 
 template <>
 void encode_tq2_0<unit>(const RowsOfBlocks& rows, BlockTQ2_0* blocks) {
-    uint8_t codes[256];
-    for (size_t b = 0; b < blocks_of(rows); ++b) {
-        blocks[b].scale = encode_ternary(rows.values + 256 * b, codes);
+    encode_ternary(rows, [&](size_t b, Half scale, const uint8_t (&codes)[256]) {
+        blocks[b].scale = scale;
         pack_two_bits(codes, blocks[b].codes);
-    }
+    });
 }
 
 template <>
