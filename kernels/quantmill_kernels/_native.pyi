@@ -139,3 +139,70 @@ def unpack_quantized_zeros(packed: numpy.typing.NDArray[numpy.int32], bits: int,
 
     Raises ValueError for a shape, TypeError for a dtype.
     """
+
+def encode_4bit(quant_type: str, values: numpy.typing.NDArray[Any], *, block_size: int = 64, threads: int = 1) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.float32]]:
+    """
+    Quantize a matrix to bitsandbytes' NF4 or FP4: (packed, absmax).
+
+    `quant_type` is nf4 or fp4. `values`, (rows, cols), is float32, float16 or bfloat16 (ml_dtypes.bfloat16, or its bits as
+    uint16), C-contiguous, finite. Blocks of `block_size` (a power of two, 32 to 4096) run over the flattened matrix, across
+    rows; the last one may be shorter. `packed` is uint8 (ceil(rows * cols / 2),), the first of two values in the high half
+    of a byte; `absmax` is float32 (ceil(rows * cols / block_size),). Both are what bitsandbytes gives on a CPU.
+
+    Raises ValueError for a shape, a value or a name that does not fit, TypeError for a dtype.
+    """
+
+def decode_4bit(quant_type: str, packed: numpy.typing.NDArray[numpy.uint8], absmax: numpy.typing.NDArray[numpy.float32], shape: tuple[int, int], *, block_size: int = 64, threads: int = 1) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Values of what encode_4bit gave: quant_map(quant_type)[code] * absmax, float32 of that shape.
+
+    Any bytes are accepted; an absmax that is not finite gives values that are not finite.
+
+    Raises ValueError for a size or a name that does not fit, TypeError for a dtype.
+    """
+
+def encode_absmax(absmax: numpy.typing.NDArray[numpy.float32], *, block_size: int = 256) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.float32], float]:
+    """
+    Double quantization of the absmax of 4-bit blocks: (codes, nested_absmax, offset).
+
+    `absmax` is float32 (blocks,), finite; `offset` is its mean, a float32; `codes`, uint8 (blocks,), stand for absmax less
+    the offset in units of `nested_absmax`, float32 (ceil(blocks / block_size),). They are what bitsandbytes gives on one
+    x86 core; with several threads or on another machine its mean may differ in the last bits.
+
+    Raises ValueError for a value, a size or a sum that does not fit, TypeError for a dtype.
+    """
+
+def decode_absmax(codes: numpy.typing.NDArray[numpy.uint8], nested_absmax: numpy.typing.NDArray[numpy.float32], offset: float, *, block_size: int = 256) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    The absmax that the codes stand for: dynamic_map()[code] * nested_absmax + offset, float32 (blocks,).
+
+    Raises ValueError for a size that does not fit, TypeError for a dtype.
+    """
+
+def encode_int8_rows(values: numpy.typing.NDArray[Any], *, threads: int = 1) -> tuple[numpy.typing.NDArray[numpy.int8], numpy.typing.NDArray[numpy.float32]]:
+    """
+    Quantize each row of a matrix to LLM.int8()'s int8: (codes, absmax).
+
+    `values`, (rows, cols), is float32, float16 or bfloat16 (ml_dtypes.bfloat16, or its bits as uint16), C-contiguous,
+    finite. `codes` is int8 (rows, cols), value * (127 / absmax) rounded half to even; `absmax` is float32 (rows,), the SCB
+    of a checkpoint. Both are what bitsandbytes gives on a CPU. A row whose absmax is below 3.8e-37 has the codes 0.
+
+    Raises ValueError for a shape or a value that does not fit, TypeError for a dtype.
+    """
+
+def decode_int8_rows(codes: numpy.typing.NDArray[numpy.int8], absmax: numpy.typing.NDArray[numpy.float32], *, threads: int = 1) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Values of what encode_int8_rows gave: code * absmax / 127, float32 (rows, cols).
+
+    Raises ValueError for a size that does not fit, TypeError for a dtype.
+    """
+
+def quant_map(quant_type: str) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    The values of the codes of nf4 or fp4, float32 (16,): the quant_map of a checkpoint.
+    """
+
+def dynamic_map() -> numpy.typing.NDArray[numpy.float32]:
+    """
+    The values of the codes of encode_absmax, float32 (256,): the nested_quant_map of a checkpoint.
+    """

@@ -7,5 +7,6 @@ namespace quantmill {
 
 void add_codecs(nanobind::module_& m);
 void add_words(nanobind::module_& m);
+void add_bitsandbytes(nanobind::module_& m);
 
 }  // namespace quantmill

@@ -15,6 +15,7 @@ NB_MODULE(_native, m) {
           "The instruction set that runs: scalar, avx2, avx512 or neon. QUANTMILL_ISA forces one; read at import.");
     add_codecs(m);
     add_words(m);
+    add_bitsandbytes(m);
 }
 
 }  // namespace
