@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = {
     "quantmill": ROOT / "service" / "quantmill",
+    "quantmill_bnb": ROOT / "plugins" / "quantmill_bnb",
     "quantmill_gguf": ROOT / "plugins" / "quantmill_gguf",
     "quantmill_kernels": ROOT / "kernels" / "quantmill_kernels",
     "migrations": ROOT / "migrations",

@@ -1,0 +1,132 @@
+"""Reading bitsandbytes folders back, without the encoder's code: the format's definition in numpy.
+
+Codes and tables: bitsandbytes 0.50, functional.get_4bit_type and create_dynamic_map; Dettmers et al. 2023, QLoRA.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantmill.contract.errors import VerificationFailed
+from quantmill.contract.model_folder import ModelFolder, read_kept
+from quantmill.contract.reading import ReadTensor
+from quantmill.contract.tensors import FloatArray
+
+STATE = ".quant_state.bitsandbytes__"
+NESTED = ("nested_absmax", "nested_quant_map")
+CHUNK_VALUES = 1 << 18  # values decoded at once
+
+
+def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTensor]:
+    """Each stored tensor as float32, in the order of the names. Raises VerificationFailed for one that is not whole."""
+    with ModelFolder(folder) as artifact:
+        for name in sorted(_weights(artifact)):
+            if names is None or name in names:
+                yield _read(artifact, name)
+
+
+def _weights(artifact: ModelFolder) -> set[str]:
+    """The names of the source's tensors: those that are no companion of a quantized weight."""
+    companions = set()
+    for name in artifact.tensors:
+        weight, state, _ = name.partition(STATE)
+        if state:
+            companions |= {name, *(f"{weight}.{part}" for part in ("absmax", "quant_map", *NESTED))}
+        elif name.endswith(".SCB"):
+            companions |= {name, f"{name.removesuffix('.SCB')}.weight_format"}
+    return set(artifact.tensors) - companions
+
+
+def _read(artifact: ModelFolder, name: str) -> ReadTensor:
+    states = [stored for stored in artifact.tensors if stored.startswith(name + STATE)]
+    scale = f"{name.removesuffix('.weight')}.SCB"
+    if states:
+        return _four_bit(artifact, name, states)
+    if scale in artifact.tensors:
+        return _int8(artifact, name, scale)
+    return read_kept(artifact, name)
+
+
+def _nbytes(artifact: ModelFolder, names: Collection[str]) -> int:
+    return sum(artifact.tensors[name].nbytes for name in names)
+
+
+def _int8(artifact: ModelFolder, name: str, scale: str) -> ReadTensor:
+    layout = f"{name.removesuffix('.weight')}.weight_format"
+    if artifact.values(layout).tolist() != 0:
+        raise VerificationFailed(f"{layout} is {artifact.values(layout).tolist()}; 0 (row) is what bitsandbytes reads")
+    codes, absmax = artifact.values(name), artifact.values(scale)
+    if codes.dtype != np.int8 or codes.ndim != 2 or absmax.shape != codes.shape[:1] or absmax.dtype != np.float32:
+        raise VerificationFailed(
+            f"{name}: int8 (rows, cols) and float32 (rows,) do not fit: {codes.shape}, {absmax.shape}"
+        )
+    values = codes.astype(np.float32)
+    values *= (absmax / np.float32(127))[:, None]
+    return ReadTensor(name, "INT8", _nbytes(artifact, [name, scale, layout]), values)
+
+
+def _four_bit(artifact: ModelFolder, name: str, states: list[str]) -> ReadTensor:
+    if len(states) != 1:
+        raise VerificationFailed(f"{name} has {len(states)} quantization states: {states}")
+    state = _state(artifact, states[0])
+    shape, block = tuple(state["shape"]), state["blocksize"]
+    table = artifact.values(f"{name}.quant_map")
+    absmax, nested = _absmax(artifact, name, state)
+    packed = artifact.values(name).reshape(-1).view(np.uint8)
+    blocks = -(-prod(shape) // block)
+    if packed.size < -(-prod(shape) // 2) or absmax.shape != (blocks,) or table.shape != (16,):
+        raise VerificationFailed(
+            f"{name}: {packed.size} bytes and {absmax.size} absmax cannot be {shape} in blocks of {block}"
+        )
+    scheme = f"{str(state['quant_type']).upper()}-{block}{'-DQ' if nested else ''}"
+    parts = [name, states[0], f"{name}.quant_map", f"{name}.absmax"]
+    parts += [f"{name}.{part}" for part in NESTED if nested]
+    values = _decoded(packed, absmax, table, prod(shape), block).reshape(shape)
+    return ReadTensor(name, scheme, _nbytes(artifact, parts), values)
+
+
+def _state(artifact: ModelFolder, name: str) -> dict[str, Any]:
+    try:
+        state = json.loads(artifact.values(name).tobytes().decode("utf-8"))
+        sizes = [state["blocksize"], *state["shape"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise VerificationFailed(f"{name} cannot be read: {error!r}") from error
+    if not all(type(size) is int and size > 0 for size in sizes) or state.get("quant_type") != name.rpartition("__")[2]:
+        raise VerificationFailed(f"{name} does not describe the weight: {state}")
+    return dict(state)
+
+
+def _absmax(artifact: ModelFolder, name: str, state: dict[str, Any]) -> tuple[FloatArray, bool]:
+    """The absmax of each block, and whether they were quantized themselves."""
+    stored = artifact.values(f"{name}.absmax")
+    if "nested_offset" not in state:
+        return stored.astype(np.float32, copy=False), False
+    table, scales = artifact.values(f"{name}.nested_quant_map"), artifact.values(f"{name}.nested_absmax")
+    if (
+        stored.dtype != np.uint8
+        or table.shape != (256,)
+        or scales.shape != (-(-stored.size // state["nested_blocksize"]),)
+    ):
+        raise VerificationFailed(f"{name}: its nested absmax do not fit: {stored.shape}, {scales.shape}, {table.shape}")
+    each = np.repeat(scales, state["nested_blocksize"])[: stored.size]
+    return table[stored] * each + np.float32(state["nested_offset"]), True
+
+
+def _decoded(packed: NDArray[np.uint8], absmax: FloatArray, table: FloatArray, n: int, block: int) -> FloatArray:
+    """`n` values; the first of each pair of codes is in the high nibble."""
+    values = np.empty(n, np.float32)
+    step = max(1, CHUNK_VALUES // block) * block
+    for start in range(0, n, step):
+        stop = min(n, start + step)
+        nibbles = packed[start // 2 : -(-stop // 2)]
+        codes = np.stack([nibbles >> 4, nibbles & 15], axis=1).reshape(-1)[: stop - start]
+        scales = np.repeat(absmax[start // block : -(-stop // block)], block)[: stop - start]
+        np.multiply(table[codes], scales, out=values[start:stop])
+    return values
