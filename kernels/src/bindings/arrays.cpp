@@ -2,7 +2,14 @@
 
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <charconv>
+#include <cstdlib>
+#include <new>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace nb = nanobind;
 
@@ -10,6 +17,7 @@ namespace quantmill {
 namespace {
 
 constexpr int64_t most_threads = 1024;
+constexpr size_t cache_line = 64, huge_page = size_t{2} << 20;
 
 }  // namespace
 
@@ -25,6 +33,19 @@ size_t checked_threads(int64_t threads) {
     if (threads < 1 || threads > most_threads) refuse(text("threads must be 1 to ", most_threads, ", got ", threads));
     return static_cast<size_t>(threads);
 }
+
+void* new_memory(size_t bytes) {
+    const bool large = bytes >= 2 * huge_page;
+    void* memory = nullptr;
+    const size_t some = std::max<size_t>(1, bytes);  // an array without values has an address too
+    if (posix_memalign(&memory, large ? huge_page : cache_line, some) != 0) throw std::bad_alloc();
+#if defined(__linux__)
+    if (large) madvise(memory, bytes, MADV_HUGEPAGE);  // a kernel without huge pages refuses; then small ones are used
+#endif
+    return memory;
+}
+
+void delete_memory(void* memory) noexcept { std::free(memory); }
 
 std::string dtype_name(nb::handle array) { return nb::cast<std::string>(array.attr("dtype").attr("name")); }
 

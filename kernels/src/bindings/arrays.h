@@ -62,13 +62,18 @@ Source source_of(nanobind::handle values, const Array& array);
 
 size_t checked_threads(int64_t threads);
 
+// Memory for a new array, at an address that is a multiple of 64. Large arrays get huge pages where the system has them:
+// a page fault per 4 KiB would cost more time than decoding does. Throws std::bad_alloc.
+void* new_memory(size_t bytes);
+void delete_memory(void* memory) noexcept;
+
 // A new array that owns its memory, to be filled through data().
 template <typename Scalar>
 nanobind::ndarray<nanobind::numpy, Scalar> new_array(std::initializer_list<size_t> shape) {
     size_t n = 1;
     for (const size_t length : shape) n *= length;
-    Scalar* const data = new Scalar[n];
-    const nanobind::capsule owner(data, [](void* pointer) noexcept { delete[] static_cast<Scalar*>(pointer); });
+    Scalar* const data = static_cast<Scalar*>(new_memory(n * sizeof(Scalar)));
+    const nanobind::capsule owner(data, delete_memory);
     return nanobind::ndarray<nanobind::numpy, Scalar>(data, shape, owner);
 }
 
