@@ -1,6 +1,7 @@
 #include "bindings/arrays.h"
 
 #include <nanobind/stl/string.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
@@ -32,6 +33,14 @@ void refuse_type(const std::string& message) { throw nb::type_error(message.c_st
 size_t checked_threads(int64_t threads) {
     if (threads < 1 || threads > most_threads) refuse(text("threads must be 1 to ", most_threads, ", got ", threads));
     return static_cast<size_t>(threads);
+}
+
+GilReleased::~GilReleased() {
+    try {
+        PyEval_RestoreThread(state_);
+    } catch (...) {
+        for (;;) pause();
+    }
 }
 
 void* new_memory(size_t bytes) {

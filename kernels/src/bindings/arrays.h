@@ -62,6 +62,20 @@ Source source_of(nanobind::handle values, const Array& array);
 
 size_t checked_threads(int64_t threads);
 
+// Other Python threads run while this lives. A daemon thread that wants back into a Python that has ended waits for the
+// end of the process here. Python before 3.14 unwinds its stack instead, which aborts: nanobind's functions are noexcept,
+// and so is the destructor of nanobind::gil_scoped_release.
+class GilReleased {
+public:
+    GilReleased() : state_(PyEval_SaveThread()) {}
+    ~GilReleased();
+    GilReleased(const GilReleased&) = delete;
+    GilReleased& operator=(const GilReleased&) = delete;
+
+private:
+    PyThreadState* const state_;
+};
+
 // Memory for a new array, at an address that is a multiple of 64. Large arrays get huge pages where the system has them:
 // a page fault per 4 KiB would cost more time than decoding does. Throws std::bad_alloc.
 void* new_memory(size_t bytes);

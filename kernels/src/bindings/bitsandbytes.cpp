@@ -80,7 +80,7 @@ nb::tuple encode_4bit(const std::string& quant_type, nb::handle values, int64_t 
     const Vector<float> absmax(new_array<float>({blocks_of(n, values_per_block)}));
     std::optional<NotFinite> found;
     {
-        const nb::gil_scoped_release unlocked;
+        const GilReleased others_run;
         found = encode_4bit_matrix(type, source, array.data(), n, values_per_block, packed.data(), absmax.data(),
                                        n_threads);
     }
@@ -100,7 +100,7 @@ Matrix<float> decode_4bit(const std::string& quant_type, nb::handle packed, nb::
     const std::vector<float> scale_of = floats_of(scales);
     const Matrix<float> values(new_array<float>({size_t(std::get<0>(shape)), size_t(std::get<1>(shape))}));
     {
-        const nb::gil_scoped_release unlocked;
+        const GilReleased others_run;
         decode_4bit_matrix(type, static_cast<const uint8_t*>(bytes.data()), scale_of.data(), n, values_per_block,
                                values.data(), n_threads);
     }
@@ -144,7 +144,7 @@ nb::tuple encode_int8_rows(nb::handle values, int64_t threads) {
     const Vector<float> absmax(new_array<float>({rows}));
     std::optional<NotFinite> found;
     {
-        const nb::gil_scoped_release unlocked;
+        const GilReleased others_run;
         found = encode_int8_matrix(source, array.data(), rows, cols, codes.data(), absmax.data(), n_threads);
     }
     check_finite(found, cols);
@@ -160,7 +160,7 @@ Matrix<float> decode_int8_rows(nb::handle codes, nb::handle absmax, int64_t thre
     const std::vector<float> scale_of = floats_of(scales);
     const Matrix<float> values(new_array<float>({rows, cols}));
     {
-        const nb::gil_scoped_release unlocked;
+        const GilReleased others_run;
         decode_int8_matrix(static_cast<const int8_t*>(bytes.data()), scale_of.data(), rows, cols,
                                     values.data(), n_threads);
     }

@@ -67,7 +67,7 @@ Matrix<uint8_t> encode(const std::string& format, nb::handle values, nb::handle 
     const Matrix<uint8_t> packed(new_array<uint8_t>({rows, row_bytes}));
     std::optional<Refused> refused;
     {
-        const nb::gil_scoped_release unlocked;
+        const GilReleased others_run;
         refused = encode_rows(codec, source, array.data(), rows, cols, weights ? weights->data() : nullptr,
                               packed.data(), n_threads);
     }
@@ -90,7 +90,7 @@ Matrix<float> decode(const std::string& format, nb::handle packed, int64_t cols,
     }
     const Matrix<float> values(new_array<float>({rows, size_t(cols)}));
     {
-        const nb::gil_scoped_release unlocked;
+        const GilReleased others_run;
         decode_rows(codec, array.data(), rows, cols, values.data(), n_threads);
     }
     return values;

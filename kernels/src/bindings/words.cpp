@@ -70,7 +70,7 @@ Matrix<int32_t> pack(const WordLayout& layout, const Array& codes, int64_t threa
     const auto* const bytes = static_cast<const uint8_t*>(codes.data());
     std::optional<RefusedCode> refused;
     {
-        const nb::gil_scoped_release unlocked;
+        const GilReleased others_run;
         refused = pack_words(layout, bytes, rows, cols, reinterpret_cast<uint8_t*>(words.data()), n_threads);
     }
     if (refused) refuse(sentence(layout, *refused, bytes[refused->row * cols + refused->col]));
@@ -81,7 +81,7 @@ template <typename Code>
 Matrix<Code> unpack(const WordLayout& layout, const Array& words, size_t rows, size_t cols, int64_t threads) {
     const size_t n_threads = checked_threads(threads);
     const Matrix<Code> codes(new_array<Code>({rows, cols}));
-    const nb::gil_scoped_release unlocked;
+    const GilReleased others_run;
     unpack_words(layout, static_cast<const uint8_t*>(words.data()), rows, cols,
                  reinterpret_cast<uint8_t*>(codes.data()), n_threads);
     return codes;
