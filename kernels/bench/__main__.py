@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from kernels.bench import codecs, harness, words
+from kernels.bench import bitsandbytes, codecs, harness, words
 
 import quantmill_kernels as kernels
 
 FAMILIES: dict[str, Callable[[argparse.Namespace], Iterator[harness.Case]]] = {
     "codecs": lambda args: codecs.cases(args.formats, args.threads),
+    "bitsandbytes": lambda args: bitsandbytes.cases(args.threads),
     "words": lambda args: words.cases(args.threads),
 }
 

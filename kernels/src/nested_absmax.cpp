@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
+#include <vector>
 
 namespace quantmill {
 namespace {
@@ -47,12 +47,29 @@ std::array<uint8_t, grid_steps + 1> make_codes_of_steps() {
     return codes;
 }
 
-// float32 with one rounding, of a fused multiply-add: the product and the sum are exact in a double.
-size_t step_of(float scaled) {
+// A fused multiply-add in float32: in a double the product and the sum are exact, and rounded once after.
+int32_t step_of(float scaled) {
     const float clamped = scaled < -1.0f ? -1.0f : scaled > 1.0f ? 1.0f : scaled;
     const double share = (clamped + 1.0f) * 0.5f;
     const float step = static_cast<float>(share * grid_steps + 0.5);
-    return step >= 0.0f ? static_cast<size_t>(step) : 0;  // NaN gives 0
+    return step >= 0.0f ? static_cast<int32_t>(step) : 0;  // NaN gives 0
+}
+
+// A block of values that are all zero has the code 0.
+void encode_block(const float* values, size_t n, float largest, uint8_t* codes) {
+    static const std::array<uint8_t, grid_steps + 1> codes_of_steps = make_codes_of_steps();
+    if (!(largest > 0.0f)) {
+        std::fill_n(codes, n, uint8_t{0});
+        return;
+    }
+    const float inverse = 1.0f / largest;
+    constexpr size_t side_by_side = 64;
+    for (size_t first = 0; first < n; first += side_by_side) {
+        const size_t taken = std::min(n - first, side_by_side);
+        int32_t steps[side_by_side];
+        for (size_t i = 0; i < taken; ++i) steps[i] = step_of(values[first + i] * inverse);
+        for (size_t i = 0; i < taken; ++i) codes[first + i] = codes_of_steps[static_cast<size_t>(steps[i])];
+    }
 }
 
 // ---- torch's sum: rows of 4 x 8 values are added up side by side, in a cascade of four levels ----
@@ -66,7 +83,11 @@ struct Accumulator {
     void add(const float* values) {
         for (size_t i = 0; i < columns * width; ++i) sums[i / width][i % width] += values[i];
     }
-    void add(const Accumulator& other) { add(other.sums[0]); }
+    void add(const Accumulator& other) {
+        for (size_t column = 0; column < columns; ++column) {
+            for (size_t lane = 0; lane < width; ++lane) sums[column][lane] += other.sums[column][lane];
+        }
+    }
 };
 
 template <size_t width>
@@ -117,16 +138,16 @@ float mean_of(const float* values, size_t n) {
 }
 
 void encode_nested(const float* absmax, size_t n, size_t block_size, float offset, uint8_t* codes, float* nested) {
-    static const std::array<uint8_t, grid_steps + 1> codes_of_steps = make_codes_of_steps();
+    std::vector<float> centered(std::min(n, block_size));
     for (size_t first = 0; first < n; first += block_size) {
-        const size_t last = std::min(n, first + block_size);
-        float largest = 0.0f;
-        for (size_t i = first; i < last; ++i) largest = std::max(largest, std::fabs(absmax[i] - offset));
-        nested[first / block_size] = largest;
-        const float inverse = 1.0f / largest;
-        for (size_t i = first; i < last; ++i) {
-            codes[i] = largest > 0.0f ? codes_of_steps[step_of((absmax[i] - offset) * inverse)] : uint8_t{0};
+        const size_t taken = std::min(n - first, block_size);
+        for (size_t i = 0; i < taken; ++i) centered[i] = absmax[first + i] - offset;
+        uint32_t largest = 0;
+        for (size_t i = 0; i < taken; ++i) {
+            largest = std::max(largest, std::bit_cast<uint32_t>(centered[i]) & 0x7FFFFFFFu);  // the magnitude
         }
+        nested[first / block_size] = std::bit_cast<float>(largest);
+        encode_block(centered.data(), taken, nested[first / block_size], codes + first);
     }
 }
 

@@ -35,7 +35,7 @@ def digests() -> dict[str, str]:
             "decode anything": np.nan_to_num(kernels.decode(name, anything, 3 * form.block_values), nan=1.5),
         }
         results |= {f"{name} {what}": sha256(out) for what, out in outputs.items()}
-    return results | digests_of_words()
+    return results | digests_of_words() | digests_of_bitsandbytes()
 
 
 def digests_of_words() -> dict[str, str]:
@@ -61,6 +61,26 @@ def digests_of_words() -> dict[str, str]:
             outputs["interleaved anything"] = kernels.unpack_awq(anything)
         results |= {f"{bits}-bit words, {what}": sha256(out) for what, out in outputs.items()}
     return results
+
+
+def digests_of_bitsandbytes() -> dict[str, str]:
+    rng = np.random.default_rng(5)
+    values = (rng.standard_t(4, (61, 337)) * 10.0 ** rng.integers(-40, 30, (61, 1))).astype(np.float32)
+    sources = {"float32": values, "bfloat16": (values.view(np.uint32) >> 16).astype(np.uint16)}
+    sources["float16"] = np.clip(values, -6e4, 6e4).astype(np.float16)
+    outputs = {}
+    for source, matrix in sources.items():
+        outputs |= dict(zip((f"int8 {source}", f"int8 absmax {source}"), kernels.encode_int8_rows(matrix), strict=True))
+        for name in ("nf4", "fp4"):
+            for block_size in (32, 64, 4096):
+                packed, absmax = kernels.encode_4bit(name, matrix, block_size=block_size)
+                what = f"{name} in {block_size} {source}"
+                values_again = kernels.decode_4bit(name, packed, absmax, matrix.shape, block_size=block_size)
+                outputs |= {what: packed, f"{what}, absmax": absmax, f"{what}, decoded": values_again}
+    outputs["int8 decoded"] = kernels.decode_int8_rows(outputs["int8 float32"], outputs["int8 absmax float32"])
+    codes, nested_absmax, _ = kernels.encode_absmax(outputs["nf4 in 64 float16, absmax"])
+    outputs |= {"absmax codes": codes, "nested absmax": nested_absmax}
+    return {what: sha256(array) for what, array in outputs.items()}
 
 
 def sha256(array: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
+from kernels.bench.peers.bitsandbytes import ours as bitsandbytes
 from kernels.bench.peers.cases import Case
 
-PEERS: Mapping[str, Callable[[], Iterator[Case]]] = {}
+PEERS: Mapping[str, Callable[[], Iterator[Case]]] = {"bitsandbytes": bitsandbytes.cases}

@@ -79,7 +79,8 @@ inline MaskOf<Floats4> places(const Floats4& values) {
 #if defined(__AVX512F__)
 template <const Buckets& buckets>
 inline Places places_in_buckets(const Floats& values) {
-    const __m512i bucket = std::bit_cast<__m512i>(values * Buckets::per_unit + rounder);  // its lowest five bits
+    const __m512 rounded = _mm512_fmadd_ps(values, _mm512_set1_ps(Buckets::per_unit), _mm512_set1_ps(rounder));
+    const __m512i bucket = _mm512_castps_si512(rounded);  // in its lowest five bits
     const __m512 bound = _mm512_permutex2var_ps(_mm512_loadu_ps(buckets.bound), bucket,
                                                 _mm512_loadu_ps(buckets.bound + lanes));
     const __m512i place = _mm512_permutex2var_epi32(_mm512_loadu_si512(buckets.place), bucket,

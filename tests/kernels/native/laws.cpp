@@ -24,6 +24,7 @@ std::vector<Isa> runnable_isas() {
 int main() {
     using namespace quantmill;
     codec_laws();
+    bitsandbytes_laws();
     words_laws();
     thread_laws();
     return report();

@@ -25,6 +25,7 @@ std::vector<Isa> runnable_isas();
 
 // One function per family of formats.
 void codec_laws();
+void bitsandbytes_laws();
 void words_laws();
 
 // ThreadSanitizer sees these too.
