@@ -38,8 +38,7 @@ CSV_METRICS = (
 class MeasuredVariant:
     """One variant of a comparison and what became of it.
 
-    `size` (bytes) and `digest` are the artifact's, None where the job did not succeed. A variant that missed a gate
-    has metrics without an artifact.
+    `digest` is the artifact's, None where the job did not succeed; `size` (bytes) is known of what missed a gate too.
     """
 
     method: str
@@ -75,8 +74,8 @@ class MeasuredVariant:
 
 @dataclass(frozen=True)
 class Report:
-    """What a comparison found. `source`, `text` are as the user named them; `source_bytes` is the size of the source's
-    weights, `version` that of the quantmill which reports."""
+    """What a comparison found. `source` and `text` are paths, `source_bytes` is the size of the source's weights,
+    `version` that of the quantmill which reports."""
 
     source: str
     source_bytes: int
@@ -84,6 +83,11 @@ class Report:
     variants: tuple[MeasuredVariant, ...]
     version: str
     seed: int = 0
+
+    @property
+    def unit(self) -> tuple[float, str]:
+        """The bytes and the name of the unit that sizes are shown in."""
+        return (1e9, "GB") if self.source_bytes >= 2e9 else (1e6, "MB")
 
     @property
     def succeeded(self) -> list[MeasuredVariant]:
@@ -106,12 +110,13 @@ class Report:
     def recommend(self) -> tuple[MeasuredVariant | None, str]:
         """The variant to take, and why."""
         good = [each for each in self.frontier if _most_ratio(each) <= MOST_RATIO]
+        divisor, unit = self.unit
         allowed = f"{100 * (MOST_RATIO - 1):.0f} %"
         if good:
             chosen = min(good, key=lambda each: each.size or 0)
             return chosen, (
                 f"the smallest of those whose perplexity is at most {allowed} above the source's: "
-                f"{_shown_ratio(chosen)}, {(chosen.size or 0) / 1e6:.2f} MB."
+                f"{_shown_ratio(chosen)}, {(chosen.size or 0) / divisor:.2f} {unit}."
             )
         if self.frontier:
             nearest = min(self.frontier, key=lambda each: each.value("kld_mean"))
@@ -124,7 +129,7 @@ class Report:
     def command(self, variant: MeasuredVariant) -> str:
         """The shell command that makes and measures the variant again."""
         sets = [part for key, value in variant.params.items() for part in ("--set", f"{key}={shown(value)}")]
-        output = re.sub(r"[^\w.+-]+", "-", "-".join([variant.method, *map(shown, variant.params.values())])).strip("-")
+        output = re.sub(r"[^\w.+]+", "-", "-".join([variant.method, *map(shown, variant.params.values())])).strip("-")
         seed = ["--seed", str(self.seed)] if self.seed else []
         method = ["--method", variant.method, *sets, *seed, "--evaluate", self.text, "--output", output]
         return shlex.join(["quantmill", "quantize", self.source, *method])

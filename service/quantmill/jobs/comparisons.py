@@ -160,11 +160,12 @@ def report(services: Services, comparison_id: UUID) -> Report:
             f"comparison {comparison_id} is {comparison.state}; its report is made when all jobs have ended",
             state=comparison.state.value,
         )
+    asked = jobs[0].request  # what all have in common, as they resolved it: commands made from it can be run anywhere
     return Report(
-        source=comparison.source,
+        source=asked.source,
         source_bytes=comparison.source_bytes,
-        text=comparison.evaluation_text,
-        seed=jobs[0].request.seed,
+        text=asked.evaluation_text or "",
+        seed=asked.seed,
         variants=tuple(_measured(variant, metrics.get(variant.job.id, ()), sizes) for variant in comparison.variants),
         version=version("quantmill"),
     )
@@ -175,13 +176,15 @@ def _measured(variant: Variant, metrics: Sequence[Metric], sizes: Mapping[str, i
     job = variant.job
     seconds = (job.ended_at - job.started_at).total_seconds() if job.ended_at and job.started_at else None
     error: Mapping[str, Any] = job.error or {}
+    found = tuple(metrics) or metrics_in(error)
+    kept_back = next((int(each.value) for each in found if each.name == "size"), None)
     return MeasuredVariant(
         method=variant.asked.method,
         params=variant.asked.params,
         state=job.state.value,
         seconds=seconds,
-        size=sizes.get(job.artifact_digest or ""),
+        size=sizes.get(job.artifact_digest or "", kept_back),
         digest=job.artifact_digest,
         error=error.get("detail"),
-        metrics=tuple(metrics) or metrics_in(error),
+        metrics=found,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -15,6 +16,7 @@ from quantmill.domain.gates import judge, refusal
 from quantmill.domain.jobs import State
 from quantmill.store import jobs
 
+DATA = Path(__file__).parents[2] / "data"
 REQUEST = {
     "source": "millstone-4m",
     "evaluation_text": "text/evaluation.txt",
@@ -225,7 +227,8 @@ def test_the_report_holds_failed_variants_with_their_reason(api, ended, publish)
     assert (good["state"], good["size"], good["error"]) == ("succeeded", 4, None)
     assert [line["state"] for line in lines] == ["failed", "succeeded"]
     assert [each.headers["Content-Type"] for each in (report, page)] == ["application/json", "text/html; charset=utf-8"]
-    assert "<small>gone</small>" in page.text
+    assert ">gone<" in page.text
+    assert f"quantmill quantize {DATA / 'millstone-4m'} --method gguf --set type=Q8_0" in page.text
 
 
 def test_what_a_variant_that_missed_its_gate_has_lost_is_reported(api, services, claimed):

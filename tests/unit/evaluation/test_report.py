@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from quantmill.domain.artifacts import Metric
 from quantmill.evaluation.page import page
+from quantmill.evaluation.plots import linear, logarithmic
 from quantmill.evaluation.report import MeasuredVariant, Report
 
 
@@ -90,6 +93,16 @@ def test_a_command_makes_a_variant_again():
     )
 
 
+def test_a_command_carries_the_seed_and_names_a_plain_folder():
+    mixed = replace(GOOD, params={"type": "Q4_0", "overrides": {"blk.*": "Q6_K"}})
+
+    command = replace(compared(mixed), seed=7).command(mixed)
+
+    assert "--seed 7" in command
+    assert """--set 'overrides={"blk.*": "Q6_K"}'""" in command
+    assert command.endswith("--output gguf-Q4_0-blk.-Q6_K")
+
+
 def test_blocks_are_in_the_order_of_the_model():
     assert [each.subject.split(".")[-1] for each in FINE.blocks] == ["0", "1", "2", "10"]
 
@@ -121,9 +134,58 @@ def test_the_page_needs_no_network_and_runs_no_script(variants):
 def test_the_page_shows_a_plot_strips_and_a_row_for_each_variant():
     seen = Seen(page(compared(*ALL)))
 
-    assert seen.tags.count("tr") == 1 + 1 + len(ALL)
-    assert seen.tags.count("circle") == 4
+    assert seen.tags.count("tr") == 1 + 1 + len(ALL) + 1  # the head, the source, and why one failed
+    assert seen.tags.count("circle") == 4 + 1  # one is ringed
     assert seen.tags.count("rect") == 4 * 4
+
+
+def test_what_missed_a_gate_is_crossed_and_neither_on_the_frontier_nor_recommended():
+    missed = replace(FINE, state="failed", digest=None, error="not met: size_mb <= 4: 4.6 was observed.")
+    report = compared(missed, GOOD)
+
+    assert report.frontier == [GOOD]
+    assert report.recommend()[0] is GOOD
+    assert page(report).count("l10 10m0 -10l-10 10") == 1
+    assert "4.6 was observed" in page(report)
+
+
+def test_worse_blocks_are_darker_whatever_the_colour():
+    cells = re.findall(r"hsl\(215 30% (\d+)%\)\"[^>]*><title>[^:]*: ([^<]*)</title>", page(compared(*ALL)))
+    by_error = [int(lightness) for lightness, error in sorted(cells, key=lambda cell: float(cell[1]))]
+
+    assert len(by_error) == 16
+    assert by_error == sorted(by_error, reverse=True)
+    assert by_error[0] - by_error[-1] > 70
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ticks"),
+    [
+        ([2.77, 4.6], ["2.5", "3", "3.5", "4", "4.5"]),
+        ([4.0], ["3.8", "3.9", "4", "4.1", "4.2"]),
+        ([0.0, 70.0], ["0", "20", "40", "60", "80"]),
+    ],
+)
+def test_sizes_have_round_ticks(sizes, ticks):
+    assert [f"{tick:g}" for tick in linear(sizes, 0, 100).ticks()] == ticks
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([0.0001, 0.015], ["0.0001", "0.001", "0.01"]),
+        ([0.011, 0.013], ["0.01", "0.02"]),
+        ([0.3], ["0.2", "0.3", "0.4"]),
+    ],
+)
+def test_divergences_have_two_ticks_or_more(values, ticks):
+    assert [f"{tick:g}" for tick in logarithmic(values, 0, 100).ticks()] == ticks
+
+
+def test_sizes_of_large_models_are_in_gigabytes():
+    large = replace(GOOD, size=4_300_000_000)
+
+    assert ">4.30<" in page(Report("m", 16_060_000_000, "t", (large,), "0"))
 
 
 def test_what_a_model_or_an_error_says_is_escaped():
