@@ -57,8 +57,13 @@ MAY_IMPORT = {
     "quantmill.calibration.origins": room(CONTRACT, libraries="torch transformers"),
     "quantmill.calibration.forward": room(f"{CONTRACT} quantmill.files", libraries="numpy torch"),
     "quantmill.evaluation": room(
-        f"{VALUES} quantmill.checkpoints quantmill.files quantmill.calibration", libraries="numpy", lazily="torch"
+        f"{VALUES} quantmill.checkpoints quantmill.files quantmill.calibration quantmill.hardware",
+        libraries="numpy",
+        lazily="torch lm_eval",
     ),
+    "quantmill.evaluation.timed": room(lazily="llama_cpp torch transformers"),
+    "quantmill.evaluation.scorer": room(f"{CONTRACT} quantmill.calibration", libraries="torch", lazily="tokenizers"),
+    "quantmill.evaluation.greedy": room(f"{CONTRACT} quantmill.calibration", libraries="numpy torch"),
     "quantmill.evaluation.predictions": room(f"{CONTRACT} quantmill.calibration", libraries="numpy torch"),
     "quantmill.jobs": room(
         f"{OPENED} quantmill.checkpoints quantmill.files quantmill.hardware quantmill.store "
@@ -93,10 +98,12 @@ HEAVY_MODULES = (
     "quantmill.calibration.decoder",
     "quantmill.calibration.forward",
     "quantmill.calibration.origins",
+    "quantmill.evaluation.greedy",
     "quantmill.evaluation.predictions",
+    "quantmill.evaluation.scorer",
 )
 # a file that is not bound by its room's row has one of its own
-OWN_ROW = {"quantmill.contract.testing", *HEAVY_MODULES}
+OWN_ROW = {"quantmill.contract.testing", "quantmill.evaluation.timed", *HEAVY_MODULES}
 
 OUR_PACKAGES = {"quantmill", "quantmill_bnb", "quantmill_gguf", "quantmill_kernels"}
 COMES_WITH = {
@@ -104,6 +111,8 @@ COMES_WITH = {
     "referencing": "jsonschema takes its registries",
     "tokenizers": "transformers is made of it",
 }
+# extras that no environment of ours holds: their import names by the distribution's
+NOT_INSTALLED = {"lm_eval": "lm-eval", "llama_cpp": "llama-cpp-python"}
 NEEDS_NO_EXTRA = [
     row
     for row in MAY_IMPORT
@@ -113,6 +122,7 @@ NEEDS_NO_EXTRA = [
         "quantmill.worker",  # worker
         "quantmill.calibration",  # worker
         "quantmill.evaluation",  # worker
+        "quantmill.evaluation.timed",  # runtimes
         *HEAVY_MODULES,  # worker
         "quantmill.dispatch",  # worker, redis
     }
@@ -224,7 +234,8 @@ def _libraries(requirements: list[str]) -> set[str]:
     """The import names that these requirements install."""
     wanted = {_normal(re.split(r"[^\w.-]", requirement, maxsplit=1)[0]) for requirement in requirements}
     installed = packages_distributions().items()
-    return {name for name, distributions in installed if wanted & {_normal(item) for item in distributions}}
+    named = {name for name, distributions in installed if wanted & {_normal(item) for item in distributions}}
+    return named | {name for name, distribution in NOT_INSTALLED.items() if distribution in wanted}
 
 
 def _normal(name: str) -> str:

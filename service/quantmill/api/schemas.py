@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from quantmill.contract.tensors import Plan
 from quantmill.domain.artifacts import Artifact, ArtifactFile, Lineage, Metric
 from quantmill.domain.comparisons import Comparison, ComparisonRequest, Variant, VariantRequest
+from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.gates import GateVerdict
 from quantmill.domain.jobs import FINAL, Attempt, Event, Job, JobRequest, Outcome, Progress, State
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # the client shares these schemas, and needs neither plugins 
     from quantmill.plugins import Plugins
 
 LARGEST_INTEGER = 2**53 - 1  # beyond it JSON numbers are not exact (RFC 8785)
+LARGEST_WINDOW = 2**31 - 1
 DEEPEST_JSON = 16
 
 
@@ -73,6 +75,33 @@ GateText = Annotated[Text, Field(min_length=1, max_length=200, examples=["kld.me
 Gates = Annotated[tuple[GateText, ...], Field(max_length=32)]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", examples=["sha256:" + "0" * 64])]
 
+
+class Evaluation(BaseModel):
+    """How an artifact is measured on its text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    window: int | None = Field(
+        default=None, ge=2, le=LARGEST_WINDOW, description="tokens seen at once; by default 512 or the model's limit"
+    )
+    stride: int | None = Field(
+        default=None, ge=1, le=LARGEST_WINDOW, description="from one window to the next; by default no overlap"
+    )
+    device: Annotated[Text, Field(max_length=32, examples=["cpu", "cuda"])] = Field(
+        default="cpu", description="where models run"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="what they compute in")
+    prompts: int = Field(default=16, ge=0, le=1024, description="texts that both models continue greedily; 0: none")
+    context: int | None = Field(
+        default=None, ge=1, le=100_000_000, description="tokens that the predicted memory is for"
+    )
+    speed: bool = Field(default=True, description="time the artifact in its runtime, where that is installed")
+    tasks: Annotated[tuple[Annotated[Text, Field(min_length=1, max_length=100)], ...], Field(max_length=32)] = Field(
+        default=(), description="lm-eval's tasks by name, where the worker has the extra lm-eval"
+    )
+    task_documents: int | None = Field(default=None, ge=1, le=10_000_000, description="of each task; by default all")
+
+
 SUBMIT_EXAMPLE: dict[str, Any] = {
     "source": "/models/millstone-4m",
     "method": "gguf",
@@ -110,13 +139,14 @@ class SubmitJob(SubmitPlan):
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [SUBMIT_EXAMPLE]})
 
     evaluation_text: Uri | None = Field(default=None, description="UTF-8 text to measure perplexity on")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="what is measured on it, and how")
     seed: int = Field(default=0, ge=0, le=LARGEST_INTEGER)
     timeout_seconds: int | None = Field(default=None, ge=1, le=31_536_000, description="running longer expires the job")
     labels: Labels = Field(default_factory=dict, description="yours; list jobs by them")
     gates: Gates = Field(default=(), description="what the artifact must meet, or the job fails and publishes nothing")
 
     def to_request(self) -> JobRequest:
-        return JobRequest(**dict(self))
+        return JobRequest(**dict(self) | {"evaluation": EvaluationOptions(**dict(self.evaluation))})
 
 
 class SubmitVariant(Body):
@@ -311,6 +341,7 @@ class JobSummary(View):
     method_version: str
     params: dict[str, Any]
     evaluation_text: str | None
+    evaluation: Evaluation
     seed: int
     timeout_seconds: int | None
     labels: dict[str, str]
@@ -345,6 +376,7 @@ class JobView(JobSummary):
 
 def _job_fields(job: Job) -> dict[str, Any]:
     fields = vars(job.request) | vars(job) | {"progress": ProgressView.of(job.progress) if job.progress else None}
+    fields["evaluation"] = Evaluation(**vars(job.request.evaluation))
     fields["gates"] = [GateView.of(verdict) for verdict in job.gates]
     return {name: fields[name] for name in JobSummary.model_fields}
 

@@ -171,6 +171,12 @@ class Decoder:
         places = self.model.state_dict(keep_vars=True)
         return [name for name, values in places.items() if id(values) not in inside and not name.startswith(left_out)]
 
+    @contextmanager
+    def whole(self, weights: Weights) -> Iterator[Model]:
+        """transformers' model with all of its weights in memory, for what cannot be done block by block."""
+        with self.loaded(list(self.model.state_dict()), weights):
+            yield self.model
+
     # Running them
 
     def embed(self, ids: torch.Tensor) -> tuple[torch.Tensor, list[Call]]:

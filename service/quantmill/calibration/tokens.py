@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -12,16 +14,21 @@ from quantmill.contract.errors import RequestRejected, SourceRejected, TextRejec
 from quantmill.contract.tensors import ModelIndex
 
 TOKENIZER = "tokenizer.json"
+WORD = re.compile(r"\S+")
 DEFAULT_WINDOW = 512  # tokens, or as many as the model takes
 LIMITS = ("max_position_embeddings", "n_positions")  # config.json's names for the tokens that a model takes
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of a text, and those that the tokenizer puts in front of any text (BOS, or nothing)."""
+    """Token ids of a text, and those that the tokenizer puts in front of any text (BOS, or nothing).
+
+    `words` says how many words begin in each token: what stands between white space. Empty where it is not known.
+    """
 
     ids: list[int]
     prefix: list[int]
+    words: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,12 +40,14 @@ class Windows:
             before it. With a stride below the window each token counts in the first window that has it.
     stride  tokens of the text from the start of one window to that of the next
     prefix  tokens at the start of each window that are the tokenizer's, not the text's
+    words   words that begin in the token that each prediction is of, int64 of the shape of `scored`
     """
 
     ids: NDArray[np.int64]
     scored: NDArray[np.bool_]
     stride: int
     prefix: int
+    words: NDArray[np.int64]
 
     @property
     def window(self) -> int:
@@ -68,11 +77,23 @@ def tokenize(index: ModelIndex, text: str) -> Tokens:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         probe = tokenizer.encode("a", add_special_tokens=True)
-        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        encoded = tokenizer.encode(text, add_special_tokens=False)
     except Exception as error:  # the library raises nothing more special
         raise SourceRejected(f"{TOKENIZER} cannot be used: {str(error)[:300]}", file=TOKENIZER) from error
     in_front = takewhile(lambda pair: pair[1], zip(probe.ids, probe.special_tokens_mask, strict=True))
-    return Tokens(ids, [token for token, _ in in_front])
+    return Tokens(encoded.ids, [token for token, _ in in_front], _words_per_token(text, encoded.offsets))
+
+
+def _words_per_token(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """How many words begin in each token. `offsets` are the characters that each token stands for.
+
+    A word belongs to the first token that reaches beyond its first character: where a character takes several
+    tokens, each of them has its offsets.
+    """
+    ends = np.maximum.accumulate(np.array([end for _, end in offsets], np.int64))
+    starts = [found.start() for found in WORD.finditer(text)]
+    first = np.searchsorted(ends, starts, side="right")
+    return tuple(np.bincount(first[first < len(ends)], minlength=len(ends)).tolist())
 
 
 def windows_of(index: ModelIndex, text: str, window: int | None = None, stride: int | None = None) -> Windows:
@@ -100,20 +121,38 @@ def cut(tokens: Tokens, window: int, stride: int | None = None) -> Windows:
     step = own if stride is None else stride
     if not 1 <= step <= own:
         raise RequestRejected(f"A stride of {step} tokens is not possible: it must be from 1 to {own}.")
-    rows = np.lib.stride_tricks.sliding_window_view(np.asarray(tokens.ids, np.int64), own)[::step]  # (windows, own)
+    rows = _cut(tokens.ids, own, step)  # (windows, own)
+    words = _cut(tokens.words or [0] * len(tokens.ids), own, step)
     prefix = np.broadcast_to(np.asarray(tokens.prefix, np.int64), (len(rows), len(tokens.prefix)))
     scored = np.ones((len(rows), window - 1), np.bool_)
     if step < own:
         scored[1:, : window - 1 - step] = False
-    return Windows(np.concatenate([prefix, rows], axis=1), scored, step, len(tokens.prefix))
+    begun = np.concatenate([np.zeros_like(prefix), words], axis=1)[:, 1:]
+    return Windows(np.concatenate([prefix, rows], axis=1), scored, step, len(tokens.prefix), begun)
+
+
+def _cut(values: Sequence[int], window: int, step: int) -> NDArray[np.int64]:
+    return np.lib.stride_tricks.sliding_window_view(np.asarray(values, np.int64), window)[::step]
 
 
 def window_length(index: ModelIndex, window: int | None) -> int:
     """`window`, or the default for the model. Raises RequestRejected when it is longer than the model takes."""
-    limit = next((n for key in LIMITS if isinstance(n := index.config.get(key), int) and n > 0), None)
+    limit = stated_limit(index)
     if window is None:
         return min(DEFAULT_WINDOW, limit or DEFAULT_WINDOW)
     if window < 2 or (limit is not None and window > limit):
         most = "" if limit is None else f" and at most {limit}, the model's limit"
         raise RequestRejected(f"A window of {window} tokens is not possible: it must be at least 2{most}.")
     return window
+
+
+def stated_limit(index: ModelIndex) -> int | None:
+    """How many tokens the model takes, by config.json."""
+    return next((n for key in LIMITS if isinstance(n := index.config.get(key), int) and n > 0), None)
+
+
+def ends_of(index: ModelIndex) -> list[int]:
+    """The tokens that end a text, by config.json."""
+    stated = index.config.get("eos_token_id")
+    listed = stated if isinstance(stated, list) else [stated]
+    return [token for token in listed if isinstance(token, int)]

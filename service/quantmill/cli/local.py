@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ def quantize(
     output: options.Output,
     sets: options.Sets = None,
     evaluate: options.Evaluate = None,
+    measures: options.Measures = None,
     gate: options.Gates = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
@@ -56,6 +57,7 @@ def quantize(
         evaluation_text=str(evaluate.resolve()) if evaluate else None,
         seed=seed,
         gates=tuple(gate or ()),
+        evaluation=options.parse_measures(measures),
     )
     with embedded_store(data_dir, model, evaluate, threads) as services:
         with Embedded(services), interruptible():
@@ -112,38 +114,39 @@ def evaluate(
     stride: options.Stride = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
+    prompts: options.Prompts = 16,
+    context: options.Context = None,
+    speed: options.Speed = True,
+    task: options.Tasks = None,
+    task_documents: options.TaskDocuments = None,
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure what ARTIFACT has lost on a text against the checkpoint that it was made from."""
     from quantmill.checkpoints import open_checkpoint
-    from quantmill.evaluation import evaluate as evaluate_text
-    from quantmill.evaluation import metrics_of
+    from quantmill.domain.evaluation import EvaluationOptions
+    from quantmill.evaluation import Artifact, measure
 
-    _, method = read_description(artifact)
-    used = threads or options.settings().threads
-    weights = functools.partial(method.weights, artifact)
+    asked = EvaluationOptions(window, stride, device, dtype, prompts, context, speed, tuple(task or ()), task_documents)
+    description, method = read_description(artifact)
+    made = Artifact(
+        functools.partial(method.weights, artifact),
+        artifact,
+        sum(file["size"] for file in description["files"]),
+        [runtime.name for runtime in method.runtimes],
+    )
     with open_checkpoint(against) as checkpoint:
-        evaluation = evaluate_text(
-            checkpoint,
-            weights,
-            read_text(text),
-            window=window,
-            stride=stride,
-            threads=used,
-            device=device,
-            dtype=dtype,
-        )
-    metrics = metrics_of(evaluation)
+        measured = measure(checkpoint, made, read_text(text), asked, threads=threads or options.settings().threads)
     if as_json:
-        windows = evaluation.windows
-        cut = {"windows": len(windows.ids), "window": windows.window, "stride": windows.stride}
-        show_json({**cut, "metrics": [vars(metric) for metric in metrics]})
-    else:
-        show_metrics(metrics)
+        metrics = [vars(metric) for metric in measured.metrics]
+        show_json({**measured.to_json(), "metrics": metrics})
+        return
+    show_metrics(measured.metrics)
+    for each in measured.left_out:
+        note(f"not measured: {each.what}: {each.reason}")
 
 
-def show_metrics(metrics: list[Metric]) -> None:
+def show_metrics(metrics: Sequence[Metric]) -> None:
     columns = ("subject", "metric", "value", "95 % interval", "unit", "n")
     show_table(
         columns,
@@ -252,6 +255,9 @@ def show_result(
         source, made = measured["source", "perplexity"], measured["artifact", "perplexity"]
         fields["perplexity"] = f"{made:.4f} (source {source:.4f}, {100 * (made / source - 1):+.2f} %)"
     show_fields(fields | {f"run with {name}": line for name, line in commands.items()})
+    description, _ = read_description(output)
+    for each in description["measured"].get("left_out", ()):
+        note(f"not measured: {each['what']}: {each['reason']}")
 
 
 def command(template: str, artifact: Artifact, folder: Path) -> str:

@@ -13,6 +13,7 @@ from quantmill.contract.errors import RequestRejected
 
 if TYPE_CHECKING:
     from quantmill.client import Client
+    from quantmill.domain.evaluation import EvaluationOptions
     from quantmill.settings import Settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -31,6 +32,17 @@ Stride = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Where models run to be measured: cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str, typer.Option(help="What they compute in: float32 or bfloat16.")]
+Measures = Annotated[
+    list[str] | None,
+    typer.Option("--measure", metavar="KEY=VALUE", help="How to evaluate, as window=1024 or tasks=piqa; repeatable."),
+]
+Prompts = Annotated[int, typer.Option(min=0, help="Texts that both models continue greedily; 0 leaves that out.")]
+Context = Annotated[int | None, typer.Option(min=1, help="Tokens that the predicted memory is for.")]
+Speed = Annotated[bool, typer.Option(help="Time the artifact in its runtime, where that is installed.")]
+Tasks = Annotated[
+    list[str] | None, typer.Option("--task", metavar="NAME", help="A task of lm-eval's; may be repeated.")
+]
+TaskDocuments = Annotated[int | None, typer.Option(min=1, help="How many documents of each task.")]
 Text = Annotated[Path, typer.Option("--text", metavar="FILE", help="UTF-8 text to evaluate on.")]
 Gates = Annotated[
     list[str] | None,
@@ -46,6 +58,16 @@ Server = Annotated[str | None, typer.Option(metavar="URL", help="The service; QU
 def parse_sets(pairs: Sequence[str] | None) -> dict[str, Any]:
     """`key=value` texts as parameters: a value that parses as JSON is that, anything else is a string."""
     return {key: _value(text) for key, text in map(_pair, pairs or ())}
+
+
+def parse_measures(pairs: Sequence[str] | None) -> EvaluationOptions:
+    """What `--measure` asks for; `tasks` may be given several times."""
+    from quantmill.domain.evaluation import EvaluationOptions
+
+    given: dict[str, Any] = {}
+    for key, value in ((key, _value(text)) for key, text in map(_pair, pairs or ())):
+        given[key] = (*given.get(key, ()), value) if key == "tasks" else value
+    return EvaluationOptions.of(given)
 
 
 def parse_labels(pairs: Sequence[str] | None) -> dict[str, str]:

@@ -47,6 +47,8 @@ MEASURES = {
     "top1": Measure("top1_agreement"),
     "top5": Measure("top5_agreement"),
     "flips": Measure("flips"),
+    "continuation": Measure("continuation_agreement"),
+    "memory_mb": Measure("predicted_memory", unit=1e6),
     "size_mb": Measure("size", needs_text=False, unit=1e6),
     "bpw": Measure("bits_per_weight", needs_text=False),
     "rmse": Measure("relative_rmse", needs_text=False),

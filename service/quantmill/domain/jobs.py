@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.gates import GateVerdict
 
 
@@ -90,6 +91,7 @@ class JobRequest:
     timeout_seconds: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     gates: tuple[str, ...] = ()
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,16 @@ class Bootstrap:
 
         `values` and `scored` have a row for each window.
         """
-        sums = np.where(scored, values, 0).sum(axis=1, dtype=np.float64)
-        return self._interval(then((self.counts @ sums) / (self.counts @ scored.sum(axis=1))))
+        return self.of_ratio(np.where(scored, values, 0), scored, then)
+
+    def of_ratio(
+        self, above: NDArray[np.generic], below: NDArray[np.generic], then: Callable[[Doubles], Doubles] = np.positive
+    ) -> Interval | None:
+        """Of `then` of one total over another; both have a row for each window. None where a resample has none of
+        what is below."""
+        tops, bottoms = (values.sum(axis=1, dtype=np.float64) for values in (above, below))
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return self._interval(then((self.counts @ tops) / (self.counts @ bottoms)))
 
     def of_quantile(self, values: NDArray[np.float32], scored: NDArray[np.bool_], quantile: float) -> Interval | None:
         """Of the value below which this share of all scored tokens lies."""

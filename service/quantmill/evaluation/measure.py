@@ -16,6 +16,7 @@ from quantmill.calibration import Weights, Windows, source_weights, windows_of
 from quantmill.checkpoints.folder import Checkpoint
 from quantmill.contract.errors import ArchitectureUnsupported, RequestRejected
 from quantmill.contract.tensors import FloatArray
+from quantmill.domain.evaluation import DTYPES
 from quantmill.evaluation.cache import SourceCache
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from quantmill.evaluation.predictions import Divergence, Predictions
 
 MOST_NLL = 700.0  # nats; exp of more overflows, and only a broken model gets near
-DTYPES = ("float32", "bfloat16")
 BLOCK_ERROR_TOKENS = 2048  # that each block's output is compared on, from the text's beginning
 
 Progress = Callable[[int, int], None]
@@ -33,9 +33,10 @@ Progress = Callable[[int, int], None]
 class Perplexity:
     """exp of the mean negative log likelihood (in nats, summed in float64) over all scored tokens.
 
-    tokens      predicted tokens that count
-    window_nll  the mean of each window, in the order of the text
-    seconds     wall clock, reading the weights included
+    tokens       predicted tokens that count
+    window_nll   the mean of each window, in the order of the text
+    second_half  perplexity over the second half of each window, as llama-perplexity counts; None with a stride
+    seconds      wall clock, reading the weights included
     """
 
     perplexity: float
@@ -45,6 +46,7 @@ class Perplexity:
     stride: int
     seconds: float
     window_nll: tuple[float, ...]
+    second_half: float | None
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def perplexity(
         for _ in forward.run():
             ticks.tick(windows.ids.size)
         found = predict(forward, ticks.tick)
-    mean = _mean_nll(checkpoint, found.nll, windows.scored)
+    mean, half = _mean_nll(checkpoint, found.nll, windows.scored), second_half(windows)
     counted = windows.scored.sum(axis=1)
     return Perplexity(
         perplexity=math.exp(mean),
@@ -127,7 +129,18 @@ def perplexity(
         stride=windows.stride,
         seconds=time.perf_counter() - start,
         window_nll=tuple((np.where(windows.scored, found.nll, 0).sum(axis=1, dtype=np.float64) / counted).tolist()),
+        second_half=math.exp(_mean_nll(checkpoint, found.nll, half)) if half is not None else None,
     )
+
+
+def second_half(windows: Windows) -> NDArray[np.bool_] | None:
+    """Predictions of the tokens behind each window's middle: llama-perplexity scores from n_ctx / 2 on.
+
+    None where windows overlap or are too short to have any: that tool knows neither.
+    """
+    half = windows.scored.copy()
+    half[:, : (half.shape[1] + 1) // 2] = False
+    return half if not windows.overlap and half.any() else None
 
 
 def evaluate(

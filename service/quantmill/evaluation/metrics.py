@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantmill.calibration import Windows
 from quantmill.domain.artifacts import Metric
 from quantmill.evaluation.intervals import Bootstrap, Interval
-from quantmill.evaluation.measure import Evaluation
+from quantmill.evaluation.measure import MOST_NLL, Evaluation, second_half
 
 PER_TOKEN = "per token"
+PER_WORD = "per word"
 SECOND_HALF = "per token, second half of each window"
 
 
@@ -19,7 +22,8 @@ def metrics_of(evaluation: Evaluation) -> list[Metric]:
     """What an evaluation says of the source, of the artifact and of each block (its name is then the subject).
 
     perplexity             exp of the mean negative log likelihood of each scored token
-    perplexity_llama_cpp   the same over the second half of each window only, as llama-perplexity counts
+    word_perplexity        exp of the negative log likelihood of all scored tokens over the words that begin in them
+    perplexity_llama_cpp   perplexity over the second half of each window only, as llama-perplexity counts
     perplexity_ratio       artifact / source
     retention              100 * (1 - (artifact - source) / source) of the perplexities
     kld_...                KL(source || artifact) in nats over tokens: mean, median, 99th percentile, largest
@@ -35,13 +39,14 @@ def metrics_of(evaluation: Evaluation) -> list[Metric]:
 
 def _perplexities(evaluation: Evaluation) -> Iterator[Metric]:
     windows, bootstrap = evaluation.windows, Bootstrap.over(len(evaluation.windows.ids))
-    scored = windows.scored
+    scored, half = windows.scored, second_half(windows)
     n = int(scored.sum())
     subjects = {"source": evaluation.source, "artifact": evaluation.artifact}
     for subject, predictions in subjects.items():
         yield _perplexity("perplexity", PER_TOKEN, subject, predictions.nll, scored, bootstrap)
-        if not windows.overlap and (half := _second_half(scored)).any():
+        if half is not None:
             yield _perplexity("perplexity_llama_cpp", SECOND_HALF, subject, predictions.nll, half, bootstrap)
+        yield from _word_perplexity(subject, predictions.nll, windows, bootstrap)
     lost = evaluation.artifact.nll.astype(np.float64) - evaluation.source.nll
     ratio = float(np.exp(_mean(lost, scored)))
     interval = bootstrap.of_mean(lost, scored, np.exp)
@@ -51,11 +56,17 @@ def _perplexities(evaluation: Evaluation) -> Iterator[Metric]:
     yield Metric("evaluation_seconds", evaluation.seconds, "s", n=n, higher_is_better=False)
 
 
-def _second_half(scored: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Predictions of the tokens behind the window's middle: llama-perplexity scores from n_ctx / 2 on."""
-    half = scored.copy()
-    half[:, : (scored.shape[1] + 1) // 2] = False
-    return half
+def _word_perplexity(
+    subject: str, nll: NDArray[np.float32], windows: Windows, bootstrap: Bootstrap
+) -> Iterator[Metric]:
+    """Nothing where a text has hardly any words, such as one in a script without spaces: exp of it overflows."""
+    words = np.where(windows.scored, windows.words, 0)
+    if (n := int(words.sum())) == 0:
+        return
+    mean = float(np.sum(nll[windows.scored], dtype=np.float64)) / n
+    if mean < MOST_NLL:
+        interval = bootstrap.of_ratio(np.where(windows.scored, nll, 0), words, np.exp)
+        yield _metric("word_perplexity", math.exp(mean), PER_WORD, n, interval, subject=subject, higher_is_better=False)
 
 
 def _perplexity(

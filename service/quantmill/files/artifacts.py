@@ -84,9 +84,11 @@ def describe(
     job_id: UUID | None,
     created_at: datetime,
     calibration_digest: str | None = None,
+    measured: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What quantmill.json says: enough to know what the artifact is and to make it again.
 
+    `measured` says on what text and how the metrics were measured, and what was left out.
     `digest` is the artifact's, over `files` without quantmill.json itself.
     """
     return {
@@ -110,6 +112,7 @@ def describe(
         "plan": plan.to_json(),
         "verification": dict(verification),
         "evaluation": [asdict(metric) for metric in metrics],
+        "measured": dict(measured or {}),
         "environment": dict(environment),
     }
 

@@ -16,6 +16,7 @@ from quantmill.hardware.profiles import Device, Machine
 
 CPUINFO = Path("/proc/cpuinfo")
 KFD_NODES = Path("/sys/class/kfd/kfd/topology/nodes")
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 DRM = Path("/sys/class/drm")
 INTEL_VENDOR = "0x8086"
 
@@ -75,12 +76,22 @@ def _first_fields(text: str) -> dict[str, str]:
 def _usable_memory() -> int:
     """RAM, or less where a control group grants less."""
     total = int(psutil.virtual_memory().total)
-    limit = Path("/sys/fs/cgroup/memory.max")
+    granted = _of_control_group("memory.max")
+    return min(total, granted) if granted else total
+
+
+def free_memory() -> int:
+    """RAM that this process could take now, or less where its control group grants less."""
+    free = int(psutil.virtual_memory().available)
+    granted, taken = _of_control_group("memory.max"), _of_control_group("memory.current")
+    return max(0, min(free, granted - taken)) if granted and taken else free
+
+
+def _of_control_group(name: str) -> int | None:
     try:
-        granted = int(limit.read_text())
-    except (OSError, ValueError):
-        return total
-    return min(total, granted) if granted > 0 else total
+        return int((CONTROL_GROUP / name).read_text())
+    except (OSError, ValueError):  # "max", or no control groups
+        return None
 
 
 # NVIDIA, through the driver's own library

@@ -62,8 +62,10 @@ def submit(
 def request_digest(request: JobRequest, retry_of: UUID | None = None) -> str:
     """sha256 over the RFC 8785 form of what was asked for, before anything is resolved or filled in."""
     body: dict[str, Any] = {**asdict(request), "retry_of": str(retry_of) if retry_of else None}
-    if not request.gates:
-        del body["gates"]  # requests of before there were gates keep their digest
+    body["evaluation"] = request.evaluation.asked()
+    for name in ("gates", "evaluation"):  # requests of before there were such keep their digest
+        if not body[name]:
+            del body[name]
     return "sha256:" + hashlib.sha256(rfc8785.dumps(body)).hexdigest()
 
 
@@ -78,6 +80,9 @@ def accept(services: Services, request: JobRequest) -> Accepted:
     """The request as it will run; nothing is written. Raises what `submit` raises, but for its idempotency key."""
     timeout = _timeout(services, request)
     _check_gates(request)
+    if request.evaluation_text is None and request.evaluation.asked():
+        with pointing_at("/evaluation"):
+            raise RequestRejected("what is measured, is measured on a text; give evaluation_text")
     if request.evaluation_text is not None:
         request = replace(request, evaluation_text=str(find_text(services, request.evaluation_text)))
     with pointing_at("/source"):

@@ -22,6 +22,7 @@ from quantmill.contract.errors import (
     WorkerLost,
     describe,
 )
+from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.gates import GateVerdict
 from quantmill.domain.identifiers import uuid7
 from quantmill.domain.jobs import (
@@ -91,6 +92,7 @@ def insert_job(
             method_version=method_version,
             params=dict(request.params),
             evaluation_text=request.evaluation_text,
+            evaluation=request.evaluation.asked() or None,
             seed=request.seed,
             timeout_seconds=timeout_seconds,
             retry_of=retry_of,
@@ -112,7 +114,7 @@ def _check_storable(request: JobRequest) -> None:
         raise RequestRejected(f"seed {request.seed} is out of range; use 0 to 2**63 - 1", pointer="/seed")
     fields = {
         name: getattr(request, name) for name in ("source", "method", "params", "evaluation_text", "labels", "gates")
-    }
+    } | {"evaluation": request.evaluation.asked()}
     for name, value in fields.items():
         text = "".join(_texts(value))
         if text != storable(text):
@@ -214,6 +216,7 @@ def _to_job(
             method=row.method,
             params=row.params,
             evaluation_text=row.evaluation_text,
+            evaluation=EvaluationOptions.of(row.evaluation or {}),
             seed=row.seed,
             timeout_seconds=row.timeout_seconds,
             labels=labels,

@@ -91,6 +91,8 @@ class JobColumns(TypedColumns):
     started_at: Named[datetime | None] = Column(UtcDateTime)
     ended_at: Named[datetime | None] = Column(UtcDateTime)
 
+    evaluation: Named[dict[str, Any] | None] = Column(Json)  # options as asked for; null where all are defaults
+
 
 job = Table(
     "job",

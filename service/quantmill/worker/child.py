@@ -32,7 +32,12 @@ INHERITED = (
     "CUDA_VISIBLE_DEVICES",
     "QUANTMILL_ISA",
 )
-FIXED = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+FIXED = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_WAIT_POLICY": "PASSIVE",  # torch's threads sleep while they wait: a spinning one starves its busy neighbours
+}
 
 
 @dataclass(frozen=True)

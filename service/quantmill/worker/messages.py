@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.jobs import Phase
 
 LENGTH = struct.Struct(">I")
@@ -44,8 +45,10 @@ class Start(Message):
     plan: dict[str, Any]  # empty: nobody has planned yet
     source_digest: str | None  # as an earlier attempt found it
     evaluation_text: Path | None
+    evaluation: EvaluationOptions
     evaluation_cache: Path
     evaluation_cache_bytes: int
+    memory_bytes: int | None  # that the runner may hold
     unit_store: Path
     export_folder: Path
     finished: tuple[FinishedUnit, ...]
@@ -96,6 +99,7 @@ class Finished(Message):
     plan: dict[str, Any]
     verification: dict[str, Any]
     metrics: tuple[MetricValue, ...]
+    measured: dict[str, Any]  # on what, and what was left out
     environment: dict[str, Any]
     peak_memory_bytes: int
 

@@ -17,8 +17,7 @@ from quantmill.contract.method import Method
 from quantmill.contract.tensors import Plan, QuantizedTensor
 from quantmill.domain.artifacts import Metric
 from quantmill.domain.jobs import Phase
-from quantmill.evaluation import SourceCache, metrics_of
-from quantmill.evaluation import evaluate as evaluate_text
+from quantmill.evaluation import Artifact, Measured, SourceCache, measure, require
 from quantmill.files.atomic import exhaustion_reported
 from quantmill.files.blobs import BlobStore
 from quantmill.plugins import Plugins
@@ -44,6 +43,8 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
     """Carry out `task`, reporting through `send`; ends with a Finished message or raises QuantmillError."""
     method = plugins.method(task.method)
     params = method.params.model_validate(task.params)
+    if task.evaluation_text is not None:
+        require(task.evaluation)  # now, not after hours of work
 
     send(Progressed(phase=Phase.FETCH))
     with open_checkpoint(task.source) as checkpoint:
@@ -64,9 +65,9 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
         )
 
         check_canceled(canceled)
-        measured = evaluate(task, method, checkpoint, source_digest, send)
-        metrics = [*size_metrics(plan), *verification.metrics(), *measured]
-    send(finished(method, plan, verification, metrics))
+        measured = evaluate(task, method, checkpoint, source_digest, verification.nbytes, send)
+        metrics = [*size_metrics(plan), *verification.metrics(), *(measured.metrics if measured else ())]
+    send(finished(method, plan, verification, metrics, measured))
 
 
 def identify_source(checkpoint: Checkpoint, task: Start, send: Send) -> str:
@@ -165,20 +166,29 @@ def export(
         raise PluginBroken(f"method {method.name!r} wrote outside its folder, or nothing: {outside}")
 
 
-def evaluate(task: Start, method: Method, checkpoint: Checkpoint, source_digest: str, send: Send) -> list[Metric]:
-    """What the artifact has lost against its source on the text, when one was given."""
+def evaluate(
+    task: Start, method: Method, checkpoint: Checkpoint, source_digest: str, nbytes: int, send: Send
+) -> Measured | None:
+    """What the artifact has lost against its source on the text, when one was given; `nbytes` are its files'."""
     if task.evaluation_text is None:
-        return []
-    evaluation = evaluate_text(
+        return None
+    weights = functools.partial(method.weights, task.export_folder)
+    return measure(
         checkpoint,
-        functools.partial(method.weights, task.export_folder),
+        Artifact(weights, task.export_folder, nbytes, [runtime.name for runtime in method.runtimes]),
         read_text(task),
+        task.evaluation,
         threads=task.threads,
         cache=SourceCache(task.evaluation_cache, source_digest, task.evaluation_cache_bytes),
         folder=task.export_folder.parent,
+        memory_bytes=memory_share(task),
         progress=reporter(send, Phase.EVALUATE),
     )
-    return metrics_of(evaluation)
+
+
+def memory_share(task: Start) -> int | None:
+    """What a whole model may take of the runner's memory."""
+    return None if task.memory_bytes is None else max(0, task.memory_bytes - peak_memory_bytes())
 
 
 def read_text(task: Start) -> str:
@@ -201,12 +211,15 @@ def reporter(send: Send, phase: Phase, message: str = "") -> Callable[[int, int]
     return lambda done, total: send(Progressed(phase=phase, done=done, total=total, message=message))
 
 
-def finished(method: Method, plan: Plan, verification: Verification, metrics: list[Metric]) -> Finished:
+def finished(
+    method: Method, plan: Plan, verification: Verification, metrics: list[Metric], measured: Measured | None
+) -> Finished:
     return Finished(
         format=method.formats[0],
         plan=plan.to_json(),
         verification=verification.to_json(),
         metrics=tuple(MetricValue(**vars(metric)) for metric in metrics),
+        measured=measured.to_json() if measured else {},
         environment=capture_environment(),
         peak_memory_bytes=peak_memory_bytes(),
     )

@@ -48,6 +48,7 @@ def publish(services: Services, job: Job, result: Finished, folder: Path, verdic
         plan=Plan.from_json(result.plan),
         verification=result.verification,
         metrics=metrics,
+        measured=result.measured,
         environment=result.environment,
         job_id=job.id,
         created_at=now,

@@ -45,6 +45,7 @@ def test_everything_asked_for_is_kept(api):
     asked = {
         **REQUEST,
         "evaluation_text": str(DATA / "text" / "evaluation.txt"),
+        "evaluation": {"window": 256, "dtype": "bfloat16", "tasks": ["piqa"]},
         "seed": 7,
         "timeout_seconds": 60,
         "labels": {"team": "search"},
@@ -54,6 +55,8 @@ def test_everything_asked_for_is_kept(api):
 
     kept = ("evaluation_text", "seed", "timeout_seconds", "labels")
     assert {name: job[name] for name in kept} == {name: asked[name] for name in kept}
+    assert {name: job["evaluation"][name] for name in asked["evaluation"]} == asked["evaluation"]
+    assert job["evaluation"]["prompts"] == 16  # defaults are filled in
 
 
 def test_a_file_uri_names_a_source_too(api):

@@ -189,6 +189,22 @@ def test_an_evaluation_text_outside_the_roots_is_forbidden(api):
     assert pointers(problem) == ["/evaluation_text"]
 
 
+def test_an_evaluation_without_a_text_is_refused(api):
+    problem = refuse(api, {**REQUEST, "evaluation": {"window": 256}}, 422, "RequestRejected")
+
+    assert pointers(problem) == ["/evaluation"]
+
+
+@pytest.mark.parametrize("options", [{"windows": 2}, {"window": 1}, {"dtype": "int8"}, {"tasks": "piqa"}], ids=str)
+def test_an_evaluation_that_cannot_be_is_refused(api, options):
+    (name,) = options
+
+    problem = api.post("/v1/jobs", json={**REQUEST, "evaluation": options}).json()
+
+    assert problem["status"] == 422
+    assert pointers(problem) == [f"/evaluation/{name}"]
+
+
 @pytest.mark.parametrize("content", [None, b""], ids=["folder", "empty"])
 def test_an_evaluation_text_that_is_no_text_is_refused(api, source_root, content):
     path = source_root / "text.txt"

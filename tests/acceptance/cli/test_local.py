@@ -245,11 +245,49 @@ def test_what_an_artifact_has_lost_is_measured_on_a_text(quantmill, artifact, tm
     assert metrics["model.layers.3", "output_cosine"]["value"] > 0.9
 
 
+def test_an_evaluation_says_what_runs_what_it_takes_and_what_was_left_out(quantmill, artifact, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text((DATA / "text" / "evaluation.txt").read_text()[:2000])
+
+    measured = quantmill(
+        "evaluate", artifact[0], "--against", MODEL, "--text", text, "--prompts", "2", "--context", "256", "--json"
+    ).json
+
+    metrics = {(metric["subject"], metric["name"]): metric for metric in measured["metrics"]}
+    assert metrics["artifact", "continuation_agreement"]["n"] == 160  # one window, one prompt
+    assert metrics["artifact", "word_perplexity"]["value"] > metrics["artifact", "perplexity"]["value"]
+    assert metrics["artifact", "predicted_memory"]["unit"] == "byte at 256 tokens"
+    assert metrics["artifact", "predicted_memory"]["value"] < metrics["source", "predicted_memory"]["value"]
+    assert measured["options"]["window"] == measured["options"]["stride"] == 512
+    assert {each["what"] for each in measured["left_out"]} <= {"speed"}
+
+
+def test_a_task_without_lm_eval_is_refused_by_the_extra_s_name(quantmill, artifact, short_text):
+    refused = quantmill("evaluate", artifact[0], "--against", MODEL, "--text", short_text, "--task", "piqa")
+
+    assert refused.code == 3
+    assert "pip install 'quantmill[lm-eval]'" in refused.err
+
+
+@pytest.mark.parametrize("measure", ["windows=4", "window=1", "dtype=int8"])
+def test_an_evaluation_that_cannot_be_is_refused_before_any_work(quantmill, tmp_path, short_text, measure):
+    refused = quantmill(
+        "quantize", MODEL, "--method", "gguf", "--output", tmp_path / "out", "--evaluate", short_text,
+        "--measure", measure, "--data-dir", tmp_path / "data",
+    )  # fmt: skip
+
+    assert refused.code == 3
+    assert not (tmp_path / "out").exists()
+
+
 def test_windows_may_overlap_in_an_evaluation(quantmill, artifact, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text((DATA / "text" / "evaluation.txt").read_text()[:2000])
 
-    shown = quantmill("evaluate", artifact[0], "--against", MODEL, "--text", text, "--window", "64", "--stride", "32")
+    shown = quantmill(
+        "evaluate", artifact[0], "--against", MODEL, "--text", text, "--window", "64", "--stride", "32",
+        "--prompts", "0", "--no-speed",
+    )  # fmt: skip
 
     assert "kld_mean" in shown.out
     assert " to " in shown.out

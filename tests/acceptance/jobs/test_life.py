@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from quantmill.contract.errors import IllegalTransition
 from quantmill.dispatch.celery_app import CeleryDispatcher
+from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.jobs import Outcome, Phase, State
 from quantmill.jobs.cancel import cancel
 from quantmill.store import artifacts, jobs
@@ -51,7 +53,44 @@ def test_a_job_with_a_text_says_what_was_lost_and_the_next_one_need_not_run_the_
     perplexity = coarser["artifact", "perplexity"]
     assert perplexity.ci_low < perplexity.value < perplexity.ci_high
     assert (perplexity.unit, perplexity.n) == ("per token", 2 * 511)
-    assert len(list(installation.settings.evaluation_cache_dir.iterdir())) == 1
+    assert finer["artifact", "continuation_agreement"].value >= coarser["artifact", "continuation_agreement"].value
+    assert coarser["artifact", "continuation_agreement"].n <= 2 * 160
+    kept = len(list(installation.settings.evaluation_cache_dir.iterdir()))
+    assert kept == 2  # the hidden states, and what the source writes
+
+
+def test_an_artifact_says_on_what_it_was_measured_and_what_was_left_out(installation, tmp_path_factory):
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_text(EVALUATION_TEXT.read_text()[:4000])
+    options = EvaluationOptions(window=256, stride=128, prompts=0, context=100)
+    job = installation.wait(installation.submit("Q4_0", evaluation_text=str(text), evaluation=options).id)
+
+    with installation.services.database.read() as tx:
+        artifact = artifacts.get_artifact(tx, job.artifact_digest)
+        metrics = {metric.name: metric for metric in artifacts.metrics_of(tx, job.artifact_digest)}
+    assert job.request.evaluation == options
+    measured = json.loads(installation.services.blobs.path(artifact.description.digest).read_bytes())["measured"]
+    assert (measured["options"]["window"], measured["options"]["stride"]) == (256, 128)
+    assert metrics["predicted_memory"].unit == "byte at 100 tokens"
+    assert "continuation_agreement" not in metrics
+    assert [each["what"] for each in measured["left_out"]] == ([] if "generation_speed" in metrics else ["speed"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"tasks": ("piqa",)}, "pip install 'quantmill[lm-eval]'"), ({"device": "cuda:77"}, "'cuda:77' is not a device")],
+)
+def test_what_this_worker_lacks_ends_the_job_before_anything_is_quantized(
+    installation, tmp_path_factory, options, said
+):
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_text(EVALUATION_TEXT.read_text()[:4000])
+    asked = EvaluationOptions(**options)
+    job = installation.wait(installation.submit("Q4_0", evaluation_text=str(text), evaluation=asked).id)
+
+    assert (job.state, job.error["kind"]) == (State.FAILED, "user")
+    assert said in job.error["detail"]
+    assert job.source_digest is None  # it was not even read
 
 
 def test_an_artifact_that_meets_its_gates_is_published_with_what_was_observed(installation):

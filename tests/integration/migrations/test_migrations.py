@@ -47,7 +47,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "lease_owner": None, "lease_expires_at": None, "phase": None, "progress_done": 1, "progress_total": 2,
         "progress_message": "größe", "source_digest": "sha256:s", "error": {"was": ["once"]},
         "artifact_digest": "sha256:a", "cancel_requested_at": None, "deadline_at": NOW, "created_at": NOW,
-        "started_at": NOW, "ended_at": NOW,
+        "started_at": NOW, "ended_at": NOW, "evaluation": {"window": 256, "tasks": ["piqa"]},
     },
     "job_plan": {"job_id": JOB, "plan": {"tensors": [{"name": "a"}]}},
     "job_label": {"job_id": JOB, "key": "team", "value": "a"},
@@ -246,7 +246,7 @@ def test_a_migration_does_not_wait_long_for_a_table(postgres_url: str, monkeypat
     database = Database.open(postgres_url)
 
     with database.read() as reader:
-        reader.execute(select(func.count()).select_from(tables.comparison_variant))  # what the newest revision drops
+        reader.execute(select(func.count()).select_from(tables.job))  # what the newest revision alters
         with pytest.raises(DatabaseUnavailable, match="lock timeout"):
             migrate.downgrade(database, "base")
 
@@ -268,5 +268,5 @@ def test_developers_can_use_alembic_in_a_checkout(empty_sqlite_url: str) -> None
 
     alembic("upgrade", "head")
 
-    assert "0004 (head)" in alembic("current")
+    assert "0005 (head)" in alembic("current")
     assert "No new upgrade operations detected" in alembic("check")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from quantmill.calibration import Weights, source_weights
+from quantmill.calibration import Weights, source_weights, tokenize
 from quantmill.checkpoints import open_checkpoint
 from quantmill.checkpoints.folder import Checkpoint
 from quantmill.contract.errors import ArchitectureUnsupported
@@ -73,6 +73,7 @@ def test_a_plain_loop_over_the_whole_models_measures_the_same(millstone: Path, s
         ("artifact", "perplexity"): nll[1].mean().exp(),
         ("artifact", "perplexity_llama_cpp"): nll[1][:, 256:].mean().exp(),
         ("artifact", "perplexity_ratio"): (nll[1].mean() - nll[0].mean()).exp(),
+        ("source", "word_perplexity"): (nll[0].sum() / evaluation.windows.words.sum()).exp(),
         ("artifact", "kld_mean"): kld.mean(),
         ("artifact", "kld_median"): kld.flatten().quantile(0.5),
         ("artifact", "kld_p99"): kld.flatten().quantile(0.99),
@@ -135,6 +136,19 @@ def test_perplexity_alone_is_that_of_the_comparison(source: Checkpoint, text: st
 
     assert beside.value == pytest.approx(alone.perplexity, rel=1e-6)
     assert beside.n == alone.tokens == 3 * 511
+
+
+def test_perplexity_per_word_counts_the_words_of_the_text(source: Checkpoint, text: str) -> None:
+    evaluation = evaluate(source, source_weights(source), text, threads=2)
+    metrics = named(evaluation)
+
+    tokens, words = metrics["source", "perplexity"], metrics["source", "word_perplexity"]
+    assert words.n is not None
+    assert tokens.n is not None
+    assert math.log(words.value) * words.n == pytest.approx(math.log(tokens.value) * tokens.n)
+    covered = int(len(text.split()) * evaluation.windows.ids.size / len(tokenize(source.index, text).ids))
+    assert words.n == pytest.approx(covered, rel=0.02)
+    assert words.unit == "per word"
 
 
 def test_with_a_stride_the_convention_of_llama_cpp_is_left_out(source: Checkpoint, text: str) -> None:
@@ -267,4 +281,4 @@ def test_the_entry_says_nothing_of_the_text(source: Checkpoint, text: str, tmp_p
     cached(source, text, tmp_path)
     (entry,) = tmp_path.iterdir()
 
-    assert set(json.loads(entry.read_bytes()[:256])) == {"kind", "digest", "shape"}
+    assert set(json.loads(entry.read_bytes()[:256])) == {"kind", "digest", "dtype", "shape"}

@@ -19,6 +19,10 @@ from quantmill.contract.errors import ArchitectureUnsupported, RequestRejected, 
 from quantmill.evaluation import Perplexity, perplexity
 
 TEXT = "thequickbrownfoxjumpsoverthelazydog" * 4
+# Over all tokens but the first of each window, and over each window's second half, as llama-perplexity counts: by
+# llama-cpp-python 0.3.36 on the same 20 000 characters and our F32 file (tests/conformance/llama_cpp)
+LLAMA_CPP = (41.852010, 38.633320)
+MOST_DIFFERENCE = 1e-4
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
@@ -53,7 +57,12 @@ def test_the_shipped_model_has_the_perplexity_that_transformers_measures(millsto
         expected = [model(row[None], labels=row[None]).loss.item() for row in ids]
     assert measured.window_nll == pytest.approx(expected, rel=1e-5)
     assert measured.perplexity == pytest.approx(np.exp(np.mean(expected)), rel=1e-5)
-    assert measured.perplexity == pytest.approx(41.8517, rel=1e-4)
+    assert measured.perplexity == pytest.approx(LLAMA_CPP[0], rel=MOST_DIFFERENCE)
+    assert measured.second_half == pytest.approx(LLAMA_CPP[1], rel=MOST_DIFFERENCE)
+    with torch.inference_mode():
+        log = model(ids).logits[:, :-1].log_softmax(-1)
+    nll = -log.gather(2, ids[:, 1:, None])[..., 0].double()
+    assert measured.second_half == pytest.approx(nll[:, 256:].mean().exp().item(), rel=1e-5)
     assert (measured.tokens, measured.windows, measured.window) == (5110, 10, 512)
 
 
@@ -142,7 +151,27 @@ def test_the_prefix_is_the_tokenizer_s_own(make_model: Callable[..., Path], pref
     with open_checkpoint(make_model(prefix=prefix)) as checkpoint:
         tokens = tokenize(checkpoint.index, "ab!")
 
-    assert tokens == Tokens([0, 1, 31], expected)
+    assert tokens == Tokens([0, 1, 31], expected, words=(1, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("ab cd", (1, 0, 0, 1, 0)), ("  a", (0, 0, 1)), ("", ()), ("a\n\nb ", (1, 0, 0, 1, 0))],
+)
+def test_a_word_begins_in_the_token_that_has_its_first_character(
+    make_model: Callable[..., Path], text: str, words: tuple[int, ...]
+) -> None:
+    with open_checkpoint(make_model()) as checkpoint:
+        assert tokenize(checkpoint.index, text).words == words
+
+
+def test_words_of_a_byte_level_tokenizer_are_those_between_spaces(millstone: Path, evaluation_text: str) -> None:
+    text = evaluation_text[:5000] + " Größenwahn 数学 naïve 🙂🙂 end"
+    with open_checkpoint(millstone) as checkpoint:
+        tokens = tokenize(checkpoint.index, text)
+
+    assert sum(tokens.words) == len(text.split())
+    assert len(tokens.words) == len(tokens.ids)
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,7 @@ def test_quantmill_json_says_how_the_artifact_was_made() -> None:
         "plan": plan,
         "verification": {"passed": True},
         "metrics": [Metric("perplexity", 30.5, "", n=512)],
+        "measured": {"options": {"window": 256}},
         "environment": {"python": "3.11"},
         "job_id": UUID(int=1),
         "created_at": datetime(2026, 1, 2, tzinfo=UTC),
@@ -230,5 +231,6 @@ def test_quantmill_json_says_how_the_artifact_was_made() -> None:
                 "ci_high": None,
             }
         ],
+        "measured": {"options": {"window": 256}},
         "environment": {"python": "3.11"},
     }
