@@ -3,8 +3,9 @@
     python consumer.py ERRAND.json ANSWER.json
 
 The errand: `text` and `window`, `load` (paths of GGUF files), `quantize` (source, target, file type
-number, options of llama_model_quantize_params). The
-answer: for each loaded file the text it generates, the digest of its tokens of the text, and the perplexity.
+number, options of llama_model_quantize_params). The answer: for each loaded file the text it generates, the digest of
+its tokens of the text, the perplexity over all tokens but the first of each window, and over the second half of each
+window, as llama-perplexity has it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def load(path: str, text: str, window: int) -> dict[str, Any]:
         "generated_tokens": generated["usage"]["completion_tokens"],
         "tokens_sha256": hashlib.sha256(json.dumps(tokens).encode()).hexdigest(),
         "windows": len(nll),
-        "perplexity": math.exp(math.fsum(nll) / len(nll)),
+        "perplexity": math.exp(math.fsum(map(np.mean, nll)) / len(nll)),
+        "llama_perplexity": math.exp(math.fsum(float(np.mean(each[window // 2 :])) for each in nll) / len(nll)),
     }
 
 
@@ -52,14 +54,18 @@ def window_starts(tokens: list[int], window: int) -> range:
     return range(0, len(tokens) - window + 1, window)
 
 
-def window_nll(model: Llama, tokens: list[int]) -> float:
-    """The mean negative log likelihood of all tokens but the first."""
+def window_nll(model: Llama, tokens: list[int]) -> Any:
+    """Negative log likelihoods, float64 (window - 1,): [t] is that of token t + 1 from those before it.
+
+    llama-perplexity takes [window / 2] and after: in tools/perplexity/perplexity.cpp `first` is n_ctx / 2, and logits
+    from there to the last but one are scored.
+    """
     model.reset()
     model.eval(tokens)
     logits = model.scores[: len(tokens) - 1].astype(np.float64)  # (window - 1, vocabulary)
     largest = logits.max(axis=1)
     total = largest + np.log(np.exp(logits - largest[:, None]).sum(axis=1))
-    return float(np.mean(total - logits[np.arange(len(logits)), tokens[1:]]))
+    return total - logits[np.arange(len(logits)), tokens[1:]]
 
 
 def quantize(source: str, target: str, file_type: int, options: dict[str, Any]) -> None:
