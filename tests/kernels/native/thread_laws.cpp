@@ -72,16 +72,17 @@ struct Shape {
 
 void test_every_row_is_worked_on_once() {
     ThreadPool& pool = pool_of(5);
-    for (const auto [rows, grain, threads] : {Shape{0, 1, 4}, {1, 1, 4}, {7, 100, 4}, {1000, 1, 1}, {1000, 1, 2},
-                                              {1000, 7, 3}, {1001, 10, 64}}) {
-        std::vector<int> visits(rows);
+    for (const Shape shape : {Shape{0, 1, 4}, {1, 1, 4}, {7, 100, 4}, {1000, 1, 1}, {1000, 1, 2}, {1000, 7, 3},
+                              {1001, 10, 64}}) {
+        std::vector<int> visits(shape.rows);
         std::atomic<bool> in_grain = true;
-        run(pool, rows, grain, threads, [&](size_t first, size_t last) {
+        run(pool, shape.rows, shape.grain, shape.threads, [&](size_t first, size_t last) {
             for (size_t row = first; row < last; ++row) ++visits[row];
-            if (first % grain != 0 || last - first > grain) in_grain = false;
+            if (first % shape.grain != 0 || last - first > shape.grain) in_grain = false;
             return true;
         });
-        expect(in_grain && visits == std::vector<int>(rows, 1), "every row is worked on once, in ranges of the grain");
+        const bool once = visits == std::vector<int>(shape.rows, 1);
+        expect(once && in_grain, "every row is worked on once, in ranges of the grain");
     }
 }
 
