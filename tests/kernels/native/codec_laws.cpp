@@ -1,3 +1,4 @@
+#include <bit>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
@@ -79,6 +80,27 @@ void test_encoding(const Codec& codec, const Codec& scalar, const std::string& n
     }
 }
 
+// Neighbours 76 orders of magnitude apart, subnormals among them.
+std::vector<float> any_bits(std::mt19937& random, size_t n, float largest) {
+    std::vector<float> row(n);
+    for (float& value : row) {
+        do value = std::bit_cast<float>(static_cast<uint32_t>(random()));
+        while (!(std::fabs(value) <= largest));
+    }
+    return row;
+}
+
+void test_encoding_of_any_values(const Codec& codec, const Codec& scalar, const std::string& name) {
+    std::mt19937 random(14);
+    for (int round = 0; round < 20; ++round) {
+        const std::vector<float> row = any_bits(random, 512 / codec.block_values * codec.block_values, codec.largest);
+        std::vector<float> imatrix = any_bits(random, row.size(), FLT_MAX);
+        for (float& weight : imatrix) weight = std::fabs(weight);
+        agree(codec, scalar, name, row, nullptr);
+        agree(codec, scalar, name, row, imatrix.data());
+    }
+}
+
 void test_decoding_of_any_bytes(const Codec& codec, const Codec& scalar, const std::string& name) {
     std::mt19937 random(12);
     std::uniform_int_distribution<int> bytes(0, 255);
@@ -126,6 +148,7 @@ void codec_laws() {
             const Codec& codec = codecs_of(isa)[f];
             const std::string law = std::string(codec.name) + " on " + name(isa);
             test_encoding(codec, scalar[f], law);
+            test_encoding_of_any_values(codec, scalar[f], law);
             test_decoding_of_any_bytes(codec, scalar[f], law);
             test_rows(codec);
         }
