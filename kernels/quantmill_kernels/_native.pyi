@@ -206,3 +206,128 @@ def dynamic_map() -> numpy.typing.NDArray[numpy.float32]:
     """
     The values of the codes of encode_absmax, float32 (256,): the nested_quant_map of a checkpoint.
     """
+
+def encode_fp8(values: numpy.typing.NDArray[Any], *, strategy: str = 'channel', scale_dtype: str = 'float32', scale: numpy.typing.NDArray[numpy.float32] | None = None, threads: int = 1) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.float32]]:
+    """
+    Quantize a matrix to FP8 E4M3FN: codes uint8 (rows, cols) and scales float32, value = scale * code.
+
+    `strategy` says what shares a scale: "tensor", scale (1,); "channel", a row, scale (rows, 1); "block", 128 x 128 values,
+    fewer at the edges, scale (ceil(rows / 128), ceil(cols / 128)). A scale is absmax / 448 rounded to `scale_dtype`
+    ("float32", "float16" or "bfloat16"), whose machine epsilon stands for 0. A `scale` that is given, of these shapes, is
+    rounded to `scale_dtype` and used instead: to share one between tensors, or, with ones, to cast.
+
+    Codes are those of torch and compressed-tensors: (values / scale).clamp(-448, 448) rounded half to even, after the
+    quotient was rounded to the dtype of both where values and scale have the same, else to float32. -0.0 keeps its sign.
+
+    `values` is float32, float16 or bfloat16 (ml_dtypes.bfloat16, or its bits as uint16), C-contiguous, finite. The bytes do
+    not depend on `threads`.
+
+    Raises ValueError for a shape, a value or a name that does not fit, TypeError for a dtype.
+    """
+
+def decode_fp8(codes: numpy.typing.NDArray[numpy.uint8], scale: numpy.typing.NDArray[numpy.float32], *, strategy: str = 'channel', threads: int = 1) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Values of FP8 E4M3FN codes: uint8 (rows, cols), C-contiguous, to scale * code, float32 (rows, cols).
+
+    `scale` has the shape that encode_fp8 gives for the `strategy`. The codes 0x7F and 0xFF are NaN.
+
+    Raises ValueError for a shape or a name that does not fit, TypeError for a dtype.
+    """
+
+def fp8_scale(absmax: float, *, scale_dtype: str = 'float32') -> float:
+    """
+    The scale that encode_fp8 gives values of this largest magnitude, to share it between tensors.
+
+    Raises ValueError where absmax is negative or not finite.
+    """
+
+def absmax(values: numpy.typing.NDArray[Any], *, threads: int = 1) -> float:
+    """
+    The largest magnitude of a matrix, (rows, cols) of the dtypes that encode_fp8 takes; 0 for an empty one.
+
+    Raises ValueError for a value that is not finite, naming its row and column, TypeError for a dtype.
+    """
+
+def nvfp4_global_scale(absmax: float, *, dtype: str = 'float32') -> float:
+    """
+    NVFP4's scale of a tensor, 448 * 6 / absmax in the dtype of its values, rounded as compressed-tensors does.
+
+    Tensors that a consumer fuses share that of their common absmax. 1 where it overflows float32; where it overflows float16
+    alone (absmax below 0.041) the float32 value is kept.
+
+    Raises ValueError where absmax is negative or not finite.
+    """
+
+def encode_nvfp4(values: numpy.typing.NDArray[Any], *, global_scale: float | None = None, threads: int = 1) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.uint8], float]:
+    """
+    Quantize a matrix to NVFP4: packed uint8 (rows, cols / 2), scale uint8 (rows, cols / 16), global scale.
+
+    Sixteen columns share a scale, stored as the bits of E4M3: global_scale * absmax / 6, and 0.125 where that rounds to 0.
+    value = code * scale / global_scale; codes are E2M1 (sign, then 0, 0.5, 1, 1.5, 2, 3, 4, 6), ties to the even code, the
+    even column in the low half of the byte. `global_scale` is nvfp4_global_scale of these values unless given. The bytes are
+    compressed-tensors' own, which divides absmax by 6 in the dtype of the values. `values` as in encode_fp8.
+
+    Raises ValueError for a shape or a value that does not fit, TypeError for a dtype.
+    """
+
+def decode_nvfp4(packed: numpy.typing.NDArray[numpy.uint8], scale: numpy.typing.NDArray[numpy.uint8], global_scale: float, *, threads: int = 1) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Values of NVFP4, code * (scale / global_scale): float32 (rows, cols), from what encode_nvfp4 gives.
+
+    Raises ValueError for a shape or a value that does not fit, TypeError for a dtype.
+    """
+
+def encode_mxfp4(values: numpy.typing.NDArray[Any], *, threads: int = 1) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.uint8]]:
+    """
+    Quantize a matrix to MXFP4 as compressed-tensors stores it: packed (rows, cols / 2), exponents (rows, cols / 32).
+
+    value = code * 2^(exponent - 127). The exponent is that of the largest magnitude, one more from 1.75 times a power of two
+    on, less 2, at least 0. Codes are packed as in encode_nvfp4. GGML's MXFP4, encode("MXFP4", ...), rounds its exponent and
+    orders its codes otherwise. `values` as in encode_fp8.
+
+    Raises ValueError for a shape or a value that does not fit, TypeError for a dtype.
+    """
+
+def decode_mxfp4(packed: numpy.typing.NDArray[numpy.uint8], exponents: numpy.typing.NDArray[numpy.uint8], *, threads: int = 1) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Values of MXFP4: float32 (rows, cols), from what encode_mxfp4 gives. The exponent 255 is NaN.
+
+    Raises ValueError for a shape that does not fit, TypeError for a dtype.
+    """
+
+def encode_mxfp8(values: numpy.typing.NDArray[Any], *, threads: int = 1) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.uint8]]:
+    """
+    Quantize a matrix to MXFP8: E4M3 codes (rows, cols), exponents (rows, cols / 32), both uint8.
+
+    value = code * 2^(exponent - 127), the exponent as in encode_mxfp4 but less 8. `values` as in encode_fp8.
+
+    Raises ValueError for a shape or a value that does not fit, TypeError for a dtype.
+    """
+
+def decode_mxfp8(codes: numpy.typing.NDArray[numpy.uint8], exponents: numpy.typing.NDArray[numpy.uint8], *, threads: int = 1) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Values of MXFP8: float32 (rows, cols), from what encode_mxfp8 gives. The exponent 255 is NaN.
+
+    Raises ValueError for a shape that does not fit, TypeError for a dtype.
+    """
+
+def encode_int8_affine(values: numpy.typing.NDArray[Any], *, axis: int | None = None, symmetric: bool = True, dtype: str = 'int8', reduce_range: bool = False, threads: int = 1) -> tuple[numpy.typing.NDArray[Any], numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[Any]]:
+    """
+    Quantize a matrix to 8-bit integers by ONNX Runtime's rules: codes (rows, cols), scale (n,), zero_point (n,).
+
+    value = scale * (code - zero_point). `axis` says what has a scale of its own: None the tensor (n = 1), 0 each row, 1 each
+    column. Codes and zero points are of `dtype`, "int8" or "uint8"; scale is float32. The range always holds 0;
+    `symmetric` widens it to both signs (the zero point is 0, or 128 for uint8). int8 takes -127 .. 127 symmetric, -128 .. 127
+    otherwise, uint8 0 .. 255; `reduce_range` scales for -64 .. 64 or 0 .. 127 but clamps to 8 bits. Codes round half to even.
+    A scale below the least normal float32 becomes 1 with the zero point 0. float16 and bfloat16 `values` give the bytes of
+    their float32 values. `values` as in encode_fp8.
+
+    Raises ValueError for a shape, a value or a name that does not fit, TypeError for a dtype.
+    """
+
+def decode_int8_affine(codes: numpy.typing.NDArray[Any], scale: numpy.typing.NDArray[numpy.float32], zero_point: numpy.typing.NDArray[Any], *, axis: int | None = None, threads: int = 1) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Values of 8-bit codes, (code - zero_point) * scale: float32 (rows, cols), from what encode_int8_affine gives.
+
+    Raises ValueError for a shape that does not fit, TypeError for a dtype.
+    """

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import cache
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -35,7 +36,10 @@ def digests() -> dict[str, str]:
             "decode anything": np.nan_to_num(kernels.decode(name, anything, 3 * form.block_values), nan=1.5),
         }
         results |= {f"{name} {what}": sha256(out) for what, out in outputs.items()}
-    return results | digests_of_words() | digests_of_bitsandbytes()
+    families = (digests_of_words(), digests_of_bitsandbytes(), digests_of_small_floats(values), digests_of_int8(values))
+    for digests_of_family in families:
+        results |= digests_of_family
+    return results
 
 
 def digests_of_words() -> dict[str, str]:
@@ -81,6 +85,42 @@ def digests_of_bitsandbytes() -> dict[str, str]:
     codes, nested_absmax, _ = kernels.encode_absmax(outputs["nf4 in 64 float16, absmax"])
     outputs |= {"absmax codes": codes, "nested absmax": nested_absmax}
     return {what: sha256(array) for what, array in outputs.items()}
+
+
+def digests_of_small_floats(values: np.ndarray) -> dict[str, str]:
+    rng = np.random.default_rng(6)
+    anything = rng.integers(0, 256, (ROWS, COLS), dtype=np.uint8)
+    scales, ones = anything[:, : COLS // 16].copy(), np.ones((ROWS, 1), np.float32)
+    outputs = {
+        "decode fp8": kernels.decode_fp8(anything, ones),
+        "decode nvfp4": kernels.decode_nvfp4(anything[:, : COLS // 2].copy(), scales, 300.0),
+        "decode mxfp4": kernels.decode_mxfp4(anything[:, : COLS // 2].copy(), scales[:, : COLS // 32].copy()),
+        "decode mxfp8": kernels.decode_mxfp8(anything, scales[:, : COLS // 32].copy()),
+    }
+    outputs = {what: np.nan_to_num(decoded, nan=1.5) for what, decoded in outputs.items()}
+    for dtype in (np.float32, np.float16, ml_dtypes.bfloat16):
+        source = np.clip(values, -6e4, 6e4).astype(dtype)
+        name = source.dtype.name
+        for strategy in ("tensor", "channel", "block"):
+            for scale_dtype in ("float32", name):
+                codes, scale = kernels.encode_fp8(source, strategy=strategy, scale_dtype=scale_dtype)
+                outputs[f"{name} fp8 {strategy} {scale_dtype}"] = codes
+                outputs[f"{name} fp8 {strategy} {scale_dtype} scale"] = scale
+        for scheme in ("nvfp4", "mxfp4", "mxfp8"):
+            codes, scale = getattr(kernels, f"encode_{scheme}")(source)[:2]
+            outputs |= {f"{name} {scheme}": codes, f"{name} {scheme} scale": scale}
+    return {what: sha256(output) for what, output in outputs.items()}
+
+
+def digests_of_int8(values: np.ndarray) -> dict[str, str]:
+    results = {}
+    for axis in (None, 0, 1):
+        for symmetric in (False, True):
+            parts = kernels.encode_int8_affine(values, axis=axis, symmetric=symmetric)
+            decoded = kernels.decode_int8_affine(*parts, axis=axis)
+            for what, part in zip(("codes", "scale", "zero_point", "values"), (*parts, decoded), strict=True):
+                results[f"int8 axis {axis} symmetric {symmetric} {what}"] = sha256(part)
+    return results
 
 
 def sha256(array: np.ndarray) -> str:

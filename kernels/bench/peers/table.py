@@ -4,5 +4,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 from kernels.bench.peers.bitsandbytes import ours as bitsandbytes
 from kernels.bench.peers.cases import Case
+from kernels.bench.peers.torch_fp8 import ours as torch_fp8
 
-PEERS: Mapping[str, Callable[[], Iterator[Case]]] = {"bitsandbytes": bitsandbytes.cases}
+PEERS: Mapping[str, Callable[[], Iterator[Case]]] = {
+    "bitsandbytes": bitsandbytes.cases,
+    "torch_fp8": torch_fp8.cases,
+}

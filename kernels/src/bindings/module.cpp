@@ -16,6 +16,8 @@ NB_MODULE(_native, m) {
     add_codecs(m);
     add_words(m);
     add_bitsandbytes(m);
+    add_small_floats(m);
+    add_int8_affine(m);
 }
 
 }  // namespace

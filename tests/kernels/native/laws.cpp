@@ -26,6 +26,7 @@ int main() {
     codec_laws();
     bitsandbytes_laws();
     words_laws();
+    small_float_laws();
     thread_laws();
     return report();
 }

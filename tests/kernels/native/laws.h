@@ -27,6 +27,7 @@ std::vector<Isa> runnable_isas();
 void codec_laws();
 void bitsandbytes_laws();
 void words_laws();
+void small_float_laws();
 
 // ThreadSanitizer sees these too.
 void thread_laws();
