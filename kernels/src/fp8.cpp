@@ -72,7 +72,7 @@ float absmax(const Weights& weights, size_t threads) {
     return std::bit_cast<float>(largest.load());
 }
 
-std::optional<NotFinite> encode_fp8(const Weights& weights, Fp8Strategy strategy, Source scale_dtype, bool given,
+std::optional<RefusedWeight> encode_fp8(const Weights& weights, Fp8Strategy strategy, Source scale_dtype, bool given,
                                     float* scales, uint8_t* codes, size_t threads) {
     if (strategy == Fp8Strategy::tensor && !given) {
         const float largest = absmax(weights, threads);
@@ -84,7 +84,7 @@ std::optional<NotFinite> encode_fp8(const Weights& weights, Fp8Strategy strategy
     std::atomic<bool> finite{true};
     const Fp8Grid grid = fp8_grid(strategy, weights.rows, weights.cols);
     for_tiles(grid, weights.rows, weights.cols, threads, [&](const Span& span) {
-        const Tile tile = tile_of(weights, span.row, span.col, span.rows, span.cols);
+        const WeightTile tile = tile_of(weights, span.row, span.col, span.rows, span.cols);
         const float largest = kernels().absmax(tile);
         if (!std::isfinite(largest)) return finite = false;
         if (!given) scales[span.scale] = fp8_scale(largest, scale_dtype);

@@ -51,9 +51,9 @@ AffineScale scale_of(const OrderedRange& range, const Int8Rule& rule) {
     return {static_cast<float>(scale), static_cast<float>(std::nearbyint(zero_point))};
 }
 
-using Encode = std::optional<NotFinite> (*)(const Weights&, const Int8Rule&, uint8_t*, AffineScale*, size_t);
+using Encode = std::optional<RefusedWeight> (*)(const Weights&, const Int8Rule&, uint8_t*, AffineScale*, size_t);
 
-std::optional<NotFinite> encode_tensor(const Weights& weights, const Int8Rule& rule, uint8_t* codes,
+std::optional<RefusedWeight> encode_tensor(const Weights& weights, const Int8Rule& rule, uint8_t* codes,
                                        AffineScale* scales, size_t threads) {
     OrderedRange whole;
     std::mutex guards_whole;
@@ -75,7 +75,7 @@ std::optional<NotFinite> encode_tensor(const Weights& weights, const Int8Rule& r
     return std::nullopt;
 }
 
-std::optional<NotFinite> encode_rows(const Weights& weights, const Int8Rule& rule, uint8_t* codes, AffineScale* scales,
+std::optional<RefusedWeight> encode_rows(const Weights& weights, const Int8Rule& rule, uint8_t* codes, AffineScale* scales,
                                      size_t threads) {
     std::atomic<bool> finite{true};
     for_rows(weights.rows, rows_per_range(weights.cols), threads, [&](size_t first, size_t last) {
@@ -92,7 +92,7 @@ std::optional<NotFinite> encode_rows(const Weights& weights, const Int8Rule& rul
     return finite ? std::nullopt : first_not_finite(weights);
 }
 
-std::optional<NotFinite> encode_columns(const Weights& weights, const Int8Rule& rule, uint8_t* codes,
+std::optional<RefusedWeight> encode_columns(const Weights& weights, const Int8Rule& rule, uint8_t* codes,
                                         AffineScale* scales, size_t threads) {
     std::atomic<bool> finite{true};
     for_rows(weights.cols, stripe, threads, [&](size_t first, size_t last) {
@@ -123,7 +123,7 @@ size_t affine_scales(AffineAxis axis, size_t rows, size_t cols) {
     return cols;
 }
 
-std::optional<NotFinite> encode_int8_affine(const Weights& weights, AffineAxis axis, const Int8Rule& rule,
+std::optional<RefusedWeight> encode_int8_affine(const Weights& weights, AffineAxis axis, const Int8Rule& rule,
                                             uint8_t* codes, AffineScale* scales, size_t threads) {
     constexpr Encode encoders[] = {encode_tensor, encode_rows, encode_columns};  // in the order of AffineAxis
     return encoders[static_cast<size_t>(axis)](weights, rule, codes, scales, threads);

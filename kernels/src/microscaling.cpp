@@ -17,16 +17,16 @@ const MicroscaledKernels& kernels() {
     return on(isa_in_use(), []<Isa isa>() -> const MicroscaledKernels& { return microscaled_kernels<isa>(); });
 }
 
-float absmax_of(const Tile& tile) {
+float absmax_of(const WeightTile& tile) {
     return on(isa_in_use(), []<Isa isa>() -> const Fp8Kernels& { return fp8_kernels<isa>(); }).absmax(tile);
 }
 
 // Calls encode(first value, its position, how many) for ranges of rows.
 template <typename Encode>
-std::optional<NotFinite> for_finite_rows(const Weights& weights, size_t threads, const Encode& encode) {
+std::optional<RefusedWeight> for_finite_rows(const Weights& weights, size_t threads, const Encode& encode) {
     std::atomic<bool> finite{true};
     for_rows(weights.rows, rows_per_range(weights.cols), threads, [&](size_t first, size_t last) {
-        const Tile tile = tile_of(weights, first, 0, last - first, weights.cols);
+        const WeightTile tile = tile_of(weights, first, 0, last - first, weights.cols);
         if (!std::isfinite(absmax_of(tile))) return finite = false;
         encode(tile.values, first * weights.cols, (last - first) * weights.cols);
         return true;
@@ -54,7 +54,7 @@ float nvfp4_global_scale(float absmax, Source dtype) {
     return std::isfinite(stored) ? stored : scale;
 }
 
-std::optional<NotFinite> encode_nvfp4(const Weights& weights, float global_scale, uint8_t* packed, uint8_t* scales,
+std::optional<RefusedWeight> encode_nvfp4(const Weights& weights, float global_scale, uint8_t* packed, uint8_t* scales,
                                       size_t threads) {
     return for_finite_rows(weights, threads, [&](const void* values, size_t first, size_t n) {
         kernels().encode_nvfp4(weights.source, values, n, global_scale, packed + first / 2,
@@ -62,13 +62,13 @@ std::optional<NotFinite> encode_nvfp4(const Weights& weights, float global_scale
     });
 }
 
-std::optional<NotFinite> encode_mxfp4(const Weights& weights, uint8_t* packed, uint8_t* exponents, size_t threads) {
+std::optional<RefusedWeight> encode_mxfp4(const Weights& weights, uint8_t* packed, uint8_t* exponents, size_t threads) {
     return for_finite_rows(weights, threads, [&](const void* values, size_t first, size_t n) {
         kernels().encode_mxfp4(weights.source, values, n, packed + first / 2, exponents + first / mx_group);
     });
 }
 
-std::optional<NotFinite> encode_mxfp8(const Weights& weights, uint8_t* codes, uint8_t* exponents, size_t threads) {
+std::optional<RefusedWeight> encode_mxfp8(const Weights& weights, uint8_t* codes, uint8_t* exponents, size_t threads) {
     return for_finite_rows(weights, threads, [&](const void* values, size_t first, size_t n) {
         kernels().encode_mxfp8(weights.source, values, n, codes + first, exponents + first / mx_group);
     });

@@ -15,10 +15,10 @@ namespace quantmill {
 float nvfp4_global_scale(float absmax, Source dtype);
 
 // Columns are a multiple of the group. Each refuses the first value that is not finite.
-std::optional<NotFinite> encode_nvfp4(const Weights& weights, float global_scale, uint8_t* packed, uint8_t* scales,
+std::optional<RefusedWeight> encode_nvfp4(const Weights& weights, float global_scale, uint8_t* packed, uint8_t* scales,
                                       size_t threads);
-std::optional<NotFinite> encode_mxfp4(const Weights& weights, uint8_t* packed, uint8_t* exponents, size_t threads);
-std::optional<NotFinite> encode_mxfp8(const Weights& weights, uint8_t* codes, uint8_t* exponents, size_t threads);
+std::optional<RefusedWeight> encode_mxfp4(const Weights& weights, uint8_t* packed, uint8_t* exponents, size_t threads);
+std::optional<RefusedWeight> encode_mxfp8(const Weights& weights, uint8_t* codes, uint8_t* exponents, size_t threads);
 
 void decode_nvfp4(const uint8_t* packed, const uint8_t* scales, float global_scale, size_t rows, size_t cols,
                   float* values, size_t threads);

@@ -8,14 +8,14 @@
 
 namespace quantmill {
 
-std::optional<NotFinite> first_not_finite(const Weights& weights) {
+std::optional<RefusedWeight> first_not_finite(const Weights& weights) {
     const SourceReader& reader =
         on(isa_in_use(), []<Isa isa>() -> const SourceReader& { return source_reader<isa>(); });
     std::vector<float> row(weights.cols);
     for (size_t r = 0; r < weights.rows; ++r) {
         reader.widen(weights.source, at(weights, r, 0), weights.cols, row.data());
         const size_t col = reader.first_unstorable(row.data(), weights.cols, FLT_MAX);
-        if (col < weights.cols) return NotFinite{r, col, row[col]};
+        if (col < weights.cols) return RefusedWeight{r, col, row[col]};
     }
     return std::nullopt;
 }

@@ -19,7 +19,7 @@ struct CheckedWeights {
     Weights weights;
 };
 
-inline void refuse_if(const std::optional<NotFinite>& refused) {
+inline void refuse_if(const std::optional<RefusedWeight>& refused) {
     if (!refused) return;
     refuse(text("row ", refused->row, ", column ", refused->col, " is ", text_of(refused->value),
                 ", only finite values can be encoded"));

@@ -47,7 +47,7 @@ nb::tuple encode_array(nb::handle values, std::optional<int64_t> axis, bool symm
     const CheckedWeights checked(values);
     const Weights& weights = checked.weights;
     std::vector<AffineScale> affine(affine_scales(along, weights.rows, weights.cols));
-    std::optional<NotFinite> refused;
+    std::optional<RefusedWeight> refused;
     const nb::object codes = new_bytes(rule.is_signed, {weights.rows, weights.cols}, [&](uint8_t* bytes) {
         const GilReleased others_run;
         refused = encode_int8_affine(weights, along, rule, bytes, affine.data(), n_threads);

@@ -79,7 +79,7 @@ nb::tuple encode_fp8_array(nb::handle values, const std::string& strategy_name, 
         std::copy(stored.begin(), stored.end(), scales.data());
     }
     const Matrix<uint8_t> codes(new_array<uint8_t>({weights.rows, weights.cols}));
-    std::optional<NotFinite> refused;
+    std::optional<RefusedWeight> refused;
     {
         const GilReleased others_run;
         refused = encode_fp8(weights, strategy, dtype, given, scales.data(), codes.data(), n_threads);
@@ -122,7 +122,7 @@ float absmax_of(nb::handle values, int64_t threads) {
     const size_t n_threads = checked_threads(threads);
     const CheckedWeights checked(values);
     float largest;
-    std::optional<NotFinite> refused;
+    std::optional<RefusedWeight> refused;
     {
         const GilReleased others_run;
         largest = absmax(checked.weights, n_threads);
@@ -145,7 +145,7 @@ std::pair<Matrix<uint8_t>, Matrix<uint8_t>> encode_groups(const Weights& weights
     const size_t n_threads = checked_threads(threads);
     const Matrix<uint8_t> codes(new_array<uint8_t>({weights.rows, weights.cols / codes_per_byte}));
     const Matrix<uint8_t> scales(new_array<uint8_t>({weights.rows, weights.cols / group}));
-    std::optional<NotFinite> refused;
+    std::optional<RefusedWeight> refused;
     {
         const GilReleased others_run;
         refused = encode(weights, codes.data(), scales.data(), n_threads);

@@ -10,12 +10,12 @@
 namespace quantmill {
 namespace {
 
-const uint8_t* row_of(const Tile& tile, size_t row) {
+const uint8_t* row_of(const WeightTile& tile, size_t row) {
     return static_cast<const uint8_t*>(tile.values) + row * tile.stride * size_of(tile.source);
 }
 
 // A NaN is kept: the larger of two is not asked of it.
-float absmax(const Tile& tile) {
+float absmax(const WeightTile& tile) {
     float largest = 0.0f;
     for (size_t row = 0; row < tile.rows; ++row) {
         const float of_row = largest_magnitude(tile.source, row_of(tile, row), tile.cols);
@@ -32,12 +32,12 @@ void encode_span(const void* values, size_t n, float scale, uint8_t* __restrict 
 }
 
 template <Source source>
-void encode_from(const Tile& tile, float scale, Source precision, uint8_t* codes) {
+void encode_from(const WeightTile& tile, float scale, Source precision, uint8_t* codes) {
     const auto span = precision == source ? encode_span<source, source> : encode_span<source, Source::float32>;
     for (size_t row = 0; row < tile.rows; ++row) span(row_of(tile, row), tile.cols, scale, codes + row * tile.stride);
 }
 
-void encode(const Tile& tile, float scale, Source precision, uint8_t* codes) {
+void encode(const WeightTile& tile, float scale, Source precision, uint8_t* codes) {
     switch (tile.source) {
         case Source::float32: return encode_from<Source::float32>(tile, scale, precision, codes);
         case Source::float16: return encode_from<Source::float16>(tile, scale, precision, codes);

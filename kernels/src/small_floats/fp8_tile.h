@@ -8,9 +8,9 @@ namespace quantmill {
 
 struct Fp8Kernels {
     // The largest magnitude; infinite or no number if one of the values is.
-    float (*absmax)(const Tile& tile);
+    float (*absmax)(const WeightTile& tile);
     // Codes of value / scale, the quotient rounded to `precision` first; `codes` has the stride of the tile.
-    void (*encode)(const Tile& tile, float scale, Source precision, uint8_t* codes);
+    void (*encode)(const WeightTile& tile, float scale, Source precision, uint8_t* codes);
     void (*decode)(const uint8_t* codes, size_t n, float scale, float* values);
 };
 

@@ -72,7 +72,7 @@ void test_fp8(Isa isa, const std::string& law) {
         for (const std::vector<float>& row : rows_of(random, n)) {
             for (const Source source : sources) {
                 const Bytes values = stored(row, source);
-                const Tile tile = {source, values.data() + 1, 1, n, n};
+                const WeightTile tile = {source, values.data() + 1, 1, n, n};
                 expect(ours.absmax(tile) == scalar.absmax(tile), law + " finds the scalar absmax");
                 for (const float scale : {1e-40f, 0.0007f, 1.0f, 1e36f}) {
                     Bytes codes(n), expected(n);
@@ -93,7 +93,7 @@ void test_every_16_bit_value(Isa isa, const std::string& law) {
     std::vector<uint16_t> every(65536);
     for (size_t i = 0; i < every.size(); ++i) every[i] = static_cast<uint16_t>(i);
     for (const Source source : {Source::float16, Source::bfloat16}) {
-        const Tile tile = {source, every.data(), 1, every.size(), every.size()};
+        const WeightTile tile = {source, every.data(), 1, every.size(), every.size()};
         expect(!std::isfinite(fp8_on(isa).absmax(tile)), law + " sees what is not finite");
     }
 }
