@@ -55,6 +55,41 @@ def decode(format: str, packed: numpy.typing.NDArray[numpy.uint8], cols: int, *,
     Raises ValueError for a shape or a name that does not fit, TypeError for a dtype.
     """
 
+def solve_gptq(weights: numpy.typing.NDArray[Any], factor: numpy.typing.NDArray[numpy.float32], *, bits: int, group_size: int = -1, symmetric: bool = True, scales: numpy.typing.NDArray[numpy.float32] | None = None, zeros: numpy.typing.NDArray[numpy.uint8] | None = None, group_index: numpy.typing.NDArray[numpy.int32] | None = None, mse: float = 0.0, scale_dtype: Literal['float32', 'float16', 'bfloat16'] = 'float32', threads: int = 1) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.float32]]:
+    """
+    GPTQ (Frantar et al., arXiv 2210.17323): codes (out, in) whose outputs are closest to those of `weights`.
+
+    Gives codes uint8 (out, in), scales float32 (out, groups), zeros uint8 (out, groups) and losses float32 (out,). A weight
+    is scale * (code - zero). A loss is half the sum over the columns of (error / factor's diagonal value) squared: half of
+    (W - Q) H (W - Q)^T.
+
+    `weights` is float32, float16 or bfloat16 (out, in), C-contiguous, columns in the order in which they are solved.
+    `factor` is float32 (in, in), C-contiguous, the upper triangular U with U^T U = H^-1 for the damped Hessian H of the
+    same order; what is below the diagonal is not read. Set columns that no input reaches to 0 in `weights`, and their
+    diagonal value of H to 1. `bits` is 2 to 8.
+
+    Groups are `group_size` columns that follow each other, or with -1 the row. Scale and zero are found when a group's
+    first column is reached, from the weights with all earlier errors subtracted: the range of the group and 0, with
+    `symmetric` as wide on both sides of 0 and zero 2^(bits-1). With `mse` p > 0 (2.4 is usual) 80 ranges down to 0.21 of
+    that are tried for the least sum of |error|^p. `scale_dtype` rounds a scale to what will be stored, before codes are
+    chosen for it. Or `scales` and, unless symmetric, `zeros` are given; then `group_index`, int32 (in,), may say the group
+    of each column.
+
+    The bits of the result are those of the plain algorithm, one column after the other in float32, on every instruction
+    set, and do not depend on `threads`.
+
+    Raises ValueError for a shape or a value that does not fit, TypeError for a dtype.
+    """
+
+def find_gptq_scales(weights: numpy.typing.NDArray[Any], *, bits: int, group_size: int = -1, symmetric: bool = True, mse: float = 0.0, scale_dtype: Literal['float32', 'float16', 'bfloat16'] = 'float32', threads: int = 1) -> tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.uint8]]:
+    """
+    Scales float32 (out, groups) and zeros uint8 (out, groups) of weights as they are, by the rules of solve_gptq.
+
+    For static groups: found in the order of the checkpoint, given to solve_gptq with the columns in another one.
+
+    Raises ValueError for a shape or a value that does not fit, TypeError for a dtype.
+    """
+
 def pack_gptq(codes: numpy.typing.NDArray[numpy.uint8], bits: int, *, threads: int = 1) -> numpy.typing.NDArray[numpy.int32]:
     """
     GPTQ's qweight: codes (out, in) uint8, in the order of the checkpoint's weight, to words (in * bits / 32, out).

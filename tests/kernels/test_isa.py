@@ -36,7 +36,13 @@ def digests() -> dict[str, str]:
             "decode anything": np.nan_to_num(kernels.decode(name, anything, 3 * form.block_values), nan=1.5),
         }
         results |= {f"{name} {what}": sha256(out) for what, out in outputs.items()}
-    families = (digests_of_words(), digests_of_bitsandbytes(), digests_of_small_floats(values), digests_of_int8(values))
+    families = (
+        digests_of_words(),
+        digests_of_bitsandbytes(),
+        digests_of_small_floats(values),
+        digests_of_int8(values),
+        digests_of_gptq(),
+    )
     for digests_of_family in families:
         results |= digests_of_family
     return results
@@ -120,6 +126,20 @@ def digests_of_int8(values: np.ndarray) -> dict[str, str]:
             decoded = kernels.decode_int8_affine(*parts, axis=axis)
             for what, part in zip(("codes", "scale", "zero_point", "values"), (*parts, decoded), strict=True):
                 results[f"int8 axis {axis} symmetric {symmetric} {what}"] = sha256(part)
+    return results
+
+
+def digests_of_gptq() -> dict[str, str]:
+    rng = np.random.default_rng(6)
+    weights = (rng.standard_t(4, (77, 320)) * 10.0 ** rng.integers(-6, 3, (77, 1))).astype(np.float32)
+    factor = np.triu(rng.standard_normal((320, 320)) * 0.02, 1).astype(np.float32) + np.eye(320, dtype=np.float32)
+    results = {}
+    for bits in (2, 3, 4, 8):
+        for symmetric in (True, False):
+            for options in ({"group_size": 64}, {"group_size": 20, "mse": 2.4}, {"scale_dtype": "float16"}):
+                solution = kernels.solve_gptq(weights, factor, bits=bits, symmetric=symmetric, **options)
+                name = f"GPTQ of {bits} bits, symmetric {symmetric}, {options}"
+                results |= {f"{name}, {i}": sha256(part) for i, part in enumerate(solution)}
     return results
 
 

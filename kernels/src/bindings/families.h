@@ -6,6 +6,7 @@
 namespace quantmill {
 
 void add_codecs(nanobind::module_& m);
+void add_gptq(nanobind::module_& m);
 void add_words(nanobind::module_& m);
 void add_bitsandbytes(nanobind::module_& m);
 void add_small_floats(nanobind::module_& m);

@@ -14,6 +14,7 @@ NB_MODULE(_native, m) {
     m.def("isa", [] { return name(isa_in_use()); },
           "The instruction set that runs: scalar, avx2, avx512 or neon. QUANTMILL_ISA forces one; read at import.");
     add_codecs(m);
+    add_gptq(m);
     add_words(m);
     add_bitsandbytes(m);
     add_small_floats(m);

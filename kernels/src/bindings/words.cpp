@@ -190,7 +190,7 @@ Matrix<int8_t> unpack_quantized_zeros(nb::handle packed, int64_t bits, int64_t r
 #define QUANTMILL_WORDS "numpy.typing.NDArray[numpy.int32]"
 #define QUANTMILL_FORMAT "format: typing.Literal['gptq', 'gptq_v2'] = 'gptq'"
 
-void add_gptq(nb::module_& m) {
+void add_gptq_words(nb::module_& m) {
     m.def("pack_gptq", pack_gptq, "codes"_a, "bits"_a, nb::kw_only(), "threads"_a = 1,
           nb::sig("def pack_gptq(codes: " QUANTMILL_BYTES ", bits: int, *, threads: int = 1) -> " QUANTMILL_WORDS),
           R"(GPTQ's qweight: codes (out, in) uint8, in the order of the checkpoint's weight, to words (in * bits / 32, out).
@@ -222,7 +222,7 @@ Raises ValueError for a shape, or a zero of 2^bits or above, whose row and colum
 Raises ValueError for a shape, TypeError for a dtype.)");
 }
 
-void add_awq(nb::module_& m) {
+void add_awq_words(nb::module_& m) {
     m.def("pack_awq", pack_awq, "codes"_a, nb::kw_only(), "threads"_a = 1,
           nb::sig("def pack_awq(codes: " QUANTMILL_BYTES ", *, threads: int = 1) -> " QUANTMILL_WORDS),
           R"(AWQ's qweight in the GEMM version: 4-bit codes (out, in) uint8 to words (in, out / 8).
@@ -238,7 +238,7 @@ Raises ValueError for a shape, or a code above 15, whose row and column it names
 Raises ValueError for a shape, TypeError for a dtype.)");
 }
 
-void add_quantized(nb::module_& m) {
+void add_quantized_words(nb::module_& m) {
     m.def("pack_quantized",
           [](nb::handle codes, int64_t bits, int64_t threads) {
               return pack_quantized_as(along_rows, codes, "codes", bits, threads);
@@ -283,9 +283,9 @@ Raises ValueError for a shape, TypeError for a dtype.)");
 }  // namespace
 
 void add_words(nb::module_& m) {
-    add_gptq(m);
-    add_awq(m);
-    add_quantized(m);
+    add_gptq_words(m);
+    add_awq_words(m);
+    add_quantized_words(m);
 }
 
 }  // namespace quantmill

@@ -27,6 +27,7 @@ int main() {
     bitsandbytes_laws();
     words_laws();
     small_float_laws();
+    gptq_laws();
     thread_laws();
     return report();
 }

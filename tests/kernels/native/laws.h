@@ -28,6 +28,7 @@ void codec_laws();
 void bitsandbytes_laws();
 void words_laws();
 void small_float_laws();
+void gptq_laws();
 
 // ThreadSanitizer sees these too.
 void thread_laws();
