@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = {
     "quantmill": ROOT / "service" / "quantmill",
     "quantmill_bnb": ROOT / "plugins" / "quantmill_bnb",
+    "quantmill_fp8": ROOT / "plugins" / "quantmill_fp8",
     "quantmill_gguf": ROOT / "plugins" / "quantmill_gguf",
     "quantmill_kernels": ROOT / "kernels" / "quantmill_kernels",
     "migrations": ROOT / "migrations",

@@ -13,45 +13,7 @@ from quantmill_gguf.decode import DECODERS
 from quantmill_gguf.plugin import BLOCK_BOUNDS, ERROR_BOUNDS
 from quantmill_gguf.types import TYPES
 
-SHAPE = (64, 2048)
-
-
-def distributions() -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    normal = rng.standard_normal(SHAPE)
-    rare = rng.random(SHAPE)
-    return {
-        "uniform": rng.uniform(-1, 1, SHAPE),
-        "normal": normal,
-        "laplace": rng.laplace(size=SHAPE),
-        "student t, 5": rng.standard_t(5, SHAPE),
-        "student t, 3": rng.standard_t(3, SHAPE),
-        "student t, 2": rng.standard_t(2, SHAPE),
-        "log-normal": rng.lognormal(size=SHAPE) * rng.choice([-1, 1], SHAPE),
-        "shifted": normal + 3,
-        "one in a hundred": normal * (rare < 0.01),
-        "20-fold outliers": normal * np.where(rare < 0.001, 20, 1),
-        "100-fold outliers": normal * np.where(rare < 1 / 256, 100, 1),
-    }
-
-
-def unequal_blocks() -> dict[str, np.ndarray]:
-    """What no whole tensor looks like, but a block may: scales far apart, few levels, magnitudes near zero."""
-    rng = np.random.default_rng(1)
-    normal = rng.standard_normal(SHAPE)
-    one_for_each = np.repeat(rng.standard_normal((SHAPE[0], SHAPE[1] // 32)), 32, axis=1)
-    return {
-        "log-normal scales": normal * np.exp(2 * one_for_each),
-        "shifted blocks": normal + 5 * one_for_each,
-        "one block a thousandfold": normal * np.where(np.arange(SHAPE[1]) // 32 % 8 == 3, 1000, 1),
-        "half constant": np.where(rng.random(SHAPE) < 0.5, 0.5, normal),
-        "nine of ten zero": normal * (rng.random(SHAPE) < 0.1),
-        "signs": rng.choice([-1.0, 1.0], SHAPE),
-        "ternary": rng.choice([-1.0, 0.0, 1.0], SHAPE),
-        "constant": np.ones(SHAPE),
-        "1e-5": normal * 1e-5,
-        "1e-7": normal * 1e-7,
-    }
+Arrays = dict[str, np.ndarray]
 
 
 def decoded(scheme: str, values: np.ndarray) -> np.ndarray:
@@ -66,8 +28,8 @@ def relative_error(scheme: str, values: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("scheme", ERROR_BOUNDS)
-def test_no_distribution_exceeds_the_bound_and_one_comes_near(scheme: str) -> None:
-    errors = {name: relative_error(scheme, values.astype(np.float32)) for name, values in distributions().items()}
+def test_no_distribution_exceeds_the_bound_and_one_comes_near(scheme: str, distributions: Arrays) -> None:
+    errors = {name: relative_error(scheme, values.astype(np.float32)) for name, values in distributions.items()}
     assert max(errors.values()) <= ERROR_BOUNDS[scheme], errors
     assert max(errors.values()) >= 0.4 * ERROR_BOUNDS[scheme], errors
 
@@ -80,10 +42,12 @@ def test_trained_weights_stay_within_the_bound(scheme: str, millstone: Checkpoin
 
 
 @pytest.mark.parametrize("scheme", BLOCK_BOUNDS)
-def test_no_block_exceeds_its_bound_and_one_comes_near(scheme: str) -> None:
+def test_no_block_exceeds_its_bound_and_one_comes_near(
+    scheme: str, distributions: Arrays, unequal_blocks: Arrays
+) -> None:
     shares = {
         name: compare(decoded(scheme, values), values, BLOCK_BOUNDS[scheme]).worst.share
-        for name, each in (distributions() | unequal_blocks()).items()
+        for name, each in (distributions | unequal_blocks).items()
         for values in [each.astype(np.float32)]
     }
 

@@ -1,0 +1,57 @@
+"""Writing the folder that vLLM and transformers load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from quantmill.contract.linears import kept_modules
+from quantmill.contract.model_folder import quantized_config, write_model_folder
+from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor
+from quantmill_fp8.params import Fp8Params
+from quantmill_fp8.schemes import BLOCK, SCHEMES, Fp8Scheme, parts_of
+
+VERSION = "0.19.0"  # of compressed-tensors, whose layout this is
+
+
+def write(
+    tensors: Iterable[QuantizedTensor], plan: Plan, index: ModelIndex, params: Fp8Params, folder: Path
+) -> list[Path]:
+    """Write shards, config.json with its `quantization_config`, and the tokenizer; holds one tensor at a time."""
+    scheme = SCHEMES[params.scheme]
+    settings = _compressed_tensors(scheme, plan) if scheme.format else _native(plan)
+    layout = partial(parts_of, scheme=scheme)
+    return write_model_folder(tensors, plan, layout, index, quantized_config(index, settings), folder)
+
+
+def _compressed_tensors(scheme: Fp8Scheme, plan: Plan) -> dict[str, Any]:
+    group = {
+        "targets": ["Linear"],
+        "weights": dict(scheme.weights),
+        "input_activations": None if scheme.activations is None else dict(scheme.activations),
+        "output_activations": None,
+        "format": scheme.format,
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "version": VERSION,
+        "format": scheme.format,
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group},
+        "ignore": kept_modules(plan),
+        "kv_cache_scheme": None,
+        "global_compression_ratio": None,
+        "sparsity_config": {},
+        "transform_config": {},
+    }
+
+
+def _native(plan: Plan) -> dict[str, Any]:
+    return {
+        "quant_method": "fp8",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [BLOCK, BLOCK],
+        "modules_to_not_convert": kept_modules(plan),
+    }

@@ -1,0 +1,38 @@
+"""What may be asked of the fp8 method."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from quantmill.contract.linears import USUALLY_SKIPPED, ModulePattern
+
+SchemeName = Literal[
+    "FP8_DYNAMIC",
+    "FP8_BLOCK",
+    "FP8_NATIVE",
+    "FP8A16",
+    "MXFP8",
+    "MXFP8A16",
+    "NVFP4A16",
+    "MXFP4A16",
+]
+
+
+class Fp8Params(BaseModel):
+    """Parameters of the fp8 method."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scheme: SchemeName = Field(
+        default="FP8_DYNAMIC",
+        description="compressed-tensors' name. FP8_DYNAMIC: E4M3 by rows, activations by tokens; FP8_BLOCK: E4M3 in "
+        "128x128 blocks; FP8_NATIVE: the same as DeepSeek stores it (quant_method fp8); FP8A16: E4M3 by rows, "
+        "activations as they are; MXFP8, NVFP4A16, MXFP4A16: 8 or 4 bits in groups of 32, 16 and 32.",
+    )
+    skip_modules: tuple[ModulePattern, ...] = Field(
+        default=USUALLY_SKIPPED,
+        max_length=256,
+        description="Modules (* ? [abc]) that keep their weights: lm_head, *.down_proj.",
+    )

@@ -1,0 +1,35 @@
+"""The plan of an FP8 folder: which weights are quantized, and why the others are not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from quantmill.contract.errors import ParamsRejected
+from quantmill.contract.linears import Linear, plan_linears
+from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
+from quantmill_fp8.params import Fp8Params
+from quantmill_fp8.schemes import SCALE_DTYPES, SCHEMES, Fp8Scheme, parts_of
+
+
+def plan(index: ModelIndex, params: Fp8Params) -> Plan:
+    """Quantizes the Linears of the decoder blocks that `skip_modules` does not name; all else is stored as it is.
+
+    Raises what `plan_linears` does, and ParamsRejected for a Linear whose features the scheme's blocks do not divide.
+    """
+    return plan_linears(index, params.skip_modules, lambda linear: _row(linear, SCHEMES[params.scheme], params.scheme))
+
+
+def _row(linear: Linear, scheme: Fp8Scheme, name: str) -> TensorPlan | str:
+    info = linear.tensor
+    if info.dtype not in SCALE_DTYPES:
+        return f"{info.dtype}; fp8 quantizes {', '.join(SCALE_DTYPES)}"
+    outputs, inputs = info.shape
+    if outputs % scheme.outputs or inputs % scheme.inputs:
+        blocks = f"{scheme.outputs} x {scheme.inputs}"
+        message = f"{linear.module} is {outputs} x {inputs}, which blocks of {blocks} ({name}) do not divide"
+        raise ParamsRejected(
+            f"{message}; choose FP8_DYNAMIC or name the module in skip_modules",
+            [{"pointer": "/scheme", "code": "indivisible", "message": message}],
+        )
+    row = TensorPlan(info.name, info.shape, info.dtype, "quantize", scheme.label, info.name, 0)
+    return replace(row, nbytes=sum(part.nbytes for part in parts_of(row, scheme)))

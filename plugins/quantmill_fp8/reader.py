@@ -1,0 +1,123 @@
+"""Reading FP8, NVFP4 and MX folders back, without the encoder's code: the formats' definitions in numpy.
+
+E4M3 as ml_dtypes has it; E2M1 and E8M0: OCP Microscaling Formats (MX) Specification 1.0, section 5.3; NVFP4's two
+scales and the order of its nibbles: compressed-tensors 0.19, compressors/nvfp4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantmill.contract.errors import VerificationFailed
+from quantmill.contract.model_folder import ModelFolder, read_kept
+from quantmill.contract.reading import ReadTensor
+from quantmill.contract.tensors import FloatArray
+
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+SCALES = (".weight_scale", ".weight_scale_inv", ".weight_global_scale")
+PACKED = ".weight_packed"
+BLOCK = 128
+CHUNK_VALUES = 1 << 20  # decoded at once
+
+
+def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTensor]:
+    """Each stored tensor as float32, in the order of the names. Raises VerificationFailed for one that is not whole."""
+    with ModelFolder(folder) as artifact:
+        for name in sorted(_sources(artifact)):
+            if names is None or name in names:
+                yield _read(artifact, name)
+
+
+def _sources(artifact: ModelFolder) -> set[str]:
+    stored = (name for name in artifact.tensors if not name.endswith(SCALES))
+    return {f"{name.removesuffix(PACKED)}.weight" if name.endswith(PACKED) else name for name in stored}
+
+
+def _read(artifact: ModelFolder, name: str) -> ReadTensor:
+    module = name.removesuffix(".weight")
+    possible = (name, module + PACKED, *(module + scale for scale in SCALES))
+    parts = [stored for stored in possible if stored in artifact.tensors]
+    if parts == [name]:
+        return read_kept(artifact, name)
+    nbytes = sum(artifact.tensors[part].nbytes for part in parts)
+    endings = tuple(part.removeprefix(module) for part in parts)
+    if endings not in DECODERS:
+        raise VerificationFailed(f"{module} is stored as {', '.join(parts)}, which is no layout of this method")
+    scheme, values = DECODERS[endings](*(artifact.values(part) for part in parts))
+    return ReadTensor(name, scheme, nbytes, values)
+
+
+def _e8m0(exponents: NDArray[np.uint8]) -> FloatArray:
+    """2^(exponent - 127); the format's NaN (255) becomes NaN."""
+    values = np.ldexp(np.float32(1), exponents.astype(np.int32) - 127)
+    return np.where(exponents == 255, np.float32(np.nan), values).astype(np.float32)
+
+
+def _scaled(codes: NDArray[Any], scales: FloatArray, group: int) -> FloatArray:
+    """E4M3 codes times the scale of their group of `group` columns; chunks of rows, so that copies stay small."""
+    values = np.empty(codes.shape, np.float32)
+    step = max(1, CHUNK_VALUES // codes.shape[1])
+    for start in range(0, len(codes), step):
+        rows = slice(start, start + step)
+        each = np.repeat(scales[rows], group, axis=1)[:, : codes.shape[1]]
+        np.multiply(codes[rows].astype(np.float32), each, out=values[rows])
+    return values
+
+
+def _fp8(codes: NDArray[Any], scale: NDArray[Any]) -> tuple[str, FloatArray]:
+    """E4M3 with a scale for each row or each block, or E8M0 exponents for groups of 32."""
+    _require(codes.ndim == 2 and scale.ndim == 2, f"weights {codes.shape} with scales {scale.shape}")
+    rows, cols = codes.shape
+    if scale.dtype == np.uint8:
+        _require(scale.shape == (rows, cols // 32), f"weights {codes.shape} with scales {scale.shape}")
+        return "MXFP8", _scaled(codes, _e8m0(scale), 32)
+    scales = scale.astype(np.float32)
+    if scale.shape == (rows, 1):
+        return "FP8", _scaled(codes, scales, cols)
+    _require(scale.shape == (-(-rows // BLOCK), -(-cols // BLOCK)), f"weights {codes.shape} with scales {scale.shape}")
+    return "FP8-128x128", _scaled(codes, np.repeat(scales, BLOCK, axis=0)[:rows], BLOCK)
+
+
+def _unpacked(packed: NDArray[np.uint8]) -> FloatArray:
+    """The first of each pair of codes is in the low nibble."""
+    return E2M1[np.stack([packed & 15, packed >> 4], axis=2).reshape(len(packed), -1)]
+
+
+def _four_bit(packed: NDArray[np.uint8], scales: FloatArray, group: int) -> FloatArray:
+    _require(packed.ndim == 2 and packed.dtype == np.uint8, f"packed {packed.dtype} {packed.shape}")
+    rows, cols = packed.shape[0], 2 * packed.shape[1]
+    _require(scales.shape == (rows, cols // group), f"{rows} x {cols} weights with scales {scales.shape}")
+    values = np.empty((rows, cols), np.float32)
+    step = max(1, CHUNK_VALUES // cols)
+    for start in range(0, rows, step):
+        chunk = slice(start, start + step)
+        np.multiply(_unpacked(packed[chunk]), np.repeat(scales[chunk], group, axis=1), out=values[chunk])
+    return values
+
+
+def _mxfp4(packed: NDArray[Any], scale: NDArray[Any]) -> tuple[str, FloatArray]:
+    _require(scale.dtype == np.uint8, f"scales of {scale.dtype}")
+    return "MXFP4", _four_bit(packed, _e8m0(scale), 32)
+
+
+def _nvfp4(packed: NDArray[Any], scale: NDArray[Any], global_scale: NDArray[Any]) -> tuple[str, FloatArray]:
+    _require(global_scale.shape == (1,) and global_scale.dtype == np.float32, f"global scale {global_scale.shape}")
+    return "NVFP4", _four_bit(packed, scale.astype(np.float32) / global_scale[0], 16)
+
+
+def _require(holds: bool, found: str) -> None:
+    if not holds:
+        raise VerificationFailed(f"the arrays of a weight do not fit: {found}")
+
+
+DECODERS: Mapping[tuple[str, ...], Callable[..., tuple[str, FloatArray]]] = {
+    (".weight", ".weight_scale"): _fp8,
+    (".weight", ".weight_scale_inv"): _fp8,
+    (PACKED, ".weight_scale"): _mxfp4,
+    (PACKED, ".weight_scale", ".weight_global_scale"): _nvfp4,
+}

@@ -1,0 +1,112 @@
+"""The schemes as a table: what is stored, and what config.json says about it.
+
+compressed-tensors 0.19: quantization/quant_scheme.py (presets), compressors/; DeepSeek-V3: weight_scale_inv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from quantmill.contract.model_folder import StoredPart, kept_part
+from quantmill.contract.tensors import TensorPlan
+
+BLOCK = 128  # rows and columns of a block
+Granularity = Literal["channel", "block", "nvfp4", "mxfp4", "mxfp8"]
+
+
+@dataclass(frozen=True)
+class Fp8Scheme:
+    """One scheme.
+
+    label       what a plan calls a weight that is stored so
+    format      compressed-tensors' name of the layout; empty for the native one
+    inputs      in_features must be a multiple
+    outputs     out_features must be a multiple
+    activations compressed-tensors' settings of the input activations; None leaves them as they are
+    """
+
+    label: str
+    granularity: Granularity
+    format: str
+    weights: Mapping[str, Any]
+    inputs: int = 1
+    outputs: int = 1
+    activations: Mapping[str, Any] | None = None
+    scale: str = "weight_scale"
+    note: str = field(default="")
+
+
+def _settings(bits: int, strategy: str, *, group: int | None = None, **more: Any) -> Mapping[str, Any]:
+    settings = {
+        "num_bits": bits,
+        "type": "float",
+        "symmetric": True,
+        "strategy": strategy,
+        "group_size": group,
+        "block_structure": None,
+        "dynamic": False,
+        "actorder": None,
+        "observer": "memoryless_minmax",
+        "observer_kwargs": {},
+    }
+    return MappingProxyType({**settings, **more})
+
+
+def _activations(strategy: str, group: int | None = None, **more: Any) -> Mapping[str, Any]:
+    return _settings(8, strategy, group=group, dynamic=True, observer=None, **more)
+
+
+E8M0 = {"scale_dtype": "torch.uint8", "zp_dtype": "torch.uint8"}
+E4M3 = {"scale_dtype": "torch.float8_e4m3fn", "zp_dtype": "torch.float8_e4m3fn"}
+
+CHANNEL = _settings(8, "channel")
+BLOCKS = _settings(8, "block", block_structure=[BLOCK, BLOCK])
+MX8 = _settings(8, "group", group=32, **E8M0)
+
+SCHEMES: Mapping[str, Fp8Scheme] = MappingProxyType(
+    {
+        "FP8_DYNAMIC": Fp8Scheme("FP8", "channel", "float-quantized", CHANNEL, activations=_activations("token")),
+        "FP8A16": Fp8Scheme("FP8", "channel", "naive-quantized", CHANNEL),
+        "FP8_BLOCK": Fp8Scheme(
+            "FP8-128x128", "block", "float-quantized", BLOCKS, BLOCK, BLOCK, _activations("group", BLOCK)
+        ),
+        "FP8_NATIVE": Fp8Scheme(
+            "FP8-128x128", "block", "", BLOCKS, BLOCK, BLOCK, _activations("group", BLOCK), "weight_scale_inv"
+        ),
+        "MXFP8": Fp8Scheme("MXFP8", "mxfp8", "mxfp8-quantized", MX8, 32, activations=_activations("group", 32, **E8M0)),
+        "MXFP8A16": Fp8Scheme("MXFP8", "mxfp8", "mxfp8-quantized", MX8, 32),
+        "NVFP4A16": Fp8Scheme(
+            "NVFP4", "nvfp4", "nvfp4-pack-quantized", _settings(4, "tensor_group", group=16, **E4M3), 16
+        ),
+        "MXFP4A16": Fp8Scheme("MXFP4", "mxfp4", "mxfp4-pack-quantized", _settings(4, "group", group=32, **E8M0), 32),
+    }
+)
+
+SCALE_DTYPES = ("F32", "F16", "BF16")  # compressed-tensors stores scales in the model's dtype
+
+
+def parts_of(row: TensorPlan, scheme: Fp8Scheme) -> Sequence[StoredPart]:
+    """The arrays that the files hold for a tensor of the plan."""
+    if row.action == "keep":
+        return (kept_part(row),)
+    module = row.name.removesuffix(".weight")
+    rows, cols = row.shape
+    scale = f"{module}.{scheme.scale}"
+    packed = StoredPart("codes", f"{module}.weight_packed", "U8", (rows, cols // 2))
+    codes = StoredPart("codes", row.name, "F8_E4M3", row.shape)
+    blocks = (-(-rows // BLOCK), -(-cols // BLOCK))
+    native = "F32" if not scheme.format else row.source_dtype
+    return {
+        "channel": (codes, StoredPart("scale", scale, row.source_dtype, (rows, 1))),
+        "block": (codes, StoredPart("scale", scale, native, blocks)),
+        "mxfp8": (codes, StoredPart("scale", scale, "U8", (rows, cols // 32))),
+        "mxfp4": (packed, StoredPart("scale", scale, "U8", (rows, cols // 32))),
+        "nvfp4": (
+            packed,
+            StoredPart("scale", scale, "F8_E4M3", (rows, cols // 16)),
+            StoredPart("global_scale", f"{module}.weight_global_scale", "F32", (1,)),
+        ),
+    }[scheme.granularity]
