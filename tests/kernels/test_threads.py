@@ -120,6 +120,14 @@ def test_a_program_may_end_while_its_threads_encode() -> None:
     assert in_a_process(end_while_threads_encode) is None
 
 
+def test_every_binding_lets_a_program_end_while_it_runs() -> None:
+    bindings = Path(__file__).parents[2] / "kernels" / "src" / "bindings"
+
+    assert [path.name for path in bindings.glob("*.cpp") if "gil_scoped_release" in path.read_text()] == [], (
+        "GilReleased of arrays.h"
+    )
+
+
 # ---- threads without work ----
 
 

@@ -74,7 +74,7 @@ const float* checked_factor(const Array& factor, size_t cols) {
 void require_factor(const float* factor, size_t cols, size_t threads) {
     std::optional<Refused> bad;
     {
-        const nb::gil_scoped_release unlocked;
+        const GilReleased others_run;
         bad = first_bad_factor(factor, cols, threads);
     }
     if (!bad) return;
@@ -161,7 +161,7 @@ nb::tuple solve(nb::handle weights, nb::handle factor, int64_t bits, int64_t gro
     const Vector<float> losses(new_array<float>({checked.rows}));
     std::optional<Refused> refused;
     {
-        const nb::gil_scoped_release unlocked;
+        const GilReleased others_run;
         refused = solve_gptq(problem, checked, found.view(), codes.data(), losses.data(), n_threads);
     }
     if (refused) refuse_value(*refused, scale_dtype);
@@ -178,7 +178,7 @@ nb::tuple find_scales(nb::handle weights, int64_t bits, int64_t group_size, bool
     Found found(checked.rows, checked.cols / group_columns);
     std::optional<Refused> refused;
     {
-        const nb::gil_scoped_release unlocked;
+        const GilReleased others_run;
         refused = find_gptq_scales(grid, checked, group_columns, found.view(), n_threads);
     }
     if (refused) refuse_value(*refused, scale_dtype);
