@@ -44,12 +44,11 @@ class Strip {
 };
 
 // Weights of `rows` rows from `row` on; the first that is refused.
-std::optional<Refused> load(const GptqWeights& weights, size_t row, size_t rows, const GptqStrip& strip,
+std::optional<Refused> load(const Weights& weights, size_t row, size_t rows, const GptqStrip& strip,
                             std::vector<float>& widened) {
     const size_t n = rows * weights.cols;
     widened.resize(n);
-    const auto* const bytes = static_cast<const uint8_t*>(weights.values);
-    reader().widen(weights.source, bytes + row * weights.cols * size_of(weights.source), n, widened.data());
+    reader().widen(weights.source, at(weights, row, 0), n, widened.data());
     const size_t bad = reader().first_unstorable(widened.data(), n, gptq_largest);
     if (bad < n) {
         const Refusal reason = std::isfinite(widened[bad]) ? Refusal::too_large : Refusal::not_finite;
@@ -125,7 +124,7 @@ size_t solver_scratch(const GptqProblem& problem) {
     return width * std::max(width, least_panel);
 }
 
-std::optional<Refused> find_gptq_scales(const GptqGrid& grid, const GptqWeights& weights, size_t group_columns,
+std::optional<Refused> find_gptq_scales(const GptqGrid& grid, const Weights& weights, size_t group_columns,
                                         const GptqScales& found, size_t threads) {
     return for_tiles(weights.rows, threads, [&](size_t begin, size_t n) -> std::optional<Refused> {
         const Strip strip(weights.cols, found.groups);
@@ -140,7 +139,7 @@ std::optional<Refused> find_gptq_scales(const GptqGrid& grid, const GptqWeights&
     });
 }
 
-std::optional<Refused> solve_gptq(const GptqProblem& problem, const GptqWeights& weights, const GptqScales& scales,
+std::optional<Refused> solve_gptq(const GptqProblem& problem, const Weights& weights, const GptqScales& scales,
                                   uint8_t* codes, float* losses, size_t threads) {
     GptqProblem remaining = problem;
     const bool found_at_the_start = problem.find_scales && scales.groups == 1;

@@ -36,8 +36,8 @@ size_t checked_group(int64_t group_size, size_t cols) {
     refuse(text("group_size must be -1 or divide the ", cols, " columns, got ", group_size));
 }
 
-GptqWeights checked_weights(nb::handle weights, const Array& array) {
-    const GptqWeights checked = {source_of(weights, array), array.data(), array.shape(0), array.shape(1)};
+Weights checked_weights(nb::handle weights, const Array& array) {
+    const Weights checked = {source_of(weights, array), array.data(), array.shape(0), array.shape(1)};
     if (checked.cols == 0) refuse("weights have no columns");
     return checked;
 }
@@ -140,7 +140,7 @@ nb::tuple solve(nb::handle weights, nb::handle factor, int64_t bits, int64_t gro
     const size_t n_threads = checked_threads(threads);
     const GptqGrid grid = checked_grid(bits, symmetric, mse, scale_dtype);
     const Array array = checked_array(weights, "weights", 2);
-    const GptqWeights checked = checked_weights(weights, array);
+    const Weights checked = checked_weights(weights, array);
     const Array factor_array = checked_array_of<float>(factor, "factor", 2, "float32");
     const float* const factor_values = checked_factor(factor_array, checked.cols);
     require_factor(factor_values, checked.cols, n_threads);
@@ -173,7 +173,7 @@ nb::tuple find_scales(nb::handle weights, int64_t bits, int64_t group_size, bool
     const size_t n_threads = checked_threads(threads);
     const GptqGrid grid = checked_grid(bits, symmetric, mse, scale_dtype);
     const Array array = checked_array(weights, "weights", 2);
-    const GptqWeights checked = checked_weights(weights, array);
+    const Weights checked = checked_weights(weights, array);
     const size_t group_columns = checked_group(group_size, checked.cols);
     Found found(checked.rows, checked.cols / group_columns);
     std::optional<Refused> refused;

@@ -65,7 +65,7 @@ void test_matrices() {
     const size_t rows = 70, cols = 100, group = 25;
     const std::vector<float> factor = factor_of(random, cols);
     std::vector<float> values = noise(random, rows * cols, 0.02f);
-    const GptqWeights weights = {Source::float32, values.data(), rows, cols};
+    const Weights weights = {Source::float32, values.data(), rows, cols};
     const GptqGrid grid = {4, false, 0.0f, Source::float32};
     std::vector<float> scales(rows * 4), again_scales(rows * 4), losses(rows), again_losses(rows);
     std::vector<uint8_t> zeros(rows * 4), again_zeros(rows * 4), codes(rows * cols), again(rows * cols);
