@@ -58,7 +58,7 @@ MAY_IMPORT = {
     "quantmill.calibration.origins": room(CONTRACT, libraries="torch transformers"),
     "quantmill.calibration.forward": room(f"{CONTRACT} quantmill.files", libraries="numpy torch"),
     "quantmill.evaluation": room(
-        f"{VALUES} quantmill.checkpoints quantmill.files quantmill.calibration quantmill.hardware",
+        f"{VALUES} quantmill.checkpoints quantmill.files quantmill.calibration quantmill.hardware quantmill.texts",
         libraries="numpy",
         lazily="torch lm_eval",
     ),
@@ -66,8 +66,9 @@ MAY_IMPORT = {
     "quantmill.evaluation.scorer": room(f"{CONTRACT} quantmill.calibration", libraries="torch", lazily="tokenizers"),
     "quantmill.evaluation.greedy": room(f"{CONTRACT} quantmill.calibration", libraries="numpy torch"),
     "quantmill.evaluation.predictions": room(f"{CONTRACT} quantmill.calibration", libraries="numpy torch"),
+    "quantmill.texts": room(CONTRACT),
     "quantmill.jobs": room(
-        f"{OPENED} quantmill.checkpoints quantmill.files quantmill.hardware quantmill.store "
+        f"{OPENED} quantmill.checkpoints quantmill.files quantmill.hardware quantmill.texts quantmill.store "
         "quantmill.evaluation.report",
         libraries="pydantic rfc8785",
         lazily="jsonschema referencing",  # for methods that only workers have installed
@@ -90,7 +91,7 @@ MAY_IMPORT = {
         libraries="typer pydantic structlog",
         lazily=f"{OPENED} quantmill.client quantmill.jobs quantmill.store quantmill.dispatch quantmill.worker "
         "quantmill.api quantmill.checkpoints quantmill.verification quantmill.evaluation quantmill.files "
-        "quantmill.hardware quantmill_kernels rich uvicorn",
+        "quantmill.hardware quantmill.texts quantmill.calibration quantmill_kernels rich uvicorn",
     ),
     "migrations": room("quantmill.store quantmill.settings", libraries="sqlalchemy alembic"),
 }

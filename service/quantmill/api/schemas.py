@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the client shares these schemas, and needs neither plugins 
     from quantmill.hardware.recommend import Answer, Recommendation
     from quantmill.jobs.installation import WorkerRow
     from quantmill.jobs.plan import Planned
+    from quantmill.jobs.texts import RegisteredText
     from quantmill.plugins import Plugins
 
 LARGEST_INTEGER = 2**53 - 1  # beyond it JSON numbers are not exact (RFC 8785)
@@ -489,6 +490,35 @@ class MethodView(View):
 
 class MethodList(View):
     items: list[MethodView]
+
+
+class TextView(View):
+    """A registered text. `evaluation_text` takes its `uri`; `digest` is of its documents and their order."""
+
+    name: str
+    uri: str
+    licence: str
+    languages: list[str]
+    digest: str | None
+
+    @classmethod
+    def of(cls, text: RegisteredText) -> TextView:
+        said = text.registration
+        return cls(
+            name=said.name,
+            uri=str(text.path),
+            licence=said.licence,
+            languages=list(said.languages),
+            digest=said.digest,
+        )
+
+
+class TextList(View):
+    items: list[TextView]
+
+    @classmethod
+    def of(cls, texts: Sequence[RegisteredText]) -> TextList:
+        return cls(items=[TextView.of(text) for text in texts])
 
 
 class FileView(View):

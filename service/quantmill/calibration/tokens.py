@@ -41,6 +41,7 @@ class Windows:
     stride  tokens of the text from the start of one window to that of the next
     prefix  tokens at the start of each window that are the tokenizer's, not the text's
     words   words that begin in the token that each prediction is of, int64 of the shape of `scored`
+    tokens  of the whole text, the rest that fills no window included
     """
 
     ids: NDArray[np.int64]
@@ -48,6 +49,7 @@ class Windows:
     stride: int
     prefix: int
     words: NDArray[np.int64]
+    tokens: int
 
     @property
     def window(self) -> int:
@@ -59,7 +61,8 @@ class Windows:
 
 
 def tokenize(index: ModelIndex, text: str) -> Tokens:
-    """The tokens of `text`. Template and special tokens are left out, but for the prefix.
+    """The tokens of `text`. Template and special tokens are left out, but for the prefix; what looks like one in the
+    text is plain text, as it is to llama.cpp.
 
     Raises SourceRejected when there is no tokenizer.json or it cannot be used, TextRejected when `text` is not
     Unicode.
@@ -76,6 +79,7 @@ def tokenize(index: ModelIndex, text: str) -> Tokens:
         tokenizer = Tokenizer.from_file(str(index.files[TOKENIZER]))
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True  # a text that spells a control token is no control token
         probe = tokenizer.encode("a", add_special_tokens=True)
         encoded = tokenizer.encode(text, add_special_tokens=False)
     except Exception as error:  # the library raises nothing more special
@@ -128,7 +132,7 @@ def cut(tokens: Tokens, window: int, stride: int | None = None) -> Windows:
     if step < own:
         scored[1:, : window - 1 - step] = False
     begun = np.concatenate([np.zeros_like(prefix), words], axis=1)[:, 1:]
-    return Windows(np.concatenate([prefix, rows], axis=1), scored, step, len(tokens.prefix), begun)
+    return Windows(np.concatenate([prefix, rows], axis=1), scored, step, len(tokens.prefix), begun, len(tokens.ids))
 
 
 def _cut(values: Sequence[int], window: int, step: int) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from quantmill.cli import comparing, local, machine, matching, remote, serving
+from quantmill.cli import comparing, local, machine, matching, remote, serving, texts
 
 app = typer.Typer(
     name="quantmill",
@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 PANELS: dict[str, list[Callable[..., Any]]] = {
-    "On this machine": [local.quantize, local.plan, local.verify, local.evaluate, comparing.compare],
+    "On this machine": [local.quantize, local.plan, local.verify, local.evaluate, comparing.compare, texts.texts],
     "What runs where": [matching.match, matching.devices],
     "With a service": [
         remote.submit,

@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from quantmill.cli.exits import OF_STATE
 from quantmill.cli.logs import log_to_stderr
 from quantmill.cli.output import note, say, show_fields, show_json, show_table, size
 from quantmill.cli.progress import Watch, watch
-from quantmill.contract.errors import ArtifactDamaged, RequestRejected, SourceRejected, TextRejected
+from quantmill.contract.errors import ArtifactDamaged, RequestRejected, SourceRejected
 from quantmill.domain.jobs import FINAL, Job, JobRequest, State
 
 if TYPE_CHECKING:
@@ -119,13 +119,15 @@ def evaluate(
     speed: options.Speed = True,
     task: options.Tasks = None,
     task_documents: options.TaskDocuments = None,
+    calibration: options.Calibration = None,
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure what ARTIFACT has lost on a text against the checkpoint that it was made from."""
     from quantmill.checkpoints import open_checkpoint
     from quantmill.domain.evaluation import EvaluationOptions
-    from quantmill.evaluation import Artifact, measure
+    from quantmill.evaluation import Artifact, Text, measure
+    from quantmill.texts import read_documents
 
     asked = EvaluationOptions(window, stride, device, dtype, prompts, context, speed, tuple(task or ()), task_documents)
     description, method = read_description(artifact)
@@ -135,15 +137,24 @@ def evaluate(
         sum(file["size"] for file in description["files"]),
         [runtime.name for runtime in method.runtimes],
     )
+    used = threads or options.settings().threads
+    seen = read_documents(calibration) if calibration else None
     with open_checkpoint(against) as checkpoint:
-        measured = measure(checkpoint, made, read_text(text), asked, threads=threads or options.settings().threads)
+        measured = measure(checkpoint, made, Text.read(text), asked, calibration=seen, threads=used)
     if as_json:
         metrics = [vars(metric) for metric in measured.metrics]
         show_json({**measured.to_json(), "metrics": metrics})
         return
     show_metrics(measured.metrics)
-    for each in measured.left_out:
-        note(f"not measured: {each.what}: {each.reason}")
+    say_shortcomings(measured.to_json())
+
+
+def say_shortcomings(measured: Mapping[str, Any]) -> None:
+    """What was left out of an evaluation and why, and what makes it doubtful."""
+    for each in measured.get("left_out", ()):
+        note(f"not measured: {each['what']}: {each['reason']}")
+    for warning in measured.get("warnings", ()):
+        note(f"warning: {warning}")
 
 
 def show_metrics(metrics: Sequence[Metric]) -> None:
@@ -256,8 +267,7 @@ def show_result(
         fields["perplexity"] = f"{made:.4f} (source {source:.4f}, {100 * (made / source - 1):+.2f} %)"
     show_fields(fields | {f"run with {name}": line for name, line in commands.items()})
     description, _ = read_description(output)
-    for each in description["measured"].get("left_out", ()):
-        note(f"not measured: {each['what']}: {each['reason']}")
+    say_shortcomings(description["measured"])
 
 
 def command(template: str, artifact: Artifact, folder: Path) -> str:
@@ -329,10 +339,3 @@ def check_digests(folder: Path, description: dict[str, Any]) -> None:
             raise ArtifactDamaged(f"{path} cannot be read: {error.strerror}", path=file["path"]) from None
         if found != file["digest"]:
             raise ArtifactDamaged(f"{path} has the digest {found}, not {file['digest']}", path=file["path"])
-
-
-def read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TextRejected(f"{path}: {error}") from None

@@ -43,6 +43,9 @@ Tasks = Annotated[
     list[str] | None, typer.Option("--task", metavar="NAME", help="A task of lm-eval's; may be repeated.")
 ]
 TaskDocuments = Annotated[int | None, typer.Option(min=1, help="How many documents of each task.")]
+Calibration = Annotated[
+    Path | None, typer.Option("--calibration", metavar="FILE", help="What ARTIFACT was calibrated on, to tell overlap.")
+]
 Text = Annotated[Path, typer.Option("--text", metavar="FILE", help="UTF-8 text to evaluate on.")]
 Gates = Annotated[
     list[str] | None,

@@ -6,7 +6,7 @@ from quantmill.evaluation.footprint import Timed, predicted_memory, time_artifac
 from quantmill.evaluation.measure import Evaluation, Perplexity, evaluate, perplexity
 from quantmill.evaluation.metrics import metrics_of
 from quantmill.evaluation.tasks import require_tasks, run_tasks
-from quantmill.evaluation.whole import Artifact, Measured, measure, require
+from quantmill.evaluation.whole import Artifact, Measured, Text, measure, require
 
 __all__ = [
     "Artifact",
@@ -16,6 +16,7 @@ __all__ = [
     "Measured",
     "Perplexity",
     "SourceCache",
+    "Text",
     "Timed",
     "continuations",
     "evaluate",

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from quantmill.checkpoints import Checkpoint, open_checkpoint
-from quantmill.contract.errors import PluginBroken, SourceRejected, TextRejected
+from quantmill.contract.errors import PluginBroken, SourceRejected
 from quantmill.contract.method import Method
 from quantmill.contract.tensors import Plan, QuantizedTensor
 from quantmill.domain.artifacts import Metric
 from quantmill.domain.jobs import Phase
-from quantmill.evaluation import Artifact, Measured, SourceCache, measure, require
+from quantmill.evaluation import Artifact, Measured, SourceCache, Text, measure, require
 from quantmill.files.atomic import exhaustion_reported
 from quantmill.files.blobs import BlobStore
 from quantmill.plugins import Plugins
@@ -43,11 +43,12 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
     """Carry out `task`, reporting through `send`; ends with a Finished message or raises QuantmillError."""
     method = plugins.method(task.method)
     params = method.params.model_validate(task.params)
-    if task.evaluation_text is not None:
-        require(task.evaluation)  # now, not after hours of work
+    text = Text.read(task.evaluation_text) if task.evaluation_text is not None else None
 
     send(Progressed(phase=Phase.FETCH))
     with open_checkpoint(task.source) as checkpoint:
+        if text is not None:
+            require(checkpoint, text, task.evaluation)  # now, not after hours of work
         source_digest = identify_source(checkpoint, task, send)
         send(Progressed(phase=Phase.PLAN))
         plan = method.plan.load()(checkpoint.index, params)
@@ -65,7 +66,9 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
         )
 
         check_canceled(canceled)
-        measured = evaluate(task, method, checkpoint, source_digest, verification.nbytes, send)
+        measured = None
+        if text is not None:
+            measured = evaluate(task, method, checkpoint, text, source_digest, verification.nbytes, send)
         metrics = [*size_metrics(plan), *verification.metrics(), *(measured.metrics if measured else ())]
     send(finished(method, plan, verification, metrics, measured))
 
@@ -167,16 +170,14 @@ def export(
 
 
 def evaluate(
-    task: Start, method: Method, checkpoint: Checkpoint, source_digest: str, nbytes: int, send: Send
-) -> Measured | None:
-    """What the artifact has lost against its source on the text, when one was given; `nbytes` are its files'."""
-    if task.evaluation_text is None:
-        return None
+    task: Start, method: Method, checkpoint: Checkpoint, text: Text, source_digest: str, nbytes: int, send: Send
+) -> Measured:
+    """What the artifact has lost against its source on the text; `nbytes` are its files'."""
     weights = functools.partial(method.weights, task.export_folder)
     return measure(
         checkpoint,
         Artifact(weights, task.export_folder, nbytes, [runtime.name for runtime in method.runtimes]),
-        read_text(task),
+        text,
         task.evaluation,
         threads=task.threads,
         cache=SourceCache(task.evaluation_cache, source_digest, task.evaluation_cache_bytes),
@@ -189,14 +190,6 @@ def evaluate(
 def memory_share(task: Start) -> int | None:
     """What a whole model may take of the runner's memory."""
     return None if task.memory_bytes is None else max(0, task.memory_bytes - peak_memory_bytes())
-
-
-def read_text(task: Start) -> str:
-    assert task.evaluation_text is not None
-    try:
-        return task.evaluation_text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TextRejected(f"{task.evaluation_text.name}: {error}", text=task.evaluation_text.name) from error
 
 
 def size_metrics(plan: Plan) -> list[Metric]:

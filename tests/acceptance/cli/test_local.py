@@ -280,6 +280,44 @@ def test_an_evaluation_that_cannot_be_is_refused_before_any_work(quantmill, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_texts_are_described_and_compared(quantmill, tmp_path):
+    words = (DATA / "text" / "evaluation.txt").read_text().split()
+    (tmp_path / "a.txt").write_text(" ".join(words[:400]))
+    (tmp_path / "b.txt").write_text("<|im_start|> " + " ".join(words[200:600]))
+
+    described = quantmill("texts", tmp_path / "a.txt", tmp_path / "b.txt", "--model", MODEL, "--json").json
+
+    assert [row["words"] for row in described["texts"]] == [400, 401]
+    assert all(row["tokens"] > 400 and set(row["languages"]) == {"en"} for row in described["texts"])
+    assert described["texts"][1]["control_tokens"] == {"<|im_start|>": 1}
+    assert 0.4 < described["overlaps"][0]["share"] < 0.6
+
+
+def test_a_text_is_registered_with_its_licence_and_refused_when_it_changed(quantmill, tmp_path):
+    text = tmp_path / "a.txt"
+    text.write_text("the words of the text are these and not those")
+
+    assert quantmill("texts", text, "--register", "mine").code == 3
+    registered = quantmill("texts", text, "--register", "mine", "--licence", "CC0-1.0", "--json")
+    text.write_text("others")
+
+    assert (registered.json["texts"][0]["name"], registered.json["texts"][0]["licence"]) == ("mine", "CC0-1.0")
+    assert "has changed since it was registered as mine" in quantmill("texts", text).err
+
+
+def test_an_evaluation_on_what_was_calibrated_on_is_warned_of(quantmill, artifact, short_text):
+    measured = quantmill(
+        "evaluate", artifact[0], "--against", MODEL, "--text", short_text, "--calibration", short_text,
+        "--prompts", "0", "--no-speed", "--json",
+    ).json  # fmt: skip
+
+    metrics = {(metric["subject"], metric["name"]): metric["value"] for metric in measured["metrics"]}
+    assert metrics["text", "calibration_overlap"] == 1.0
+    assert "100.0 % of the evaluation text stands in the calibration text" in measured["warnings"][0]
+    assert measured["text"]["tokens"] > 511
+    assert measured["text"]["batches"].startswith("sha256:")
+
+
 def test_windows_may_overlap_in_an_evaluation(quantmill, artifact, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text((DATA / "text" / "evaluation.txt").read_text()[:2000])

@@ -71,6 +71,7 @@ def test_an_artifact_says_on_what_it_was_measured_and_what_was_left_out(installa
     assert job.request.evaluation == options
     measured = json.loads(installation.services.blobs.path(artifact.description.digest).read_bytes())["measured"]
     assert (measured["options"]["window"], measured["options"]["stride"]) == (256, 128)
+    assert (measured["text"]["documents"], measured["text"]["languages"]) == (1, {"en": 1.0})
     assert metrics["predicted_memory"].unit == "byte at 100 tokens"
     assert "continuation_agreement" not in metrics
     assert [each["what"] for each in measured["left_out"]] == ([] if "generation_speed" in metrics else ["speed"])
@@ -91,6 +92,23 @@ def test_what_this_worker_lacks_ends_the_job_before_anything_is_quantized(
     assert (job.state, job.error["kind"]) == (State.FAILED, "user")
     assert said in job.error["detail"]
     assert job.source_digest is None  # it was not even read
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"too short", "a window takes 512"), (b"caf\xe9 " * 999, "is not UTF-8: byte 3"), (b"\n" * 99, "is empty")],
+    ids=["shorter than a window", "another encoding", "white space"],
+)
+def test_a_text_that_cannot_be_evaluated_ends_the_job_before_anything_is_quantized(
+    installation, tmp_path_factory, content, said
+):
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_bytes(content)
+    job = installation.wait(installation.submit("Q4_0", evaluation_text=str(text)).id)
+
+    assert (job.state, job.error["kind"]) == (State.FAILED, "data")
+    assert said in job.error["detail"]
+    assert job.source_digest is None
 
 
 def test_an_artifact_that_meets_its_gates_is_published_with_what_was_observed(installation):

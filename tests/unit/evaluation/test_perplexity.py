@@ -219,6 +219,11 @@ def test_a_text_that_is_not_unicode_is_refused(make_model: Callable[..., Path]) 
 # The tokenizer
 
 
+def test_a_control_token_that_a_text_spells_is_plain_text(make_model: Callable[..., Path]) -> None:
+    with open_checkpoint(make_model(prefix=True)) as checkpoint:
+        assert tokenize(checkpoint.index, "a<s>b").ids == [0, 31, 18, 31, 1]
+
+
 def test_a_model_without_tokenizer_cannot_be_evaluated(make_model: Callable[..., Path]) -> None:
     folder = make_model()
     (folder / "tokenizer.json").unlink()
