@@ -82,7 +82,8 @@ def predicted_memory(
     """
     shape = shape_of(index.config, index)
     tokens = context or default_context(shape)
-    runtime = next((RUNTIMES[name] for name in runtimes if name in RUNTIMES), RUNTIMES["transformers"])
+    known = (RUNTIMES.get(name.lower()) for name in runtimes)
+    runtime = next((each for each in known if each is not None), RUNTIMES["transformers"])
     weights = Weights(nbytes, 0, 1.0, exact=True)
     memory = memory_of(shape, weights, runtime, Load(tokens), unpacked=False)
     return Metric(
