@@ -18,11 +18,11 @@ def write(
     tensors: Iterable[QuantizedTensor], plan: Plan, index: ModelIndex, params: BnbParams, folder: Path
 ) -> list[Path]:
     """Write shards, config.json with its `quantization_config`, and the tokenizer; holds one tensor at a time."""
-    config = quantized_config(index, quantization_config(plan, params))
+    config = quantized_config(index, quantization_config(plan, index, params))
     return write_model_folder(tensors, plan, partial(parts_of, params=params), index, config, folder)
 
 
-def quantization_config(plan: Plan, params: BnbParams) -> dict[str, Any]:
+def quantization_config(plan: Plan, index: ModelIndex, params: BnbParams) -> dict[str, Any]:
     """transformers' BitsAndBytesConfig, every key given: its defaults are not the library's."""
     is_int8 = params.quant_type == "int8"
     return {
@@ -34,7 +34,7 @@ def quantization_config(plan: Plan, params: BnbParams) -> dict[str, Any]:
         "bnb_4bit_compute_dtype": params.compute_dtype,
         "bnb_4bit_quant_storage": params.quant_storage,
         "llm_int8_threshold": 6.0,
-        "llm_int8_skip_modules": kept_modules(plan),
+        "llm_int8_skip_modules": kept_modules(plan, index),
         "llm_int8_has_fp16_weight": False,
         "llm_int8_enable_fp32_cpu_offload": False,
     }

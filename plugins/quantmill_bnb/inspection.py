@@ -18,7 +18,7 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: BnbParams) -> I
     with ModelFolder(folder) as artifact:
         observations = [
             *_settings(artifact, params),
-            *_skipped(artifact, plan),
+            *_skipped(artifact, plan, index),
             *config_observations(artifact, index),
             *carried_observations(folder, index),
         ]
@@ -47,10 +47,12 @@ def _settings(artifact: ModelFolder, params: BnbParams) -> Iterator[Observation]
         yield Observation(CHECK, name, found.get(name), value)
 
 
-def _skipped(artifact: ModelFolder, plan: Plan) -> Iterator[Observation]:
+def _skipped(artifact: ModelFolder, plan: Plan, index: ModelIndex) -> Iterator[Observation]:
     """Each matrix that is not quantized must be in the list, or transformers would make it a quantized module."""
     listed = set(artifact.config.get("quantization_config", {}).get("llm_int8_skip_modules") or ())
     for row in plan.tensors:
         if row.name.endswith(".weight") and len(row.shape) == 2:
             module = row.name.removesuffix(".weight")
             yield Observation("skip_modules", module, module in listed, row.action == "keep")
+    for name in index.tied:
+        yield Observation("skip_modules", name, name.removesuffix(".weight") in listed, True)

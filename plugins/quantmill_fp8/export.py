@@ -21,12 +21,12 @@ def write(
 ) -> list[Path]:
     """Write shards, config.json with its `quantization_config`, and the tokenizer; holds one tensor at a time."""
     scheme = SCHEMES[params.scheme]
-    settings = _compressed_tensors(scheme, plan) if scheme.format else _native(plan)
+    settings = _compressed_tensors(scheme, plan, index) if scheme.format else _native(plan, index)
     layout = partial(parts_of, scheme=scheme)
     return write_model_folder(tensors, plan, layout, index, quantized_config(index, settings), folder)
 
 
-def _compressed_tensors(scheme: Fp8Scheme, plan: Plan) -> dict[str, Any]:
+def _compressed_tensors(scheme: Fp8Scheme, plan: Plan, index: ModelIndex) -> dict[str, Any]:
     group = {
         "targets": ["Linear"],
         "weights": dict(scheme.weights),
@@ -40,7 +40,7 @@ def _compressed_tensors(scheme: Fp8Scheme, plan: Plan) -> dict[str, Any]:
         "format": scheme.format,
         "quantization_status": "compressed",
         "config_groups": {"group_0": group},
-        "ignore": kept_modules(plan),
+        "ignore": kept_modules(plan, index),
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
         "sparsity_config": {},
@@ -48,10 +48,10 @@ def _compressed_tensors(scheme: Fp8Scheme, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _native(plan: Plan) -> dict[str, Any]:
+def _native(plan: Plan, index: ModelIndex) -> dict[str, Any]:
     return {
         "quant_method": "fp8",
         "activation_scheme": "dynamic",
         "weight_block_size": [BLOCK, BLOCK],
-        "modules_to_not_convert": kept_modules(plan),
+        "modules_to_not_convert": kept_modules(plan, index),
     }

@@ -33,7 +33,7 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: Fp8Params) -> I
         native = params.scheme == "FP8_NATIVE"
         observations = [
             *(_native(found) if native else _compressed_tensors(found, params)),
-            *_ignored(found.get("modules_to_not_convert" if native else "ignore"), plan),
+            *_ignored(found.get("modules_to_not_convert" if native else "ignore"), plan, index),
             *config_observations(artifact, index),
             *carried_observations(folder, index),
         ]
@@ -67,9 +67,11 @@ def _compressed_tensors(found: Mapping[str, Any], params: Fp8Params) -> Iterator
     yield Observation(CHECK, "input_activations.dynamic", inputs.get("dynamic"), True if activations else None)
 
 
-def _ignored(listed: Any, plan: Plan) -> Iterator[Observation]:
+def _ignored(listed: Any, plan: Plan, index: ModelIndex) -> Iterator[Observation]:
     """Each matrix that is not quantized must be listed, or the consumer would look for its scales."""
     for row in plan.tensors:
         if row.name.endswith(".weight") and len(row.shape) == 2:
             module = row.name.removesuffix(".weight")
             yield Observation("ignored_modules", module, module in (listed or ()), row.action == "keep")
+    for name in index.tied:
+        yield Observation("ignored_modules", name, name.removesuffix(".weight") in (listed or ()), True)

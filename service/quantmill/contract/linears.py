@@ -141,10 +141,13 @@ def plan_linears(index: ModelIndex, skip_modules: Sequence[str], row_of: RowOf) 
     return Plan(rows, tuple(Unit(row.name, (row.name,)) for row in rows), peak)
 
 
-def kept_modules(plan: Plan) -> list[str]:
-    """Modules with a matrix that is kept: consumers need them by name, or look for what quantized ones have."""
+def kept_modules(plan: Plan, index: ModelIndex) -> list[str]:
+    """Modules with a matrix that is kept: consumers need them by name, or look for what quantized ones have.
+
+    A tied one is among them, which has no matrix of its own.
+    """
     kept = (row.name for row in plan.tensors if row.action == "keep" and len(row.shape) == 2)
-    return [name.removesuffix(".weight") for name in kept if name.endswith(".weight")]
+    return [name.removesuffix(".weight") for name in (*kept, *index.tied) if name.endswith(".weight")]
 
 
 def _row(info: TensorInfo, linear: Linear | None, skip_modules: Sequence[str], row_of: RowOf) -> TensorPlan:

@@ -147,8 +147,15 @@ def test_a_plan_quantizes_the_linears_and_says_why_it_keeps_the_rest() -> None:
         "model.layers.0.mlp.down_proj.weight": "rows of no whole blocks",
         "model.layers.0.mlp.up_proj.weight": "INT4",
     }
-    assert kept_modules(plan) == ["lm_head", "model.embed_tokens", "model.layers.0.mlp.down_proj"]
+    assert kept_modules(plan, index_of(MIXED)) == ["lm_head", "model.embed_tokens", "model.layers.0.mlp.down_proj"]
     assert [unit.key for unit in plan.units] == [row.name for row in plan.tensors]
+
+
+def test_a_tied_head_is_among_the_kept_modules() -> None:
+    index = index_of({"model.embed_tokens.weight": (64, 32), "model.layers.0.mlp.up_proj.weight": (48, 32)})
+    tied = replace(index, tied={"lm_head.weight": "model.embed_tokens.weight"})
+
+    assert kept_modules(plan_linears(tied, (), planned), tied) == ["model.embed_tokens", "lm_head"]
 
 
 @pytest.mark.parametrize(
