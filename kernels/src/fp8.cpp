@@ -73,7 +73,7 @@ float absmax(const Weights& weights, size_t threads) {
 }
 
 std::optional<RefusedWeight> encode_fp8(const Weights& weights, Fp8Strategy strategy, Source scale_dtype, bool given,
-                                    float* scales, uint8_t* codes, size_t threads) {
+                                        float* scales, uint8_t* codes, size_t threads) {
     if (strategy == Fp8Strategy::tensor && !given) {
         const float largest = absmax(weights, threads);
         if (!std::isfinite(largest)) return first_not_finite(weights);
@@ -96,10 +96,15 @@ std::optional<RefusedWeight> encode_fp8(const Weights& weights, Fp8Strategy stra
 
 void decode_fp8(const uint8_t* codes, const float* scales, Fp8Strategy strategy, size_t rows, size_t cols,
                 float* values, size_t threads) {
-    for_tiles(fp8_grid(strategy, rows, cols), rows, cols, threads, [&](const Span& span) {
-        for (size_t row = span.row; row < span.row + span.rows; ++row) {
-            const size_t first = row * cols + span.col;
-            kernels().decode(codes + first, span.cols, scales[span.scale], values + first);
+    const Fp8Grid grid = fp8_grid(strategy, rows, cols);
+    for_rows(rows, rows_per_range(cols), threads, [&](size_t begin, size_t end) {
+        for (size_t row = begin; row < end; ++row) {
+            const size_t scale_row = std::min(row / grid.tile_rows, grid.scale_rows - 1);
+            const float* const of_row = scales + scale_row * grid.scale_cols;
+            for (size_t tile = 0; tile < grid.scale_cols; ++tile) {
+                const size_t col = tile * grid.tile_cols, first = row * cols + col;
+                kernels().decode(codes + first, std::min(grid.tile_cols, cols - col), of_row[tile], values + first);
+            }
         }
         return true;
     });

@@ -28,7 +28,7 @@ float fp8_scale(float absmax, Source dtype);
 // instead. The quotient value / scale is rounded to the dtype that torch divides in: that of both where they have the
 // same, else float32. Refuses the first value that is not finite.
 std::optional<RefusedWeight> encode_fp8(const Weights& weights, Fp8Strategy strategy, Source scale_dtype, bool given,
-                                    float* scales, uint8_t* codes, size_t threads);
+                                        float* scales, uint8_t* codes, size_t threads);
 
 void decode_fp8(const uint8_t* codes, const float* scales, Fp8Strategy strategy, size_t rows, size_t cols,
                 float* values, size_t threads);

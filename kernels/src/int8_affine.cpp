@@ -47,14 +47,15 @@ AffineScale scale_of(const OrderedRange& range, const Int8Rule& rule) {
     const CodeRange codes = codes_for_scale(rule);
     const double scale = (double{high} - double{low}) / (codes.highest - codes.lowest);
     if (scale < double{FLT_MIN}) return {};
-    const double zero_point = rule.symmetric ? (codes.lowest + codes.highest) / 2.0 : codes.lowest - double{low} / scale;
+    const double zero_point =
+        rule.symmetric ? (codes.lowest + codes.highest) / 2.0 : codes.lowest - double{low} / scale;
     return {static_cast<float>(scale), static_cast<float>(std::nearbyint(zero_point))};
 }
 
 using Encode = std::optional<RefusedWeight> (*)(const Weights&, const Int8Rule&, uint8_t*, AffineScale*, size_t);
 
 std::optional<RefusedWeight> encode_tensor(const Weights& weights, const Int8Rule& rule, uint8_t* codes,
-                                       AffineScale* scales, size_t threads) {
+                                           AffineScale* scales, size_t threads) {
     OrderedRange whole;
     std::mutex guards_whole;
     const size_t grain = rows_per_range(weights.cols);
@@ -75,8 +76,8 @@ std::optional<RefusedWeight> encode_tensor(const Weights& weights, const Int8Rul
     return std::nullopt;
 }
 
-std::optional<RefusedWeight> encode_rows(const Weights& weights, const Int8Rule& rule, uint8_t* codes, AffineScale* scales,
-                                     size_t threads) {
+std::optional<RefusedWeight> encode_rows(const Weights& weights, const Int8Rule& rule, uint8_t* codes,
+                                         AffineScale* scales, size_t threads) {
     std::atomic<bool> finite{true};
     for_rows(weights.rows, rows_per_range(weights.cols), threads, [&](size_t first, size_t last) {
         for (size_t row = first; row < last; ++row) {
@@ -93,7 +94,7 @@ std::optional<RefusedWeight> encode_rows(const Weights& weights, const Int8Rule&
 }
 
 std::optional<RefusedWeight> encode_columns(const Weights& weights, const Int8Rule& rule, uint8_t* codes,
-                                        AffineScale* scales, size_t threads) {
+                                            AffineScale* scales, size_t threads) {
     std::atomic<bool> finite{true};
     for_rows(weights.cols, stripe, threads, [&](size_t first, size_t last) {
         const size_t n = last - first;
@@ -102,7 +103,7 @@ std::optional<RefusedWeight> encode_columns(const Weights& weights, const Int8Ru
             kernels().fold_ranges(weights.source, at(weights, row, first), n, ranges.data());
         }
         if (weights.rows > 0 && !std::ranges::all_of(ranges, is_finite)) return finite = false;
-        std::ranges::transform(ranges, scales + first, [&](const OrderedRange& range) { return scale_of(range, rule); });
+        for (size_t i = 0; i < n; ++i) scales[first + i] = scale_of(ranges[i], rule);
         for (size_t row = 0; row < weights.rows; ++row) {
             kernels().encode_each(weights.source, at(weights, row, first), n, scales + first, rule.is_signed,
                                   codes + row * weights.cols + first);
@@ -124,7 +125,7 @@ size_t affine_scales(AffineAxis axis, size_t rows, size_t cols) {
 }
 
 std::optional<RefusedWeight> encode_int8_affine(const Weights& weights, AffineAxis axis, const Int8Rule& rule,
-                                            uint8_t* codes, AffineScale* scales, size_t threads) {
+                                                uint8_t* codes, AffineScale* scales, size_t threads) {
     constexpr Encode encoders[] = {encode_tensor, encode_rows, encode_columns};  // in the order of AffineAxis
     return encoders[static_cast<size_t>(axis)](weights, rule, codes, scales, threads);
 }

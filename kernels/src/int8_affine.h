@@ -22,7 +22,7 @@ struct Int8Rule {
 
 // Writes codes, of the shape of the weights, and affine_scales() scales. Refuses the first value that is not finite.
 std::optional<RefusedWeight> encode_int8_affine(const Weights& weights, AffineAxis axis, const Int8Rule& rule,
-                                            uint8_t* codes, AffineScale* scales, size_t threads);
+                                                uint8_t* codes, AffineScale* scales, size_t threads);
 
 void decode_int8_affine(const uint8_t* codes, const AffineScale* scales, AffineAxis axis, bool is_signed, size_t rows,
                         size_t cols, float* values, size_t threads);

@@ -55,7 +55,7 @@ float nvfp4_global_scale(float absmax, Source dtype) {
 }
 
 std::optional<RefusedWeight> encode_nvfp4(const Weights& weights, float global_scale, uint8_t* packed, uint8_t* scales,
-                                      size_t threads) {
+                                          size_t threads) {
     return for_finite_rows(weights, threads, [&](const void* values, size_t first, size_t n) {
         kernels().encode_nvfp4(weights.source, values, n, global_scale, packed + first / 2,
                                scales + first / nvfp4_group);

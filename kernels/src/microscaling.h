@@ -1,4 +1,4 @@
-// NVFP4, MXFP4 and MXFP8: whole matrices whose rows are groups of values under small scales (small_floats/microscaled.h).
+// NVFP4, MXFP4 and MXFP8: whole matrices, their rows in groups of values under small scales (small_floats/microscaled.h).
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ float nvfp4_global_scale(float absmax, Source dtype);
 
 // Columns are a multiple of the group. Each refuses the first value that is not finite.
 std::optional<RefusedWeight> encode_nvfp4(const Weights& weights, float global_scale, uint8_t* packed, uint8_t* scales,
-                                      size_t threads);
+                                          size_t threads);
 std::optional<RefusedWeight> encode_mxfp4(const Weights& weights, uint8_t* packed, uint8_t* exponents, size_t threads);
 std::optional<RefusedWeight> encode_mxfp8(const Weights& weights, uint8_t* codes, uint8_t* exponents, size_t threads);
 

@@ -1,4 +1,4 @@
-// Rounding to the dtype in which a reference computes: half to even, float16 overflows to infinity. The value is no NaN.
+// Rounding to the dtype in which a reference computes: half to even, float16 overflows to infinity. The value is not NaN.
 // Plain loops over these vectorize. Internal linkage, see lanes.h.
 #pragma once
 

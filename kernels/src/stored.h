@@ -1,5 +1,5 @@
-// Values of a checkpoint read in place, at any address. Plain loops over these vectorize, as loops over structs of bytes
-// do not. Internal linkage, see lanes.h.
+// Values of a checkpoint read in place, at any address. Plain loops over these vectorize; loops over structs of bytes do
+// not. Internal linkage, see lanes.h.
 #pragma once
 
 #include <bit>

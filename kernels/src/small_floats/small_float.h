@@ -18,22 +18,26 @@ struct E2M1 {  // 0, 0.5, 1, 1.5, 2, 3, 4, 6
     static constexpr float largest = 6.0f;
 };
 
-// The code nearest to |value|, of two the even one; the largest one for all above it. `value` is no NaN.
+// The code nearest to |value|, of two the even one; the largest one for all above it. `value` is no NaN. The part above
+// the least normal value is rounded among the normal values and the part below among the subnormal ones; one of the two
+// is the least normal value itself. So there is nothing to select, which compilers vectorize best.
 template <typename Format>
 inline int32_t magnitude_code(float value) {
     constexpr int dropped = 23 - Format::mantissa_bits;
     constexpr int32_t least_normal = (128 - Format::bias) << 23;
+    constexpr int32_t largest = std::bit_cast<int32_t>(Format::largest);
     constexpr int32_t rebias = (127 - Format::bias) << Format::mantissa_bits;
     // Its last place is that of the subnormals, so adding it rounds them.
     constexpr int32_t shifter = (127 + dropped + 1 - Format::bias) << 23;
+    constexpr int32_t code_of_least_normal = 1 << Format::mantissa_bits;
 
-    const float absolute = std::bit_cast<float>(std::bit_cast<int32_t>(value) & 0x7FFFFFFF);
-    const float clamped = absolute < Format::largest ? absolute : Format::largest;
-    const int32_t bits = std::bit_cast<int32_t>(clamped);
-    const int32_t subnormal = std::bit_cast<int32_t>(clamped + std::bit_cast<float>(shifter)) - shifter;
-    const int32_t half = (1 << (dropped - 1)) - 1;
-    const int32_t normal = ((bits + half + (bits >> dropped & 1)) >> dropped) - rebias;
-    return bits < least_normal ? subnormal : normal;
+    const int32_t bits = std::bit_cast<int32_t>(value) & 0x7FFFFFFF;
+    const int32_t clamped = bits < largest ? bits : largest;
+    const int32_t above = clamped > least_normal ? clamped : least_normal;
+    const int32_t below = bits < least_normal ? bits : least_normal;
+    const int32_t normal = (above + ((1 << (dropped - 1)) - 1) + (above >> dropped & 1)) >> dropped;
+    const int32_t subnormal = std::bit_cast<int32_t>(std::bit_cast<float>(below) + std::bit_cast<float>(shifter));
+    return normal + subnormal - (rebias + shifter + code_of_least_normal);
 }
 
 // The value of a code without its sign.
