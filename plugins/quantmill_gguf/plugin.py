@@ -75,6 +75,7 @@ GGUF = Method(
         Runtime("llama-cpp-python", "python -m llama_cpp.server --model {file}"),
         Runtime("transformers", "AutoModelForCausalLM.from_pretrained('{folder}', gguf_file='{file}')"),
     ),
+    ladder=tuple({"type": type_} for type_ in ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "BF16")),
     bits=(2, 3, 4, 5, 6, 8, 16, 32),
     granularity="blocks of 32 or 256 values along a row",
 )

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from quantmill.contract.tensors import Plan
 from quantmill.domain.artifacts import Artifact, ArtifactFile, Lineage, Metric
 from quantmill.domain.comparisons import Comparison, ComparisonRequest, Variant, VariantRequest
+from quantmill.domain.escalation import Escalation, Step
 from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.gates import GateVerdict
 from quantmill.domain.jobs import FINAL, Attempt, Event, Job, JobRequest, Outcome, Progress, State
@@ -134,6 +135,13 @@ class SubmitPlan(Body):
     params: Params = Field(default_factory=dict, description="what the method's params_schema accepts; no other keys")
 
 
+class EscalationBody(Body):
+    """Leave to go on with larger parameters of the method's ladder while gates are missed."""
+
+    attempts: int = Field(ge=2, le=16, description="at most this many, the first included")
+    size_mb: float | None = Field(default=None, gt=0, le=1e9, description="none planned for more, in 10^6 bytes")
+
+
 class SubmitJob(SubmitPlan):
     """A compression job."""
 
@@ -145,9 +153,18 @@ class SubmitJob(SubmitPlan):
     timeout_seconds: int | None = Field(default=None, ge=1, le=31_536_000, description="running longer expires the job")
     labels: Labels = Field(default_factory=dict, description="yours; list jobs by them")
     gates: Gates = Field(default=(), description="what the artifact must meet, or the job fails and publishes nothing")
+    escalation: EscalationBody | None = Field(default=None, description="larger parameters until the gates are met")
 
     def to_request(self) -> JobRequest:
-        return JobRequest(**dict(self) | {"evaluation": EvaluationOptions(**dict(self.evaluation))})
+        given = {
+            "evaluation": EvaluationOptions(**dict(self.evaluation)),
+            "escalation": _escalation(self.escalation),
+        }
+        return JobRequest(**dict(self) | given)
+
+
+def _escalation(body: EscalationBody | None) -> Escalation | None:
+    return None if body is None else Escalation(**dict(body))
 
 
 class SubmitVariant(Body):
@@ -179,10 +196,11 @@ class SubmitComparison(Body):
     timeout_seconds: int | None = Field(default=None, ge=1, le=31_536_000, description="of each job")
     labels: Labels = Field(default_factory=dict, description="of each job; list jobs by them")
     gates: Gates = Field(default=(), description="what each artifact must meet, or its job fails")
+    escalation: EscalationBody | None = Field(default=None, description="of each job")
 
     def to_request(self) -> ComparisonRequest:
         asked = tuple(VariantRequest(variant.method, variant.params) for variant in self.variants)
-        return ComparisonRequest(**dict(self) | {"variants": asked})
+        return ComparisonRequest(**dict(self) | {"variants": asked, "escalation": _escalation(self.escalation)})
 
 
 class ProblemPlace(View):
@@ -329,6 +347,26 @@ class GateView(View):
         return cls(**vars(verdict))
 
 
+class StepView(View):
+    """An attempt that missed the gates of a job which may escalate; `size` is in bytes."""
+
+    params: dict[str, Any]
+    size: int
+    gates: list[GateView]
+
+    @classmethod
+    def of(cls, step: Step) -> StepView:
+        return cls(params=dict(step.params), size=step.size, gates=[GateView.of(verdict) for verdict in step.gates])
+
+
+class EscalationView(View):
+    """The budget, and the steps that missed the gates: `params` of the job are then what it goes on with."""
+
+    attempts: int
+    size_mb: float | None
+    steps: list[StepView]
+
+
 class JobSummary(View):
     """A job as listings show it. The states are closed; phases may be added, so tolerate unknown ones."""
 
@@ -347,6 +385,7 @@ class JobSummary(View):
     timeout_seconds: int | None
     labels: dict[str, str]
     gates: list[GateView]
+    escalation: EscalationView | None
     artifact_digest: str | None
     error: dict[str, Any] | None = Field(description="why the job failed: type, title, detail, kind and more")
     retry_of: UUID | None
@@ -379,7 +418,16 @@ def _job_fields(job: Job) -> dict[str, Any]:
     fields = vars(job.request) | vars(job) | {"progress": ProgressView.of(job.progress) if job.progress else None}
     fields["evaluation"] = Evaluation(**vars(job.request.evaluation))
     fields["gates"] = [GateView.of(verdict) for verdict in job.gates]
+    fields["escalation"] = _escalation_view(job)
     return {name: fields[name] for name in JobSummary.model_fields}
+
+
+def _escalation_view(job: Job) -> EscalationView | None:
+    asked = job.request.escalation
+    if asked is None:
+        return None
+    steps = [StepView.of(step) for step in job.steps]
+    return EscalationView(attempts=asked.attempts, size_mb=asked.size_mb, steps=steps)
 
 
 class VariantView(View):
@@ -394,6 +442,7 @@ class VariantView(View):
     progress: ProgressView | None
     artifact_digest: str | None
     gates: list[GateView]
+    escalation: EscalationView | None
     error: dict[str, Any] | None
 
     @classmethod
@@ -409,6 +458,7 @@ class VariantView(View):
             progress=ProgressView.of(job.progress) if job.progress else None,
             artifact_digest=job.artifact_digest,
             gates=[GateView.of(verdict) for verdict in job.gates],
+            escalation=_escalation_view(job),
             error=None if job.error is None else dict(job.error),
         )
 
@@ -485,6 +535,9 @@ class MethodView(View):
     params_schema: dict[str, Any]
     formats: list[str]
     architectures: list[str]
+    ladder: list[dict[str, Any]] = Field(
+        default=[], description="parameters that a job may escalate by, smallest first"
+    )
     runtimes: list[RuntimeView]
 
 

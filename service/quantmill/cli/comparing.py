@@ -61,6 +61,8 @@ def compare(
     text: Annotated[str, typer.Option("--text", metavar="FILE", help="UTF-8 text to evaluate on.")],
     report: ReportFile,
     gate: options.Gates = None,
+    escalate: options.Escalate = None,
+    escalate_mb: options.EscalateMb = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
     data_dir: options.DataDir = None,
@@ -71,7 +73,14 @@ def compare(
     if report.suffix != ".html":
         raise RequestRejected(f"{report} must end in .html; its .json and .csv are written beside it")
     variants = tuple(map(parse_variant, variant))
-    request = ComparisonRequest(as_seen_there(model), as_seen_there(text), variants, seed=seed, gates=tuple(gate or ()))
+    request = ComparisonRequest(
+        as_seen_there(model),
+        as_seen_there(text),
+        variants,
+        seed=seed,
+        gates=tuple(gate or ()),
+        escalation=options.parse_escalation(escalate, escalate_mb),
+    )
     with place(request, server, data_dir, threads) as chosen, interruptible():
         ended = see_through(chosen, request, as_json)
         written = {form: chosen.report(ended.id, form) for form in FORMS}
@@ -151,7 +160,12 @@ class There:
     def submit(self, request: ComparisonRequest) -> ComparisonView:
         asked = [(variant.method, variant.params) for variant in request.variants]
         return self._client.compare(
-            request.source, request.evaluation_text, asked, seed=request.seed, gates=list(request.gates)
+            request.source,
+            request.evaluation_text,
+            asked,
+            seed=request.seed,
+            gates=list(request.gates),
+            escalation=vars(request.escalation) if request.escalation else None,
         )
 
 

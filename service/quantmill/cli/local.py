@@ -38,6 +38,8 @@ def quantize(
     evaluate: options.Evaluate = None,
     measures: options.Measures = None,
     gate: options.Gates = None,
+    escalate: options.Escalate = None,
+    escalate_mb: options.EscalateMb = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
     data_dir: options.DataDir = None,
@@ -58,6 +60,7 @@ def quantize(
         seed=seed,
         gates=tuple(gate or ()),
         evaluation=options.parse_measures(measures),
+        escalation=options.parse_escalation(escalate, escalate_mb),
     )
     with embedded_store(data_dir, model, evaluate, threads) as services:
         with Embedded(services), interruptible():
@@ -265,6 +268,11 @@ def show_result(
     if ("artifact", "perplexity") in measured:
         source, made = measured["source", "perplexity"], measured["artifact", "perplexity"]
         fields["perplexity"] = f"{made:.4f} (source {source:.4f}, {100 * (made / source - 1):+.2f} %)"
+    if job.steps:
+        tried = [step.params for step in job.steps]
+        changed = [name for name, value in job.request.params.items() if any(each.get(name) != value for each in tried)]
+        before = ", ".join(" ".join(f"{name}={each.get(name)}" for name in changed) for each in tried)
+        fields["escalated"] = f"to {' '.join(f'{name}={job.request.params[name]}' for name in changed)}, after {before}"
     show_fields(fields | {f"run with {name}": line for name, line in commands.items()})
     description, _ = read_description(output)
     say_shortcomings(description["measured"])

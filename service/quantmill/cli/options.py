@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quantmill.contract.errors import RequestRejected
+from quantmill.domain.escalation import Escalation
 
 if TYPE_CHECKING:
     from quantmill.client import Client
@@ -51,6 +52,13 @@ Gates = Annotated[
     list[str] | None,
     typer.Option("--gate", metavar="EXPR", help="What the artifact must meet, as 'kld.mean <= 0.05'; may be repeated."),
 ]
+Escalate = Annotated[
+    int | None,
+    typer.Option(
+        min=2, max=16, metavar="N", help="Go on to larger parameters until the gates are met, N attempts in all."
+    ),
+]
+EscalateMb = Annotated[float | None, typer.Option(min=0, metavar="MB", help="None of those attempts larger than this.")]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A new folder.")]
 Seed = Annotated[int, typer.Option(min=0)]
 DataDir = Annotated[Path | None, typer.Option(help="Blobs, staging and the embedded database.")]
@@ -71,6 +79,14 @@ def parse_measures(pairs: Sequence[str] | None) -> EvaluationOptions:
     for key, value in ((key, _value(text)) for key, text in map(_pair, pairs or ())):
         given[key] = (*given.get(key, ()), value) if key == "tasks" else value
     return EvaluationOptions.of(given)
+
+
+def parse_escalation(attempts: int | None, size_mb: float | None) -> Escalation | None:
+    if attempts is None:
+        if size_mb is not None:
+            raise RequestRejected("--escalate-mb bounds --escalate; give both")
+        return None
+    return Escalation(attempts, size_mb)
 
 
 def parse_labels(pairs: Sequence[str] | None) -> dict[str, str]:

@@ -37,6 +37,8 @@ def submit(
     evaluate: RemoteText = None,
     measures: options.Measures = None,
     gate: options.Gates = None,
+    escalate: options.Escalate = None,
+    escalate_mb: options.EscalateMb = None,
     seed: options.Seed = 0,
     label: Label = None,
     time_limit: TimeLimit = None,
@@ -46,6 +48,7 @@ def submit(
     as_json: options.Json = False,
 ) -> int:
     """Queue a job. A path that exists here is sent absolute, any other as it is written."""
+    escalation = options.parse_escalation(escalate, escalate_mb)
     with options.client(server) as service:
         job = service.submit(
             as_seen_there(model),
@@ -56,6 +59,7 @@ def submit(
             evaluation=options.parse_measures(measures).asked(),
             seed=seed,
             gates=gate or [],
+            escalation=vars(escalation) if escalation else None,
             labels=options.parse_labels(label),
             timeout_seconds=time_limit,
         )

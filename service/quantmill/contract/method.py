@@ -78,6 +78,9 @@ class Method:
               consumer reads there beside tensors: settings, tokenizer, layout. Shares no code with `write`.
               A method whose files hold tensors only may leave it out.
 
+    `ladder` holds sets of parameters, smallest artifact first: a job that may escalate replaces its own parameters of
+    the same names by one of them when it misses its gates. A method without one cannot escalate.
+
     `error_bounds` gives, for each scheme that `plan` may choose, the largest relative RMSE
     (rms(read - source) / rms(source)) that verification accepts for a tensor; `block_bounds` the largest error of a
     single block.
@@ -97,6 +100,7 @@ class Method:
     block_bounds: Mapping[str, BlockBound]
     runtimes: tuple[Runtime, ...]
     inspect: lazy[InspectFunction] | None = None
+    ladder: tuple[Mapping[str, Any], ...] = ()
     bits: tuple[int, ...] = ()
     granularity: str = ""
     unit: Literal["tensor", "block", "graph"] = "tensor"
@@ -121,6 +125,7 @@ class Method:
             "params_schema": self.params.model_json_schema(),
             "formats": list(self.formats),
             "architectures": list(self.architectures),
+            "ladder": [dict(rung) for rung in self.ladder],
             "bits": list(self.bits),
             "granularity": self.granularity,
             "unit": self.unit,

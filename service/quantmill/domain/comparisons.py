@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from quantmill.domain.escalation import Escalation
 from quantmill.domain.jobs import FINAL, Job, JobRequest, State
 
 WORST_FIRST = (State.CANCELED, State.FAILED, State.EXPIRED, State.SUCCEEDED)
@@ -38,6 +39,7 @@ class ComparisonRequest:
     timeout_seconds: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     gates: tuple[str, ...] = ()
+    escalation: Escalation | None = None
 
     def job(self, variant: VariantRequest) -> JobRequest:
         return JobRequest(
@@ -49,6 +51,7 @@ class ComparisonRequest:
             timeout_seconds=self.timeout_seconds,
             labels=self.labels,
             gates=self.gates,
+            escalation=self.escalation,
         )
 
 

@@ -104,16 +104,18 @@ def _verdict(gate: Gate, measured: dict[str, float]) -> GateVerdict:
     return GateVerdict(gate.text, value, COMPARISONS[gate.comparison](value, gate.limit))
 
 
-def refusal(verdicts: Sequence[GateVerdict], metrics: Iterable[Metric]) -> GateFailed | None:
-    """The error of a job whose gates were not all met, with everything that was measured; None when they were."""
-    missed = [verdict for verdict in verdicts if not verdict.passed]
-    if not missed:
-        return None
-    said = "; ".join(f"{verdict.gate}: {_shown(verdict.observed)}" for verdict in missed)
+def refusal(
+    verdicts: Sequence[GateVerdict], metrics: Iterable[Metric], steps: Sequence[Mapping[str, Any]] = ()
+) -> GateFailed:
+    """The error of a job whose gates were not all met, with everything that was measured, and all `steps` where it had
+    escalated."""
+    said = "; ".join(f"{verdict.gate}: {_shown(verdict.observed)}" for verdict in verdicts if not verdict.passed)
+    tried = f" at the last of {len(steps)} steps" if steps else ""
     return GateFailed(
-        f"not met: {said}. Choose a larger type, or another limit.",
+        f"not met{tried}: {said}. Choose a larger type, or another limit.",
         gates=[dict(vars(verdict)) for verdict in verdicts],
         metrics=[_plain(metric) for metric in metrics],
+        **({"steps": list(steps)} if steps else {}),
     )
 
 

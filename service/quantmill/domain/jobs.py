@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from quantmill.domain.escalation import Escalation, Step
 from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.gates import GateVerdict
 
@@ -92,6 +93,7 @@ class JobRequest:
     labels: Mapping[str, str] = field(default_factory=dict)
     gates: tuple[str, ...] = ()
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    escalation: Escalation | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,11 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as the store knows it. `plan` is Plan.to_json(), `error` is errors.describe()."""
+    """A job as the store knows it. `plan` is Plan.to_json(), `error` is errors.describe().
+
+    `steps` are attempts that missed the gates of a job that may escalate; `request.params` and `plan` are then what it
+    goes on with.
+    """
 
     id: UUID
     request: JobRequest
@@ -142,6 +148,12 @@ class Job:
     ended_at: datetime | None
     attempts: tuple[Attempt, ...] = ()
     gates: tuple[GateVerdict, ...] = ()
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def asked(self) -> JobRequest:
+        """The request as it came: escalation changes the parameters, and the first step kept what they were."""
+        return replace(self.request, params=self.steps[0].params) if self.steps else self.request
 
     @property
     def etag(self) -> str:

@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import PurePosixPath
+from typing import Any
 
 from quantmill.domain.artifacts import Metric
+from quantmill.domain.comparisons import shown
+from quantmill.domain.escalation import Step
 from quantmill.evaluation.plots import pareto, strips
 from quantmill.evaluation.report import MeasuredVariant, Report
 
@@ -144,10 +147,26 @@ def _table(report: Report, best: MeasuredVariant | None) -> str:
     rows = [_row(_source_cells(report), titles)]
     for variant in report.variants:
         rows.append(_row(_cells(variant, report), titles, " class=best" if variant is best else ""))
-        if not variant.succeeded:
-            rows.append(f"<tr class=why><td colspan={len(titles)}>{escape(variant.error or variant.state)}</td></tr>")
+        rows += [f"<tr class=why><td colspan={len(titles)}>{escape(said)}</td></tr>" for said in _remarks(variant)]
     head = "".join(f"<th>{title}</th>" for title in titles)
     return "\n".join(["<table>", f"<thead><tr>{head}</tr></thead>", "<tbody>", *rows, "</tbody>", "</table>"])
+
+
+def _remarks(variant: MeasuredVariant) -> Iterator[str]:
+    """Which smaller attempts missed the gates, and why it failed."""
+    if variant.steps:
+        changed = variant.made_with or variant.params
+        yield f"Gates were not met with {'; '.join(_step(step, changed) for step in variant.steps)}."
+    if not variant.succeeded:
+        yield variant.error or variant.state
+
+
+def _step(step: Step, changed: Mapping[str, Any]) -> str:
+    """What a step had in place of the changed parameters, and the gates that it missed."""
+    params = " ".join(f"{name}={shown(step.params.get(name))}" for name in changed)
+    missed = [each for each in step.gates if not each.passed]
+    said = [f"{each.gate}: {'not measured' if each.observed is None else f'{each.observed:.4g}'}" for each in missed]
+    return f"{params} ({', '.join(said)})"
 
 
 def _row(cells: list[str], titles: list[str], attributes: str = "") -> str:
@@ -181,10 +200,10 @@ def _cells(variant: MeasuredVariant, report: Report) -> list[str]:
 def _measured(metric: Metric | None, column: Column) -> str:
     if metric is None or not math.isfinite(metric.value):
         return ""
-    shown, low, high = column.form(metric.value), metric.ci_low, metric.ci_high
+    value, low, high = column.form(metric.value), metric.ci_low, metric.ci_high
     if not column.interval or low is None or high is None or low == high:
-        return f"<span>{shown}</span>"
-    return f"<span>{shown}<small>{column.form(low)}–{column.form(high)}</small></span>"
+        return f"<span>{value}</span>"
+    return f"<span>{value}<small>{column.form(low)}–{column.form(high)}</small></span>"
 
 
 # By the suffix of its file

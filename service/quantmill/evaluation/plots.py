@@ -136,7 +136,7 @@ def _ends(variant: MeasuredVariant) -> tuple[float, float]:
 def _label(variant: MeasuredVariant, report: Report) -> str:
     """The parameters' values, after the method's name where there are several methods."""
     several = len({each.method for each in report.variants}) > 1
-    values = [shown(value) for value in variant.params.values()]
+    values = [shown(value) for value in variant.made_params.values()]
     return shortened(" ".join([variant.method, *values] if several or not values else values), LONGEST_LABEL)
 
 

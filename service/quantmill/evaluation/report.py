@@ -9,12 +9,13 @@ import math
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from quantmill.domain.artifacts import Metric
 from quantmill.domain.comparisons import VariantRequest, shown
+from quantmill.domain.escalation import Step
 
 MOST_RATIO = 1.03  # of the perplexities: what a recommended variant may lose, its interval's upper end included
 SCHEMA = "quantmill.comparison.v1"
@@ -39,6 +40,7 @@ class MeasuredVariant:
     """One variant of a comparison and what became of it.
 
     `digest` is the artifact's, None where the job did not succeed; `size` (bytes) is known of what missed a gate too.
+    `steps` are smaller attempts that missed the gates, `made_with` the parameters that replaced those asked for.
     """
 
     method: str
@@ -49,10 +51,18 @@ class MeasuredVariant:
     digest: str | None = None
     error: str | None = None
     metrics: tuple[Metric, ...] = ()
+    steps: tuple[Step, ...] = ()
+    made_with: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        return VariantRequest(self.method, self.params).name
+        """What was asked for, and what it was escalated to."""
+        asked = VariantRequest(self.method, self.params).name
+        return f"{asked} → {VariantRequest('', self.made_with).name.strip()}" if self.made_with else asked
+
+    @property
+    def made_params(self) -> Mapping[str, Any]:
+        return {**self.params, **self.made_with}
 
     @property
     def succeeded(self) -> bool:
@@ -128,8 +138,10 @@ class Report:
 
     def command(self, variant: MeasuredVariant) -> str:
         """The shell command that makes and measures the variant again."""
-        sets = [part for key, value in variant.params.items() for part in ("--set", f"{key}={shown(value)}")]
-        output = re.sub(r"[^\w.+]+", "-", "-".join([variant.method, *map(shown, variant.params.values())])).strip("-")
+        sets = [part for key, value in variant.made_params.items() for part in ("--set", f"{key}={shown(value)}")]
+        output = re.sub(r"[^\w.+]+", "-", "-".join([variant.method, *map(shown, variant.made_params.values())])).strip(
+            "-"
+        )
         seed = ["--seed", str(self.seed)] if self.seed else []
         method = ["--method", variant.method, *sets, *seed, "--evaluate", self.text, "--output", output]
         return shlex.join(["quantmill", "quantize", self.source, *method])
@@ -149,11 +161,14 @@ class Report:
         return json.dumps(whole, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
 
     def _variant_json(self, variant: MeasuredVariant) -> dict[str, Any]:
-        fields = {name: value for name, value in vars(variant).items() if name not in {"metrics", "blocks", "params"}}
+        built = {"metrics", "blocks", "params", "steps", "made_with"}
+        fields = {name: value for name, value in vars(variant).items() if name not in built}
         return {
             "name": variant.name,
             **fields,
             "params": dict(variant.params),
+            "made_with": dict(variant.made_with),
+            "steps": [step.to_json() for step in variant.steps],
             "on_frontier": variant in self.frontier,
             "command": self.command(variant),
             "metrics": [

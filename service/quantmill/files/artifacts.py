@@ -85,11 +85,12 @@ def describe(
     created_at: datetime,
     calibration_digest: str | None = None,
     measured: Mapping[str, Any] | None = None,
+    steps: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """What quantmill.json says: enough to know what the artifact is and to make it again.
 
-    `measured` says on what text and how the metrics were measured, and what was left out.
-    `digest` is the artifact's, over `files` without quantmill.json itself.
+    `measured` says on what text and how the metrics were measured, and what was left out; `steps` are smaller attempts
+    that missed the job's gates. `digest` is the artifact's, over `files` without quantmill.json itself.
     """
     return {
         "schema": DESCRIPTION_SCHEMA,
@@ -102,6 +103,7 @@ def describe(
         "method": {"name": method, "version": method_version},
         "params": dict(params),
         "seed": seed,
+        "steps": [dict(step) for step in steps],
         "calibration_digest": calibration_digest,
         "files": [
             {"path": file.path, "digest": file.digest, "size": file.size, "media_type": file.media_type}

@@ -19,7 +19,7 @@ from quantmill.domain.artifacts import Metric
 from quantmill.domain.comparisons import Comparison, ComparisonRequest, Variant
 from quantmill.domain.gates import metrics_in
 from quantmill.domain.identifiers import uuid7
-from quantmill.domain.jobs import FINAL
+from quantmill.domain.jobs import FINAL, Job
 from quantmill.evaluation.report import MeasuredVariant, Report
 from quantmill.jobs.plan import find_text, pointing_at
 from quantmill.jobs.submit import Accepted, accept
@@ -171,6 +171,12 @@ def report(services: Services, comparison_id: UUID) -> Report:
     )
 
 
+def _changed(job: Job) -> dict[str, Any]:
+    """The parameters that escalation has changed, as they are now."""
+    before = job.asked.params
+    return {name: value for name, value in job.request.params.items() if value != before.get(name)}
+
+
 def _measured(variant: Variant, metrics: Sequence[Metric], sizes: Mapping[str, int]) -> MeasuredVariant:
     """A variant that missed its gates published nothing, but its error holds what was measured."""
     job = variant.job
@@ -186,5 +192,7 @@ def _measured(variant: Variant, metrics: Sequence[Metric], sizes: Mapping[str, i
         size=sizes.get(job.artifact_digest or "", kept_back),
         digest=job.artifact_digest,
         error=error.get("detail"),
+        steps=job.steps,
+        made_with=_changed(job),
         metrics=found,
     )

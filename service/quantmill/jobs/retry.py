@@ -22,4 +22,4 @@ def retry(services: Services, job_id: UUID, *, idempotency_key: str | None = Non
     if job.state not in RETRIABLE:
         states = ", ".join(sorted(RETRIABLE))
         raise Conflict(f"job {job_id} is {job.state}; only {states} jobs can be retried", state=job.state.value)
-    return submit(services, job.request, idempotency_key=idempotency_key, retry_of=job_id)
+    return submit(services, job.asked, idempotency_key=idempotency_key, retry_of=job_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -63,7 +64,7 @@ def request_digest(request: JobRequest, retry_of: UUID | None = None) -> str:
     """sha256 over the RFC 8785 form of what was asked for, before anything is resolved or filled in."""
     body: dict[str, Any] = {**asdict(request), "retry_of": str(retry_of) if retry_of else None}
     body["evaluation"] = request.evaluation.asked()
-    for name in ("gates", "evaluation"):  # requests of before there were such keep their digest
+    for name in ("gates", "evaluation", "escalation"):  # requests of before there were such keep their digest
         if not body[name]:
             del body[name]
     return "sha256:" + hashlib.sha256(rfc8785.dumps(body)).hexdigest()
@@ -89,12 +90,14 @@ def accept(services: Services, request: JobRequest) -> Accepted:
         folder = resolve(request.source, services.settings.source_roots)
     if request.method in services.plugins.methods:
         planned = make_plan(services, request.source, request.method, request.params)
-        version = services.plugins.methods[request.method].version
+        installed = services.plugins.methods[request.method]
+        _check_escalation(request, installed.ladder)
         resolved = replace(request, source=str(folder), params=planned.params.model_dump(mode="json"))
-        return Accepted(resolved, version, planned.plan.to_json(), timeout)
+        return Accepted(resolved, installed.version, planned.plan.to_json(), timeout)
     with pointing_at("/method"):
         description = published_method(services, request.method)
     validate_by_schema(request.method, description["params_schema"], request.params)
+    _check_escalation(request, description.get("ladder", ()))
     return Accepted(replace(request, source=str(folder)), description["version"], {}, timeout)  # its worker plans it
 
 
@@ -104,6 +107,16 @@ def _check_gates(request: JobRequest) -> None:
             gate = parse(text)
             if gate.measure.needs_text and request.evaluation_text is None:
                 raise RequestRejected(f"{text!r} is measured on a text; give evaluation_text")
+
+
+def _check_escalation(request: JobRequest, ladder: Sequence[Mapping[str, Any]]) -> None:
+    if request.escalation is None:
+        return
+    with pointing_at("/escalation"):
+        if not request.gates:
+            raise RequestRejected("escalation goes on until the gates are met; give gates")
+        if not ladder:
+            raise RequestRejected(f"method {request.method!r} has no ladder to escalate on; leave escalation out")
 
 
 def _timeout(services: Services, request: JobRequest) -> int:

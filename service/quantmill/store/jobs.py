@@ -7,11 +7,11 @@ somebody else was faster; nothing is read first and written after.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, delete, exists, func, insert, or_, select, update
 
 from quantmill.contract.errors import (
     IllegalTransition,
@@ -22,6 +22,7 @@ from quantmill.contract.errors import (
     WorkerLost,
     describe,
 )
+from quantmill.domain.escalation import Escalation, Rung, Step
 from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.gates import GateVerdict
 from quantmill.domain.identifiers import uuid7
@@ -37,9 +38,10 @@ from quantmill.domain.jobs import (
     Progress,
     State,
 )
+from quantmill.store.escalations import escalations_of, insert_escalation, insert_step, steps_of
 from quantmill.store.events import write_event
 from quantmill.store.gates import gates_of, insert_gates
-from quantmill.store.tables import attempt, job, job_label, job_plan
+from quantmill.store.tables import attempt, job, job_label, job_plan, job_unit
 from quantmill.store.types import clock, storable
 
 LONGEST_BACKOFF_SECONDS = 3600.0
@@ -105,6 +107,7 @@ def insert_job(
         labels = [{"job_id": job_id, "key": key, "value": value} for key, value in request.labels.items()]
         tx.execute(insert(job_label), labels)
     insert_gates(tx, job_id, request.gates)
+    insert_escalation(tx, job_id, request.escalation)
     write_event(tx, job_id, 1, 0, f"job.{State.QUEUED}", {"method": request.method})
     return get_job(tx, job_id)
 
@@ -141,13 +144,8 @@ def get_job(tx: Connection, job_id: UUID) -> Job:
     if row is None:
         raise NotFound(f"there is no job {job_id}", job_id=str(job_id))
     attempts = select(attempt).where(attempt.c.job_id == job_id).order_by(attempt.c.epoch)
-    return _to_job(
-        row,
-        labels=_labels(tx, [job_id]).get(job_id, {}),
-        gates=gates_of(tx, [job_id]).get(job_id, ()),
-        plan=row.plan,
-        attempts=tuple(_to_attempt(found) for found in tx.execute(attempts)),
-    )
+    found = _to_job(row, _parts_of(tx, [job_id]))
+    return replace(found, plan=row.plan, attempts=tuple(_to_attempt(each) for each in tx.execute(attempts)))
 
 
 def list_jobs(
@@ -184,11 +182,22 @@ def find_jobs(tx: Connection, job_ids: Collection[UUID]) -> dict[UUID, Job]:
 
 
 def _without_plans(tx: Connection, rows: Sequence[Row[Any]]) -> list[Job]:
-    ids = [row.id for row in rows]
-    labels, gates = _labels(tx, ids), gates_of(tx, ids)
-    return [
-        _to_job(row, labels=labels.get(row.id, {}), gates=gates.get(row.id, ()), plan={}, attempts=()) for row in rows
-    ]
+    parts = _parts_of(tx, [row.id for row in rows])
+    return [_to_job(row, parts) for row in rows]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What lies in other tables than `job`, by job."""
+
+    labels: dict[UUID, dict[str, str]]
+    gates: dict[UUID, tuple[GateVerdict, ...]]
+    escalations: dict[UUID, Escalation]
+    steps: dict[UUID, tuple[Step, ...]]
+
+
+def _parts_of(tx: Connection, ids: Collection[UUID]) -> _Parts:
+    return _Parts(_labels(tx, ids), gates_of(tx, ids), escalations_of(tx, ids), steps_of(tx, ids))
 
 
 def _labels(tx: Connection, job_ids: Collection[UUID]) -> dict[UUID, dict[str, str]]:
@@ -198,15 +207,9 @@ def _labels(tx: Connection, job_ids: Collection[UUID]) -> dict[UUID, dict[str, s
     return found
 
 
-def _to_job(
-    row: Row[Any],
-    *,
-    labels: dict[str, str],
-    gates: tuple[GateVerdict, ...],
-    plan: dict[str, Any],
-    attempts: tuple[Attempt, ...],
-) -> Job:
-    progress = None
+def _to_job(row: Row[Any], parts: _Parts) -> Job:
+    """Without its plan and its attempts."""
+    progress, gates = None, parts.gates.get(row.id, ())
     if row.progress_done is not None:
         progress = Progress(row.progress_done, row.progress_total, row.progress_message)
     return Job(
@@ -219,8 +222,9 @@ def _to_job(
             evaluation=EvaluationOptions.of(row.evaluation or {}),
             seed=row.seed,
             timeout_seconds=row.timeout_seconds,
-            labels=labels,
+            labels=parts.labels.get(row.id, {}),
             gates=tuple(verdict.gate for verdict in gates),
+            escalation=parts.escalations.get(row.id),
         ),
         method_version=row.method_version,
         state=row.state,
@@ -228,7 +232,7 @@ def _to_job(
         epoch=row.epoch,
         row_version=row.row_version,
         progress=progress,
-        plan=plan,
+        plan={},
         source_digest=row.source_digest,
         error=row.error,
         artifact_digest=row.artifact_digest,
@@ -239,8 +243,8 @@ def _to_job(
         created_at=row.created_at,
         started_at=row.started_at,
         ended_at=row.ended_at,
-        attempts=attempts,
         gates=gates,
+        steps=parts.steps.get(row.id, ()),
     )
 
 
@@ -422,6 +426,27 @@ def record_source(tx: Connection, job_id: UUID, epoch: int, source_digest: str) 
             f"the source changed while the job was running: it was {known}, now it is {source_digest}; submit it again"
         )
     return known is not None
+
+
+def escalate(tx: Connection, job_id: UUID, epoch: int, missed: Step, rung: Rung) -> Job | None:
+    """Go on with larger parameters: the step that missed its gates is kept, its units are forgotten, and an event says
+    so. None when the job is to be canceled, or is no longer held at this epoch.
+    """
+    row = tx.execute(
+        update(job)
+        .where(is_held(job_id, epoch), job.c.state == State.RUNNING)
+        .values(params=dict(rung.params), row_version=job.c.row_version + 1, event_seq=job.c.event_seq + 1)
+        .returning(job.c.event_seq)
+    ).one_or_none()
+    if row is None:
+        return None
+    tx.execute(update(job_plan).where(job_plan.c.job_id == job_id).values(plan=rung.plan.to_json()))
+    tx.execute(delete(job_unit).where(job_unit.c.job_id == job_id))
+    position = len(steps_of(tx, [job_id]).get(job_id, ()))
+    insert_step(tx, job_id, position, missed)
+    payload = {"step": position + 1, **missed.to_json(), "next": dict(rung.params)}
+    write_event(tx, job_id, row.event_seq, epoch, "job.escalated", payload)
+    return get_job(tx, job_id)
 
 
 def end_attempt(

@@ -145,6 +145,27 @@ gate = Table(
 )
 
 
+class EscalationColumns(TypedColumns):
+    job_id: Named[UUID] = Column(Uuid, ForeignKey("job.id"), primary_key=True)
+    attempts: Named[int] = Column(Integer)
+    size_mb: Named[float | None] = Column(Double)
+
+
+escalation = Table("escalation", metadata, EscalationColumns)
+
+
+class EscalationStepColumns(TypedColumns):
+    job_id: Named[UUID] = Column(Uuid, ForeignKey("escalation.job_id"), primary_key=True)
+    position: Named[int] = Column(Integer, primary_key=True, autoincrement=False)
+    params: Named[dict[str, Any]] = Column(Json, nullable=False)  # the job's own are those of the step it is at
+    size: Named[int] = Column(BigInteger)
+    gates: Named[list[dict[str, Any]]] = Column(OrderedJson, nullable=False)
+    ended_at: Named[datetime] = Column(UtcDateTime)
+
+
+escalation_step = Table("escalation_step", metadata, EscalationStepColumns)
+
+
 class AttemptColumns(TypedColumns):
     job_id: Named[UUID] = Column(Uuid, ForeignKey("job.id"), primary_key=True)
     epoch: Named[int] = Column(Integer, primary_key=True, autoincrement=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +21,11 @@ KIND = "model"
 
 def metrics_of(result: Finished) -> list[Metric]:
     return [Metric(**dict(metric)) for metric in result.metrics]
+
+
+def size_of(metrics: Iterable[Metric]) -> int:
+    """The bytes of all files, as the check of the artifact found them."""
+    return next(int(metric.value) for metric in metrics if (metric.subject, metric.name) == ("artifact", "size"))
 
 
 def publish(services: Services, job: Job, result: Finished, folder: Path, verdicts: Sequence[GateVerdict] = ()) -> Job:
@@ -52,6 +57,7 @@ def publish(services: Services, job: Job, result: Finished, folder: Path, verdic
         environment=result.environment,
         job_id=job.id,
         created_at=now,
+        steps=[step.to_json() for step in job.steps],
     )
     described = services.blobs.put_bytes(description_bytes(description))
     artifact = Artifact(

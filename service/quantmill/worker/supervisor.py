@@ -25,12 +25,15 @@ from quantmill.contract.errors import (
     ResourceExhausted,
     describe,
 )
-from quantmill.domain.gates import GateVerdict, judge, refusal
+from quantmill.contract.tensors import Plan
+from quantmill.domain.escalation import Step, refusal_of
+from quantmill.domain.gates import GateVerdict, judge
 from quantmill.domain.jobs import FINAL, Job, Outcome, Phase, Progress, State
 from quantmill.files.blobs import BlobStore
 from quantmill.services import Services
 from quantmill.store import gates, jobs, units
 from quantmill.worker.child import Child, Ended
+from quantmill.worker.escalate import next_after
 from quantmill.worker.lease import Lease
 from quantmill.worker.messages import (
     Cancel,
@@ -43,7 +46,7 @@ from quantmill.worker.messages import (
     Start,
     UnitFinished,
 )
-from quantmill.worker.publish import metrics_of, publish
+from quantmill.worker.publish import metrics_of, publish, size_of
 
 log = structlog.get_logger()
 
@@ -117,13 +120,19 @@ class Supervisor:
         self._remove_staging_when_over(job.id, folder)
 
     def _run_child(self, job: Job, lease: Lease, folder: Path, attempt_folder: Path) -> None:
-        child = Child()
-        attempt = Attempt(job, child, lease, attempt_folder / "artifact")
-        try:
-            child.send(self._start_message(job, folder, attempt.export_folder))
-            self._settle(attempt, self._follow(attempt))
-        finally:
-            child.close()
+        """A runner for the job; another one for each step that it escalates by."""
+        step: Job | None = job
+        while step is not None:
+            work = attempt_folder / str(len(step.steps))
+            work.mkdir()
+            child = Child()
+            attempt = Attempt(step, child, lease, work / "artifact")
+            try:
+                child.send(self._start_message(step, folder, attempt.export_folder))
+                step = self._settle(attempt, self._follow(attempt))
+            finally:
+                child.close()
+                shutil.rmtree(work, ignore_errors=True)
 
     def _start_message(self, job: Job, folder: Path, export_folder: Path) -> Start:
         text = job.request.evaluation_text
@@ -234,10 +243,11 @@ class Supervisor:
 
     # When it has ended
 
-    def _settle(self, attempt: Attempt, last: Finished | Failed | Ended) -> None:
+    def _settle(self, attempt: Attempt, last: Finished | Failed | Ended) -> Job | None:
+        """Write down how the runner ended; the job as it goes on where that is not its end."""
         match last:
             case Finished():
-                self._publish(attempt, last)
+                return self._publish(attempt, last)
             case Failed(error=error, peak_memory_bytes=peak) if error.get("type") == CANCELED:
                 self._end(attempt, State.CANCELED, peak_memory_bytes=peak)
             case Failed(error=error, peak_memory_bytes=peak):
@@ -246,25 +256,45 @@ class Supervisor:
                 self._end(attempt, State.CANCELED, peak_memory_bytes=last.peak_memory_bytes)
             case Ended():
                 self._lose(attempt, last)
+        return None
 
-    def _publish(self, attempt: Attempt, result: Finished) -> None:
-        """Publish what was made where it meets the job's gates; else fail the job and keep what was measured.
+    def _publish(self, attempt: Attempt, result: Finished) -> Job | None:
+        """Publish what was made where it meets the job's gates; else escalate, or fail the job and keep what was
+        measured.
 
         A result that cannot be stored (a full disk, say) fails its job too; one that comes too late is fenced.
         """
-        metrics = metrics_of(result)
-        verdicts = judge(attempt.job.request.gates, metrics)
-        error: QuantmillError | None = refusal(verdicts, metrics)
-        if error is None:
-            try:
-                publish(self._services, attempt.job, result, attempt.export_folder, verdicts)
-                return
-            except IllegalTransition:
-                raise
-            except QuantmillError as failed:
-                error = failed
-        peak = result.peak_memory_bytes
-        self._end(attempt, State.FAILED, error=describe(error), peak_memory_bytes=peak, verdicts=verdicts)
+        job, metrics, peak = attempt.job, metrics_of(result), result.peak_memory_bytes
+        verdicts = judge(job.request.gates, metrics)
+        try:
+            if all(verdict.passed for verdict in verdicts):
+                publish(self._services, job, result, attempt.export_folder, verdicts)
+                return None
+            missed = Step(job.request.params, size_of(metrics), verdicts)
+            if (going_on := self._escalate(job, missed, Plan.from_json(result.plan))) is not None:
+                return going_on
+            error: QuantmillError = refusal_of([*job.steps, missed], metrics)
+        except IllegalTransition:
+            raise
+        except QuantmillError as failed:
+            error = failed
+        if attempt.lease.canceling.is_set():
+            self._end(attempt, State.CANCELED, peak_memory_bytes=peak)
+        else:
+            self._end(attempt, State.FAILED, error=describe(error), peak_memory_bytes=peak, verdicts=verdicts)
+        return None
+
+    def _escalate(self, job: Job, missed: Step, plan: Plan) -> Job | None:
+        """The job with the next rung's parameters, and without the units of this one; None where it cannot go on."""
+        method = self._services.plugins.method(job.request.method)
+        rung = next_after(job, method, missed.gates, plan.nbytes)
+        if rung is None:
+            return None
+        with self._services.database.write() as tx:
+            going_on = jobs.escalate(tx, job.id, job.epoch, missed, rung)
+        if going_on is not None:
+            shutil.rmtree(self._services.settings.staging_dir / str(job.id) / "units", ignore_errors=True)
+        return going_on
 
     def _end(
         self,

@@ -87,6 +87,8 @@ def test_a_comparison_is_accepted_with_a_job_for_each_variant(api):
         ),
         ({"gates": ["size_mb <= 4", "quality >= 1"]}, 422, ["/gates/1"]),
         ({"timeout_seconds": 31_536_000}, 422, ["/timeout_seconds"]),
+        ({"escalation": {"attempts": 3}}, 422, ["/escalation"]),
+        ({"gates": ["rmse <= 1"], "escalation": {"attempts": 1}}, 422, ["/escalation/attempts"]),
         ({"surprise": 1}, 422, ["/surprise"]),
     ],
 )

@@ -9,7 +9,12 @@ from uuid import uuid4
 
 import pytest
 
+from quantmill.contract.tensors import Plan
+from quantmill.domain.artifacts import Metric
+from quantmill.domain.escalation import Rung, Step
+from quantmill.domain.gates import judge
 from quantmill.domain.jobs import State
+from quantmill.store import jobs
 
 DATA = Path(__file__).parents[2] / "data"
 REQUEST = {"source": "millstone-4m", "method": "gguf", "params": {"type": "Q4_K_M"}}
@@ -63,6 +68,35 @@ def test_a_file_uri_names_a_source_too(api):
     response = api.post("/v1/jobs", json={**REQUEST, "source": (DATA / "millstone-4m").as_uri()})
 
     assert response.status_code == 202
+
+
+# Escalation
+
+
+def test_a_job_may_escalate_inside_a_budget(api):
+    asked = {**REQUEST, "gates": ["rmse <= 0.01"], "escalation": {"attempts": 3, "size_mb": 4.5}}
+
+    job = api.post("/v1/jobs", json=asked).json()
+
+    assert job["escalation"] == {"attempts": 3, "size_mb": 4.5, "steps": []}
+    assert api.get("/v1/methods/gguf").json()["ladder"][0] == {"type": "Q2_K"}
+
+
+def test_a_retry_asks_for_what_was_asked_for_before_the_escalation(api, services, claimed):
+    asked = {**REQUEST, "gates": ["rmse <= 0.01"], "escalation": {"attempts": 3}}
+    job = claimed(api.post("/v1/jobs", json=asked).json()["id"])
+    missed = Step(job.request.params, 1, judge(job.request.gates, [Metric("relative_rmse", 0.5, "")]))
+    larger = {**job.request.params, "type": "Q8_0"}
+    with services.database.write() as tx:
+        jobs.escalate(tx, job.id, job.epoch, missed, Rung(larger, Plan.from_json(job.plan)))
+        jobs.transition(tx, job.id, epoch=job.epoch, to=State.FAILED, error={"type": "/problems/GateFailed"})
+
+    failed = api.get(f"/v1/jobs/{job.id}").json()
+    again = api.post(f"/v1/jobs/{job.id}:retry").json()
+
+    assert (failed["params"]["type"], again["params"]["type"]) == ("Q8_0", "Q4_K_M")
+    assert failed["escalation"]["steps"][0]["gates"] == [{"gate": "rmse <= 0.01", "observed": 0.5, "passed": False}]
+    assert again["escalation"] == {"attempts": 3, "size_mb": None, "steps": []}
 
 
 # Idempotency

@@ -359,6 +359,35 @@ def test_an_artifact_that_misses_its_gate_is_not_written(quantmill, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_quantization_escalates_until_its_gates_are_met(quantmill, tmp_path):
+    made = quantmill(
+        "quantize", MODEL, "--method", "gguf", "--set", "type=Q4_0", "--output", tmp_path / "out",
+        "--gate", "rmse <= 0.03", "--escalate", 3, "--escalate-mb", 4,
+    )  # fmt: skip
+
+    assert made.code == 0, made.err
+    assert "to type=Q5_K_M, after type=Q4_0, type=Q4_K_M" in made.out
+    assert (tmp_path / "out" / "model-Q5_K_M.gguf").exists()
+
+
+def test_a_budget_without_escalation_is_refused(quantmill, tmp_path):
+    refused = quantmill("quantize", MODEL, "--method", "gguf", "--output", tmp_path / "out", "--escalate-mb", 4)
+
+    assert (refused.code, "--escalate" in refused.err) == (3, True)
+
+
+def test_a_variant_that_escalated_is_reported_with_its_steps(quantmill, short_text, tmp_path):
+    compared = quantmill(
+        "compare", MODEL, "--variant", "gguf:type=Q4_0", "--gate", "rmse <= 0.03", "--escalate", 4,
+        "--text", short_text, "--report", tmp_path / "report.html", "--json",
+    )  # fmt: skip
+
+    (variant,) = compared.json["variants"]
+    assert (compared.code, variant["made_with"]) == (0, {"type": "Q5_K_M"})
+    assert variant["name"] == "gguf type=Q4_0 → type=Q5_K_M"
+    assert "Gates were not met with type=Q4_0 (rmse" in (tmp_path / "report.html").read_text()
+
+
 @pytest.fixture
 def short_text(tmp_path):
     text = tmp_path / "text.txt"

@@ -12,6 +12,7 @@ import pytest
 
 from quantmill.contract.errors import IllegalTransition
 from quantmill.dispatch.celery_app import CeleryDispatcher
+from quantmill.domain.escalation import Escalation
 from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.jobs import Outcome, Phase, State
 from quantmill.jobs.cancel import cancel
@@ -133,6 +134,69 @@ def test_an_artifact_that_misses_a_gate_is_not_published_and_what_was_measured_i
     assert installation.events(job.id)[-1].payload["error"] == job.error
     with installation.services.database.read() as tx:
         assert artifacts.list_artifacts(tx, after=None, limit=10) == []
+
+
+def test_a_job_that_misses_its_gates_goes_on_with_the_next_larger_type_until_they_are_met(installation):
+    job = installation.submit("Q4_0", gates=("rmse <= 0.03",), escalation=Escalation(5))
+
+    job = installation.wait(job.id)
+
+    assert job.state is State.SUCCEEDED
+    assert [step.params["type"] for step in job.steps] == ["Q4_0", "Q4_K_M"]
+    assert job.request.params["type"] == "Q5_K_M"
+    assert [gate.passed for gate in job.gates] == [True]
+    escalated = [event for event in installation.events(job.id) if event.type == "job.escalated"]
+    assert [event.payload["next"]["type"] for event in escalated] == ["Q4_K_M", "Q5_K_M"]
+    with installation.services.database.read() as tx:
+        artifact = artifacts.get_artifact(tx, job.artifact_digest)
+        (step,) = artifacts.lineage(tx, job.artifact_digest)
+    assert [file.path for file in artifact.files] == ["model-Q5_K_M.gguf"]
+    assert step.params["type"] == "Q5_K_M"
+    description = json.loads(installation.services.blobs.path(artifact.description.digest).read_bytes())
+    assert [each["params"]["type"] for each in description["steps"]] == ["Q4_0", "Q4_K_M"]
+
+
+def test_a_job_that_loses_its_worker_after_a_step_goes_on_from_that_step(install):
+    installation = install("embedded")
+    installation.start()
+    job = installation.submit("Q4_0", gates=("rmse <= 0.03",), escalation=Escalation(5))
+    installation.wait(job.id, until=lambda job: len(job.steps) == 1)
+
+    installation.kill("serve")
+    installation.start("serve")
+    job = installation.wait(job.id, seconds=120)
+
+    assert job.state is State.SUCCEEDED
+    assert [step.params["type"] for step in job.steps] == ["Q4_0", "Q4_K_M"]
+    assert [attempt.outcome for attempt in job.attempts] == [Outcome.LOST, Outcome.SUCCEEDED]
+
+
+@pytest.mark.parametrize(
+    ("budget", "tried"),
+    [
+        (Escalation(2), ["Q4_0", "Q4_K_M"]),
+        (Escalation(5, size_mb=3.3), ["Q4_0", "Q4_K_M", "Q5_K_M"]),
+    ],
+)
+def test_a_job_that_used_up_its_budget_fails_with_all_that_was_tried(install, budget, tried):
+    installation = install("embedded")
+    installation.start()
+
+    job = installation.wait(installation.submit("Q4_0", gates=("rmse <= 0.001",), escalation=budget).id)
+
+    assert job.state is State.FAILED
+    assert job.error["type"] == "/problems/GateFailed"
+    assert [step["params"]["type"] for step in job.error["steps"]] == tried
+    assert job.gates[0].observed > 0.001
+
+
+def test_a_gate_that_a_larger_artifact_cannot_meet_is_not_escalated(install):
+    installation = install("embedded")
+    installation.start()
+
+    job = installation.wait(installation.submit("Q4_0", gates=("size_mb <= 1",), escalation=Escalation(5)).id)
+
+    assert (job.state, job.steps) == (State.FAILED, ())
 
 
 def test_nothing_stays_behind_after_a_job(installation):

@@ -12,6 +12,8 @@ from html.parser import HTMLParser
 import pytest
 
 from quantmill.domain.artifacts import Metric
+from quantmill.domain.escalation import Step
+from quantmill.domain.gates import GateVerdict
 from quantmill.evaluation.page import page
 from quantmill.evaluation.plots import linear, logarithmic
 from quantmill.evaluation.report import MeasuredVariant, Report
@@ -147,6 +149,19 @@ def test_what_missed_a_gate_is_crossed_and_neither_on_the_frontier_nor_recommend
     assert report.recommend()[0] is GOOD
     assert page(report).count("l10 10m0 -10l-10 10") == 1
     assert "4.6 was observed" in page(report)
+
+
+def test_an_escalated_variant_is_named_and_made_again_by_what_it_became():
+    step = Step({"type": "Q5_0", "pure": False}, 3_100_000, (GateVerdict("kld.mean <= 0.01", 0.02, False),))
+    grown = replace(GOOD, params={"type": "Q5_0"}, made_with={"type": "Q5_K_M"}, steps=(step,))
+    report = compared(grown)
+
+    assert grown.name == "gguf type=Q5_0 → type=Q5_K_M"
+    assert "--set type=Q5_K_M" in report.command(grown)
+    assert "Gates were not met with type=Q5_0 (kld.mean &lt;= 0.01: 0.02)." in page(report)
+    (written,) = json.loads(report.to_json())["variants"]
+    assert (written["params"], written["made_with"]) == ({"type": "Q5_0"}, {"type": "Q5_K_M"})
+    assert written["steps"][0]["size"] == 3_100_000
 
 
 def test_worse_blocks_are_darker_whatever_the_colour():

@@ -214,6 +214,7 @@ def test_quantmill_json_says_how_the_artifact_was_made() -> None:
         "method": {"name": "gguf", "version": "1"},
         "params": {"type": "Q8_0"},
         "seed": 7,
+        "steps": [],
         "calibration_digest": None,
         "files": [{"path": "model.gguf", "digest": HELLO, "size": 5, "media_type": "application/octet-stream"}],
         "bits_per_weight": 8.5,
