@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from kernels.bench import bitsandbytes, codecs, gptq, harness, small_floats, words
+from kernels.bench import bitsandbytes, codecs, gptq, harness, hqq, small_floats, words
 
 import quantmill_kernels as kernels
 
@@ -18,6 +18,7 @@ FAMILIES: dict[str, Callable[[argparse.Namespace], Iterator[harness.Case]]] = {
     "codecs": lambda args: codecs.cases(args.formats, args.threads),
     "bitsandbytes": lambda args: bitsandbytes.cases(args.threads),
     "gptq": lambda args: gptq.cases(args.threads),
+    "hqq": lambda args: hqq.cases(args.threads),
     "words": lambda args: words.cases(args.threads),
     "small_floats": lambda args: small_floats.cases(args.threads),
 }

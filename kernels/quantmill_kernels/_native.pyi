@@ -366,3 +366,51 @@ def decode_int8_affine(codes: numpy.typing.NDArray[Any], scale: numpy.typing.NDA
 
     Raises ValueError for a shape that does not fit, TypeError for a dtype.
     """
+
+def solve_hqq(values: numpy.typing.NDArray[Any], *, nbits: int, group_size: int | None = None, axis: int = 1, lp_norm: float = 0.7, beta: float = 10.0, kappa: float = 1.01, iters: int = 20, integer_zero: bool = False, compute_dtype: str = 'float32', threads: int = 1) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32]]:
+    """
+    Quantize a matrix by groups as hqq stores them: (codes, scale, zero) with value ~ (code - zero) * scale.
+
+    `values` is (rows, cols) float32, float16 or bfloat16 (ml_dtypes.bfloat16, or its bits as uint16), C-contiguous, finite.
+    It is grouped as in hqq 0.2.8: for axis 1 reshaped to (-1, group_size), with scale and zero (groups, 1); for axis 0 to
+    (group_size, -1), with scale and zero (1, groups). Without a group_size rows (axis 1) or columns (axis 0) are groups.
+    `codes` is uint8 in that shape, 0 .. 2**nbits - 1, not packed; nbits is 1, 2, 3, 4, 5, 6 or 8.
+
+    Scale and zero minimize the squared error, refitted for at most `iters` rounds. Where values lie further than
+    beta**(-1 / (2 - lp_norm)) from what stands for them, half-quadratic rounds follow, which lower sum |error|**lp_norm;
+    beta grows by kappa in each (Badri and Shaji, Half-Quadratic Quantization of Large Machine Learning Models).
+
+    `scale` and `zero` are float32 arrays of numbers that `compute_dtype` (float32, float16, bfloat16) holds exactly, and
+    the codes are rounded for those. With `integer_zero` zeros are whole numbers in 0 .. 2**nbits - 1, as integer formats
+    need them, at a larger error. Nothing depends on `threads`.
+
+    Raises ValueError for a shape, an option or a value that does not fit, naming its row and column; TypeError for a dtype.
+    """
+
+def decode_hqq(codes: numpy.typing.NDArray[numpy.uint8], scale: numpy.typing.NDArray[numpy.float32], zero: numpy.typing.NDArray[numpy.float32], shape: tuple[int, int], *, threads: int = 1) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Values of a group-wise quantized matrix: (code - zero) * scale in float32, reshaped to `shape`.
+
+    `codes`, `scale` and `zero` are as solve_hqq gives them; their shapes tell the axis.
+
+    Raises ValueError for shapes that do not fit each other, TypeError for a dtype.
+    """
+
+def pack_hqq(packing: str, codes: numpy.typing.NDArray[numpy.uint8], *, threads: int = 1) -> numpy.typing.NDArray[Any]:
+    """
+    Pack the rows of a grouped matrix of codes (n, m) as hqq's BitPack does.
+
+    `packing` is 8bit_u8, 4bit_u8, 2bit_u8 or 1bit_u8: 1, 2, 4 or 8 rows in one of uint8, (n / rows, m); or 3bit_32: ten rows
+    in one of int32, (ceil(n / 10), m), missing rows being zeros. Part k of the rows stands below part k - 1 in the word.
+
+    Raises ValueError for a number of rows that does not fit, for a code that is too large, naming its row and column, or
+    for an unknown packing; TypeError for a dtype.
+    """
+
+def unpack_hqq(packing: str, packed: numpy.typing.NDArray[Any], rows: int, *, threads: int = 1) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    The (rows, m) codes that pack_hqq packed; any bits are accepted.
+
+    `packed` is uint8, or int32 for 3bit_32. Raises ValueError for a number of rows that the packed ones do not hold or an
+    unknown packing, TypeError for a dtype.
+    """

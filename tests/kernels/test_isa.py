@@ -42,6 +42,7 @@ def digests() -> dict[str, str]:
         digests_of_small_floats(values),
         digests_of_int8(values),
         digests_of_gptq(),
+        digests_of_hqq(),
     )
     for digests_of_family in families:
         results |= digests_of_family
@@ -140,6 +141,33 @@ def digests_of_gptq() -> dict[str, str]:
                 solution = kernels.solve_gptq(weights, factor, bits=bits, symmetric=symmetric, **options)
                 name = f"GPTQ of {bits} bits, symmetric {symmetric}, {options}"
                 results |= {f"{name}, {i}": sha256(part) for i, part in enumerate(solution)}
+    return results
+
+
+def digests_of_hqq() -> dict[str, str]:
+    rng = np.random.default_rng(5)
+    values = (rng.standard_t(4, (ROWS, 784)) * 10.0 ** rng.integers(-6, 3, (ROWS, 1))).astype(np.float32)
+    anything = rng.integers(0, 256, (7, 83), dtype=np.uint8)
+    words = rng.integers(-(2**31), 2**31, (7, 83), dtype=np.int32)
+    results = {}
+    for nbits in (1, 2, 3, 4, 5, 6, 8):
+        for axis, group_size, compute_dtype in ((1, 16, "float32"), (1, None, "bfloat16"), (0, 56, "float16")):
+            for integer_zero in (False, True):
+                solved = kernels.solve_hqq(
+                    values,
+                    nbits=nbits,
+                    group_size=group_size,
+                    axis=axis,
+                    integer_zero=integer_zero,
+                    compute_dtype=compute_dtype,
+                )
+                outputs = dict(zip(("codes", "scale", "zero"), solved, strict=True))
+                outputs["decoded"] = kernels.decode_hqq(*solved, values.shape)
+                case = f"{nbits}-bit hqq, axis {axis}, {group_size}, {compute_dtype}, {integer_zero=}"
+                results |= {f"{case}: {what}": sha256(out) for what, out in outputs.items()}
+    for packing, parts in {"8bit_u8": 1, "4bit_u8": 2, "3bit_32": 10, "2bit_u8": 4, "1bit_u8": 8}.items():
+        codes = kernels.unpack_hqq(packing, words if packing == "3bit_32" else anything, 7 * parts)
+        results |= {f"{packing} codes": sha256(codes), packing: sha256(kernels.pack_hqq(packing, codes))}
     return results
 
 

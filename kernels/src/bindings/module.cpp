@@ -19,6 +19,7 @@ NB_MODULE(_native, m) {
     add_bitsandbytes(m);
     add_small_floats(m);
     add_int8_affine(m);
+    add_hqq(m);
 }
 
 }  // namespace

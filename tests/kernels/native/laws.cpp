@@ -28,6 +28,7 @@ int main() {
     words_laws();
     small_float_laws();
     gptq_laws();
+    hqq_laws();
     thread_laws();
     return report();
 }

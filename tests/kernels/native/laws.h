@@ -29,6 +29,7 @@ void bitsandbytes_laws();
 void words_laws();
 void small_float_laws();
 void gptq_laws();
+void hqq_laws();
 
 // ThreadSanitizer sees these too.
 void thread_laws();
