@@ -31,11 +31,14 @@ struct AffineLimits {
 };
 
 // Sixteen sub-blocks: of one super-block, or of two.
-template <typename Super>
+template <typename Blocks, typename WeightsOfValues>
 struct AffineBatch {
+    using Super = Blocks;
+    using Weights = WeightsOfValues;
     static constexpr int n = Super::sub_values;
 
-    Floats x[n], weights[n];
+    Floats x[n];
+    Weights weights;
     float codes, scales;  // as in AffineLimits
     // Per lane: d and dmin of its super-block, its own scale and minimum, the weighted squared error with them as stored.
     Floats d, dmin, scale, minimum, error;
@@ -54,10 +57,11 @@ struct AffineBatch {
 };
 
 // The largest scale and the largest minimum of a super-block become the largest integer.
-template <typename Super>
-inline void store_fit(const AffineFit& fit, AffineBatch<Super>& batch) {
-    batch.d = as_half(largest_of_groups<Super::sub_blocks>(fit.scale) / batch.scales);
-    batch.dmin = as_half(largest_of_groups<Super::sub_blocks>(-fit.offset) / batch.scales);
+template <typename Batch>
+inline void store_fit(const AffineFit& fit, Batch& batch) {
+    constexpr int group = Batch::Super::sub_blocks;
+    batch.d = as_half(largest_of_groups<group>(larger(fit.scale, Floats{})) / batch.scales);
+    batch.dmin = as_half(largest_of_groups<group>(larger(-fit.offset, Floats{})) / batch.scales);
     batch.scale = batch.storable(fit.scale * inverse_of(batch.d));
     batch.minimum = batch.storable(-fit.offset * inverse_of(batch.dmin));
     batch.error = batch.error_of(batch.d * batch.scale, batch.dmin * batch.minimum);
@@ -71,8 +75,8 @@ struct Neighbour {
 constexpr Neighbour neighbours[] = {{-1, -1}, {-1, 0}, {0, -1}, {0, 1}, {1, 0}, {1, 1}};
 
 // Keeps the neighbour with the least error, if it is less.
-template <typename Super>
-inline void try_neighbours(AffineBatch<Super>& batch) {
+template <typename Batch>
+inline void try_neighbours(Batch& batch) {
     const Floats scale = batch.scale, minimum = batch.minimum;
     for (const Neighbour& step : neighbours) {
         const Floats near_scale = batch.storable(scale + step.scale);
@@ -85,58 +89,40 @@ inline void try_neighbours(AffineBatch<Super>& batch) {
     }
 }
 
-// The least of a d d - 2 b d m + c m m - 2 u d + 2 v m over d and m: where its gradient is zero.
-struct TwoUnknowns {
-    double a, b, c, u, v;
-
-    // Writes both if they are storable.
-    void solve(float& d, float& m) const {
-        const double determinant = a * c - b * b;
-        if (!(determinant > 0.0)) return;
-        const double new_d = (u * c - v * b) / determinant, new_m = (u * b - v * a) / determinant;
-        if (!(new_d > 0.0 && new_m >= 0.0)) return;
-        d = static_cast<float>(new_d);
-        m = static_cast<float>(new_m);
-    }
-};
-
-// Fits d and dmin of each super-block to its codes by weighted least squares, and keeps them if the error falls.
-template <typename Super>
-inline void refit(AffineBatch<Super>& batch) {
-    constexpr int group = Super::sub_blocks;
+// Fits d and dmin of each super-block to its codes by weighted least squares, and keeps them if the error falls: the
+// least of a d d - 2 b d m + c m m - 2 u d + 2 v m over d and m, where its gradient is zero.
+template <typename Batch>
+inline void refit(Batch& batch) {
+    constexpr int group = Batch::Super::sub_blocks;
     const Floats spacing = batch.d * batch.scale, offset = batch.dmin * batch.minimum, inverse = inverse_of(spacing);
     Floats w{}, q{}, qq{}, x{}, xq{};
-    for (int i = 0; i < Super::sub_values; ++i) {
+    for (int i = 0; i < Batch::n; ++i) {
         const Floats code = nearest_code((batch.x[i] + offset) * inverse, 0.0f, batch.codes);
-        const Floats wq = batch.weights[i] * code, wx = batch.weights[i] * batch.x[i];
+        const Floats wq = batch.weights[i] * code;
         w += batch.weights[i];
         q += wq;
         qq += wq * code;
-        x += wx;
-        xq += wx * code;
+        x += batch.weights[i] * batch.x[i];
+        xq += wq * batch.x[i];
     }
-    const auto a = sums_of_groups<group>(batch.scale * batch.scale * qq);
-    const auto b = sums_of_groups<group>(batch.scale * batch.minimum * q);
-    const auto c = sums_of_groups<group>(batch.minimum * batch.minimum * w);
-    const auto u = sums_of_groups<group>(batch.scale * xq), v = sums_of_groups<group>(batch.minimum * x);
-    float d[lanes], dmin[lanes];
-    store(batch.d, d);
-    store(batch.dmin, dmin);
-    for (int lane = 0; lane < lanes; ++lane) {
-        const TwoUnknowns equations{a.of_lane[lane], b.of_lane[lane], c.of_lane[lane], u.of_lane[lane], v.of_lane[lane]};
-        equations.solve(d[lane], dmin[lane]);
-    }
-    const Floats fitted_d = as_half(load(d)), fitted_dmin = as_half(load(dmin));
-    const Floats error = batch.error_of(fitted_d * batch.scale, fitted_dmin * batch.minimum);
-    const Mask falls = falls_in_groups<group>(batch.error, error);
-    batch.d = select(falls, fitted_d, batch.d);
-    batch.dmin = select(falls, fitted_dmin, batch.dmin);
-    batch.error = select(falls, error, batch.error);
+    const Floats a = sum_over_groups<group>(batch.scale * batch.scale * qq);
+    const Floats b = sum_over_groups<group>(batch.scale * batch.minimum * q);
+    const Floats c = sum_over_groups<group>(batch.minimum * batch.minimum * w);
+    const Floats u = sum_over_groups<group>(batch.scale * xq), v = sum_over_groups<group>(batch.minimum * x);
+    const Floats inverse_determinant = 1.0f / (a * c - b * b);
+    const Floats d = as_half((u * c - v * b) * inverse_determinant);
+    const Floats dmin = as_half((u * b - v * a) * inverse_determinant);
+    const Floats error = batch.error_of(d * batch.scale, dmin * batch.minimum);
+    const Mask falls = sum_over_groups<group>(error) < sum_over_groups<group>(batch.error);
+    const Mask keeps = falls & (d > Floats{}) & (dmin >= Floats{});
+    batch.d = select(keeps, d, batch.d);
+    batch.dmin = select(keeps, dmin, batch.dmin);
+    batch.error = select(keeps, error, batch.error);
 }
 
 // Super-block `s` of the batch, from its values.
-template <typename Super>
-inline void take(const AffineBatch<Super>& batch, int s, const float* values, Super& super) {
+template <typename Batch, typename Super>
+inline void take(const Batch& batch, int s, const float* values, Super& super) {
     constexpr int n = Super::sub_values;
     float d[lanes], dmin[lanes], scale[lanes], minimum[lanes];
     store(batch.d, d);
@@ -157,18 +143,18 @@ inline void take(const AffineBatch<Super>& batch, int s, const float* values, Su
     }
 }
 
-// Calls `pack(b, super_block)` for each block b of `rows`.
-template <typename Super, typename Pack>
-inline void encode_affine(const RowsOfBlocks& rows, const AffineLimits& limits, const Pack& pack) {
+template <typename Super, typename Weights, typename Pack>
+inline void encode_affine_weighted(const RowsOfBlocks& rows, const AffineLimits& limits, const Effort& effort,
+                                   const Pack& pack) {
     constexpr size_t most = lanes / Super::sub_blocks;
-    const Effort& effort = rows.imatrix ? limits.weighted_effort : limits.effort;
     const size_t n_blocks = blocks_of(rows);
-    AffineBatch<Super> batch;
+    AffineBatch<Super, Weights> batch;
     batch.codes = limits.codes;
     batch.scales = limits.scales;
     for (size_t b = 0; b < n_blocks; b += most) {
         const size_t count = n_blocks - b < most ? n_blocks - b : most;
-        turn_sub_blocks<Super::sub_blocks>(rows, b, count, batch.x, batch.weights);
+        turn_sub_blocks<Super::sub_blocks>(rows, b, count, batch.x);
+        turn_weights<Super::sub_blocks>(rows, b, count, batch.weights);
         store_fit(search_affine<Offset::not_positive>(limits.codes, effort.steps, batch.x, batch.weights), batch);
         for (int pass = 0; pass < effort.passes; ++pass) {
             try_neighbours(batch);
@@ -179,6 +165,16 @@ inline void encode_affine(const RowsOfBlocks& rows, const AffineLimits& limits, 
             take(batch, static_cast<int>(s), rows.values + 256 * (b + s), super);
             pack(b + s, super);
         }
+    }
+}
+
+// Calls `pack(b, super_block)` for each block b of `rows`.
+template <typename Super, typename Pack>
+inline void encode_affine(const RowsOfBlocks& rows, const AffineLimits& limits, const Pack& pack) {
+    if (rows.imatrix) {
+        encode_affine_weighted<Super, Importance<Super::sub_values>>(rows, limits, limits.weighted_effort, pack);
+    } else {
+        encode_affine_weighted<Super, EqualWeights>(rows, limits, limits.effort, pack);
     }
 }
 

@@ -1,5 +1,6 @@
 // The values that a code can stand for, before the scale. Each code book offers `entry`, the nearest of its values on
 // lanes, `code`, the integer that is stored for it, and `least`, its value of largest magnitude. NaN counts as `least`.
+// `entry_inside` is `entry` for a magnitude of at most 0.51 less than that of `least`.
 // Internal linkage, see lanes.h.
 #pragma once
 
@@ -16,6 +17,7 @@ struct SignedIntegers {
     static constexpr float least = -static_cast<float>(levels);
 
     static Floats entry(const Floats& value) { return nearest_code(value, least, -least - 1.0f); }
+    static Floats entry_inside(const Floats& value) { return nearest(value); }
     static Floats code(const Floats& value) { return entry(value) - least; }
 };
 
@@ -52,6 +54,7 @@ struct NonLinear {
         for (int k = 0; k < 16; ++k) table[k] = static_cast<uint8_t>(static_cast<int8_t>(non_linear[k]));
         return floats_of_signed(entries_of(table, codes));
     }
+    static Floats entry_inside(const Floats& value) { return entry(value); }
 
 #if defined(__AVX512F__)
     static Floats entry(const Floats& value) {

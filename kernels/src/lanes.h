@@ -55,6 +55,7 @@ QUANTMILL_WIDE_OPERATOR(*)
 QUANTMILL_WIDE_OPERATOR(/)
 QUANTMILL_WIDE_OPERATOR(<)
 QUANTMILL_WIDE_OPERATOR(>)
+QUANTMILL_WIDE_OPERATOR(>=)
 QUANTMILL_WIDE_OPERATOR(==)
 #undef QUANTMILL_WIDE_OPERATOR
 
@@ -456,24 +457,91 @@ inline Floats fold_each(const Narrow (&parts)[lanes], const Pick& pick) {
     return load(each);
 }
 
+// ---- sixteen blocks side by side ----
+
+// Four lanes of a and b for each four lanes of the result: 0 .. 3 are those of a, 4 .. 7 those of b.
+template <int first, int second, int third, int fourth, int... lane>
+inline Narrow in_fours(const Narrow& a, const Narrow& b, std::integer_sequence<int, lane...>) {
+    constexpr int from[4] = {first, second, third, fourth}, width = sizeof...(lane);
+    return __builtin_shufflevector(
+        a, b, (lane / 4 * 4 + from[lane % 4] % 4 + (from[lane % 4] < 4 ? 0 : width))...);
+}
+
+// Four values of every fourth block, as many blocks as fit.
+inline Narrow fours_of(const float* const* blocks, int i) {
+#if defined(__AVX512F__)
+    const __m256 low = _mm256_insertf128_ps(_mm256_castps128_ps256(load<Floats4>(blocks[0] + i)),
+                                            load<Floats4>(blocks[4] + i), 1);
+    const __m256 high = _mm256_insertf128_ps(_mm256_castps128_ps256(load<Floats4>(blocks[8] + i)),
+                                             load<Floats4>(blocks[12] + i), 1);
+    return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+#elif defined(__AVX2__)
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(load<Floats4>(blocks[0] + i)), load<Floats4>(blocks[4] + i), 1);
+#else
+    return load<Floats4>(blocks[0] + i);
+#endif
+}
+
 // Element i of each of the sixteen blocks, in turned[i].
 template <int n>
 inline void turn(const float* const (&blocks)[lanes], Floats (&turned)[n]) {
     static_assert(n % 4 == 0);
-    float lines[n][lanes];
+    constexpr int width = sizeof(Narrow) / sizeof(float);
+    constexpr std::make_integer_sequence<int, width> each_lane;
     for (int i = 0; i < n; i += 4) {
-        for (int lane = 0; lane < lanes; lane += 4) {
-            const auto a = load<Floats4>(blocks[lane] + i), b = load<Floats4>(blocks[lane + 1] + i);
-            const auto c = load<Floats4>(blocks[lane + 2] + i), d = load<Floats4>(blocks[lane + 3] + i);
-            const auto ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
-            const auto ef = __builtin_shufflevector(a, b, 2, 6, 3, 7), gh = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-            store(__builtin_shufflevector(ab, cd, 0, 1, 4, 5), lines[i] + lane);
-            store(__builtin_shufflevector(ab, cd, 2, 3, 6, 7), lines[i + 1] + lane);
-            store(__builtin_shufflevector(ef, gh, 0, 1, 4, 5), lines[i + 2] + lane);
-            store(__builtin_shufflevector(ef, gh, 2, 3, 6, 7), lines[i + 3] + lane);
+        for (int lane = 0; lane < lanes; lane += width) {
+            const Narrow a = fours_of(blocks + lane, i), b = fours_of(blocks + lane + 1, i);
+            const Narrow c = fours_of(blocks + lane + 2, i), d = fours_of(blocks + lane + 3, i);
+            const Narrow ab = in_fours<0, 4, 1, 5>(a, b, each_lane), cd = in_fours<0, 4, 1, 5>(c, d, each_lane);
+            const Narrow ef = in_fours<2, 6, 3, 7>(a, b, each_lane), gh = in_fours<2, 6, 3, 7>(c, d, each_lane);
+            const auto part = [&](int k) { return reinterpret_cast<float*>(&turned[i + k]) + lane; };
+            store(in_fours<0, 1, 4, 5>(ab, cd, each_lane), part(0));
+            store(in_fours<2, 3, 6, 7>(ab, cd, each_lane), part(1));
+            store(in_fours<0, 1, 4, 5>(ef, gh, each_lane), part(2));
+            store(in_fours<2, 3, 6, 7>(ef, gh, each_lane), part(3));
         }
     }
-    for (int i = 0; i < n; ++i) turned[i] = load(lines[i]);
+}
+
+// ---- groups of lanes: the sub-blocks of one super-block ----
+
+template <int distance, int... lane>
+inline Narrow exchanged(const Narrow& value, std::integer_sequence<int, lane...>) {
+    return __builtin_shufflevector(value, value, (lane ^ distance)...);
+}
+
+// Lane k gets what lane k ^ distance has.
+template <int distance>
+inline Narrow exchanged(const Narrow& value) {
+    return exchanged<distance>(value, std::make_integer_sequence<int, sizeof(Narrow) / sizeof(float)>());
+}
+template <int distance, typename Part>
+inline Wide<Part> exchanged(const Wide<Part>& value) {
+    if constexpr (distance * sizeof(float) == sizeof(Part)) {
+        return {value.high, value.low};
+    } else {
+        return {exchanged<distance>(value.low), exchanged<distance>(value.high)};
+    }
+}
+
+// What `pick` leaves of the lanes of each group, in all of them; it must not depend on the order of its arguments.
+template <int group, typename Pick>
+inline Floats over_groups(const Floats& value, const Pick& pick) {
+    if constexpr (group == 1) {
+        return value;
+    } else {
+        return over_groups<group / 2>(pick(value, exchanged<group / 2>(value)), pick);
+    }
+}
+
+template <int group>
+inline Floats sum_over_groups(const Floats& values) {
+    return over_groups<group>(values, [](const Floats& a, const Floats& b) { return a + b; });
+}
+
+template <int group>
+inline Floats largest_of_groups(const Floats& values) {
+    return over_groups<group>(values, [](const Floats& a, const Floats& b) { return larger(a, b); });
 }
 
 }  // namespace

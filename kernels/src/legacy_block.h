@@ -15,31 +15,26 @@
 namespace quantmill {
 namespace {
 
-// What the lanes of a batch hold, element by element, and what each of them weighs.
-struct TurnedBlocks {
-    Floats x[32], weights[32];
+inline void turn_weights(const RowsOfBlocks&, const BlockBatch&, EqualWeights&) {}
 
-    TurnedBlocks(const RowsOfBlocks& rows, const BlockBatch& batch) {
-        turn(batch.values, x);
-        if (rows.imatrix) {
-            const float* imatrix[lanes];
-            for (size_t lane = 0; lane < lanes; ++lane) {
-                const size_t b = batch.first + (lane < batch.count ? lane : batch.count - 1);
-                imatrix[lane] = imatrix_of(rows, b, 32);
-            }
-            turn(imatrix, weights);
-        } else {
-            for (Floats& weight : weights) weight = all(1.0f);
-        }
+inline void turn_weights(const RowsOfBlocks& rows, const BlockBatch& batch, Importance<32>& weights) {
+    const float* imatrix[lanes];
+    for (size_t lane = 0; lane < lanes; ++lane) {
+        const size_t b = batch.first + (lane < batch.count ? lane : batch.count - 1);
+        imatrix[lane] = imatrix_of(rows, b, 32);
     }
-};
+    turn(imatrix, weights.of_lanes);
+}
 
 // x = scale * value of the code; calls `pack(b, scale, codes)`. Codes are rounded for the scale as stored.
-template <typename Book, typename Pack>
+template <typename Book, typename Weights, typename Pack>
 inline void encode_scaled(const RowsOfBlocks& rows, const Steps& steps, const Pack& pack) {
     for_batches<32>(rows, [&](const BlockBatch& batch) {
-        const TurnedBlocks turned(rows, batch);
-        const Floats scale = search_signed<Book>(steps, turned.x, turned.weights);
+        Floats turned[32];
+        Weights weights;
+        turn(batch.values, turned);
+        turn_weights(rows, batch, weights);
+        const Floats scale = search_signed<Book>(steps, turned, weights);
         Half scales[lanes];
         float inverses[lanes];
         store_halves(scale, scales);
@@ -56,8 +51,11 @@ inline void encode_scaled(const RowsOfBlocks& rows, const Steps& steps, const Pa
 template <typename Pack>
 inline void encode_scaled_and_shifted(const RowsOfBlocks& rows, float top, const Steps& steps, const Pack& pack) {
     for_batches<32>(rows, [&](const BlockBatch& batch) {
-        const TurnedBlocks turned(rows, batch);
-        const AffineFit fit = search_affine<Offset::free>(top, steps, turned.x, turned.weights);
+        Floats turned[32];
+        Importance<32> weights;
+        turn(batch.values, turned);
+        turn_weights(rows, batch, weights);
+        const AffineFit fit = search_affine<Offset::free>(top, steps, turned, weights);
         Half scales[lanes], minima[lanes];
         float inverses[lanes], offsets[lanes];
         store_halves(fit.scale, scales);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <limits>
+#include <type_traits>
 
 #include "lanes.h"
 #include "rows_of_blocks.h"
@@ -18,9 +19,27 @@ struct Steps {
     int rounds;
 };
 
+// A value that is less than half a code beyond the last one rounds back to it, whatever the inverse was rounded to.
+constexpr float rounds_back = 0.49f;
+
 struct Effort {
     Steps steps;
     int passes;  // of the refinement of a super-block
+};
+
+// ---- what the values weigh ----
+
+// All equal. A compiler leaves the products with 1 out.
+struct EqualWeights {
+    Floats operator[](int) const { return all(1.0f); }
+};
+
+// Those of the importance matrix.
+template <int n>
+struct Importance {
+    Floats of_lanes[n];
+
+    const Floats& operator[](int i) const { return of_lanes[i]; }
 };
 
 // ---- x ~ scale * code + offset, code in 0 .. top, scale >= 0 ----
@@ -45,13 +64,16 @@ struct AffineBest {
 template <Offset sign>
 inline void keep_better(const AffineSums& sums, const Floats& low, AffineBest& best) {
     const Floats determinant = sums.w * sums.qq - sums.q * sums.q;
-    Floats scale = (sums.w * sums.tq - sums.t * sums.q) / determinant;
-    Floats offset = (sums.qq * sums.t - sums.q * sums.tq) / determinant;
+    const Floats offset_numerator = sums.qq * sums.t - sums.q * sums.tq;
+    Floats numerator = sums.w * sums.tq - sums.t * sums.q, denominator = determinant;
+    const Mask is_above = offset_numerator + low * determinant > Floats{};
     if constexpr (sign == Offset::not_positive) {
-        const Mask is_above = offset + low > Floats{};
-        scale = select(is_above, (sums.tq + low * sums.q) / sums.qq, scale);
-        offset = select(is_above, -low, offset);
+        numerator = select(is_above, sums.tq + low * sums.q, numerator);
+        denominator = select(is_above, sums.qq, denominator);
     }
+    const Floats inverse = 1.0f / denominator, scale = numerator * inverse;
+    Floats offset = offset_numerator * inverse;
+    if constexpr (sign == Offset::not_positive) offset = select(is_above, -low, offset);
     const Floats gain = scale * (2.0f * sums.tq - scale * sums.qq) +
                         offset * (2.0f * (sums.t - scale * sums.q) - offset * sums.w);
     // Below that the determinant is rounding noise: all codes are equal.
@@ -62,8 +84,8 @@ inline void keep_better(const AffineSums& sums, const Floats& low, AffineBest& b
     best.gain = select(better, gain, best.gain);
 }
 
-template <Offset sign, int n>
-inline AffineFit search_affine(float top, const Steps& steps, const Floats (&x)[n], const Floats (&weights)[n]) {
+template <Offset sign, typename Weights, int n>
+inline AffineFit search_affine(float top, const Steps& steps, const Floats (&x)[n], const Weights& weights) {
     Floats low = sign == Offset::free ? x[0] : smaller(x[0], Floats{}), high = x[0];
     for (int i = 1; i < n; ++i) {
         low = smaller(x[i], low);
@@ -77,30 +99,31 @@ inline AffineFit search_affine(float top, const Steps& steps, const Floats (&x)[
         sums.w += weights[i];
         sums.t += weighted[i];
     }
-    const auto sum_over = [&](const auto& code_of) {
-        sums.q = sums.qq = sums.tq = Floats{};
+    const auto try_codes = [&](const auto& code_of, AffineBest& best) {
+        Floats q{}, qq{}, tq{};
         for (int i = 0; i < n; ++i) {
-            const Floats code = code_of(t[i]);
-            const Floats wq = weights[i] * code;
-            sums.q += wq;
-            sums.qq += wq * code;
-            sums.tq += weighted[i] * code;
+            const Floats code = code_of(t[i]), wq = weights[i] * code;
+            q += wq;
+            qq += wq * code;
+            tq += (std::is_same_v<Weights, EqualWeights> ? t[i] : weighted[i]) * code;
         }
+        keep_better<sign>({sums.w, sums.t, q, qq, tq}, low, best);
     };
 
-    const Floats range = high - low;
+    const Floats range = high - low, inverse_range = 1.0f / range, highest = all(top);
     AffineBest best{{range / top, Floats{}}, all(-std::numeric_limits<float>::infinity())};
-    const Floats highest = all(top);
     for (int k = 0; k <= steps.last; ++k) {
-        const Floats inverse = (top + steps.first + steps.step * static_cast<float>(k)) / range;
-        sum_over([&](const Floats& value) { return nearest(smaller(value * inverse, highest)); });
-        keep_better<sign>(sums, low, best);
+        const float beyond = steps.first + steps.step * static_cast<float>(k);
+        const Floats inverse = (top + beyond) * inverse_range;
+        if (beyond < rounds_back) {
+            try_codes([&](const Floats& value) { return nearest(value * inverse); }, best);
+        } else {
+            try_codes([&](const Floats& value) { return nearest(smaller(value * inverse, highest)); }, best);
+        }
     }
     for (int round = 0; round < steps.rounds; ++round) {
-        const Floats inverse = 1.0f / best.fit.scale;
-        const Floats offset = best.fit.offset;
-        sum_over([&](const Floats& value) { return nearest_code((value - offset) * inverse, 0.0f, top); });
-        keep_better<sign>(sums, low, best);
+        const Floats inverse = 1.0f / best.fit.scale, offset = best.fit.offset;
+        try_codes([&](const Floats& value) { return nearest_code((value - offset) * inverse, 0.0f, top); }, best);
     }
     best.fit.offset += low;
     return best.fit;
@@ -109,8 +132,8 @@ inline AffineFit search_affine(float top, const Steps& steps, const Floats (&x)[
 // ---- x ~ scale * value of the code ----
 
 // The scale may be negative: the first candidates give the value of largest magnitude the least of the code book.
-template <typename Book, int n>
-inline Floats search_signed(const Steps& steps, const Floats (&x)[n], const Floats (&weights)[n]) {
+template <typename Book, typename Weights, int n>
+inline Floats search_signed(const Steps& steps, const Floats (&x)[n], const Weights& weights) {
     Floats low{}, high{}, weighted[n];
     for (int i = 0; i < n; ++i) {
         low = smaller(x[i], low);
@@ -119,11 +142,11 @@ inline Floats search_signed(const Steps& steps, const Floats (&x)[n], const Floa
     }
     const Floats largest = select(high > -low, high, low);
     Floats best_scale = largest / Book::least, best_gain = all(-std::numeric_limits<float>::infinity());
-    const auto try_inverse = [&](const Floats& inverse) {
+    const auto try_entries = [&](const auto& entry_of) {
         Floats xq{}, qq{};
         for (int i = 0; i < n; ++i) {
-            const Floats entry = Book::entry(x[i] * inverse);
-            xq += weighted[i] * entry;
+            const Floats entry = entry_of(x[i]);
+            xq += (std::is_same_v<Weights, EqualWeights> ? x[i] : weighted[i]) * entry;
             qq += weights[i] * entry * entry;
         }
         const Floats scale = xq / qq, gain = scale * xq;
@@ -131,70 +154,47 @@ inline Floats search_signed(const Steps& steps, const Floats (&x)[n], const Floa
         best_scale = select(better, scale, best_scale);
         best_gain = select(better, gain, best_gain);
     };
+    const Floats inverse_largest = 1.0f / largest;
     for (int k = 0; k <= steps.last; ++k) {
-        try_inverse((Book::least - steps.first - steps.step * static_cast<float>(k)) / largest);
+        const float beyond = steps.first + steps.step * static_cast<float>(k);
+        const Floats inverse = (Book::least - beyond) * inverse_largest;
+        if (beyond < rounds_back - 1.0f) {
+            try_entries([&](const Floats& value) { return Book::entry_inside(value * inverse); });
+        } else {
+            try_entries([&](const Floats& value) { return Book::entry(value * inverse); });
+        }
     }
-    for (int round = 0; round < steps.rounds; ++round) try_inverse(1.0f / best_scale);
+    for (int round = 0; round < steps.rounds; ++round) {
+        const Floats inverse = 1.0f / best_scale;
+        try_entries([&](const Floats& value) { return Book::entry(value * inverse); });
+    }
     return best_scale;
 }
 
-// ---- groups of lanes: the sub-blocks of one super-block ----
+// ---- the sub-blocks of super-blocks ----
 
-struct LaneSums {
-    double of_lane[lanes];  // of the whole group, in each of its lanes
-};
-
-template <int group>
-inline LaneSums sums_of_groups(const Floats& values) {
-    float each[lanes];
-    store(values, each);
-    LaneSums sums;
-    for (int first = 0; first < lanes; first += group) {
-        double sum = 0.0;
-        for (int lane = first; lane < first + group; ++lane) sum += each[lane];
-        for (int lane = first; lane < first + group; ++lane) sums.of_lane[lane] = sum;
-    }
-    return sums;
-}
-
-// The largest positive value of a group, in each of its lanes; 0 if there is none.
-template <int group>
-inline Floats largest_of_groups(const Floats& values) {
-    float each[lanes];
-    store(values, each);
-    for (int first = 0; first < lanes; first += group) {
-        float largest = 0.0f;
-        for (int lane = first; lane < first + group; ++lane) largest = each[lane] > largest ? each[lane] : largest;
-        for (int lane = first; lane < first + group; ++lane) each[lane] = largest;
-    }
-    return load(each);
-}
-
-template <int group>
-inline Mask falls_in_groups(const Floats& old_error, const Floats& error) {
-    const LaneSums before = sums_of_groups<group>(old_error), after = sums_of_groups<group>(error);
-    float falls[lanes];
-    for (int lane = 0; lane < lanes; ++lane) falls[lane] = after.of_lane[lane] < before.of_lane[lane] ? 1.0f : 0.0f;
-    return load(falls) > Floats{};
-}
-
-// The sub-blocks of the super-blocks [first, first + count), and their weights: the importance, or 1. The lanes above
-// repeat the first super-block.
+// The sub-blocks of the super-blocks [first, first + count). The lanes above repeat the first super-block.
 template <int group, int n>
-inline void turn_sub_blocks(const RowsOfBlocks& rows, size_t first, size_t count, Floats (&x)[n], Floats (&weights)[n]) {
+inline void turn_sub_blocks(const RowsOfBlocks& rows, size_t first, size_t count, Floats (&x)[n]) {
     const float* values[lanes];
-    const float* imatrix[lanes];
     for (int lane = 0; lane < lanes; ++lane) {
         const size_t b = first + static_cast<size_t>(lane / group) % count;
         values[lane] = rows.values + 256 * b + n * (lane % group);
-        imatrix[lane] = rows.imatrix ? imatrix_of(rows, b, 256) + n * (lane % group) : nullptr;
     }
     turn(values, x);
-    if (rows.imatrix) {
-        turn(imatrix, weights);
-    } else {
-        for (Floats& weight : weights) weight = all(1.0f);
+}
+
+template <int group>
+inline void turn_weights(const RowsOfBlocks&, size_t, size_t, EqualWeights&) {}
+
+template <int group, int n>
+inline void turn_weights(const RowsOfBlocks& rows, size_t first, size_t count, Importance<n>& weights) {
+    const float* imatrix[lanes];
+    for (int lane = 0; lane < lanes; ++lane) {
+        const size_t b = first + static_cast<size_t>(lane / group) % count;
+        imatrix[lane] = imatrix_of(rows, b, 256) + n * (lane % group);
     }
+    turn(imatrix, weights.of_lanes);
 }
 
 }  // namespace

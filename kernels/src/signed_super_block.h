@@ -31,11 +31,14 @@ struct SignedLimits {
 };
 
 // Sixteen sub-blocks: of one super-block, or of two.
-template <typename Super>
+template <typename Blocks, typename WeightsOfValues>
 struct SignedBatch {
+    using Super = Blocks;
+    using Weights = WeightsOfValues;
     static constexpr int n = Super::sub_values;
 
-    Floats x[n], weights[n];
+    Floats x[n];
+    Weights weights;
     float scales;  // as in SignedLimits
     // Per lane: d of its super-block, its own scale, the weighted squared error with both as stored.
     Floats d, scale, error;
@@ -53,24 +56,17 @@ struct SignedBatch {
 };
 
 // The scale of largest magnitude in a super-block becomes its least integer.
-template <typename Super>
-inline void store_scales(const Floats& scales, SignedBatch<Super>& batch) {
-    float each[lanes], d[lanes];
-    store(scales, each);
-    for (int first = 0; first < lanes; first += Super::sub_blocks) {
-        float largest = 0.0f;
-        for (int lane = first; lane < first + Super::sub_blocks; ++lane) {
-            if (std::fabs(each[lane]) > std::fabs(largest)) largest = each[lane];
-        }
-        for (int lane = first; lane < first + Super::sub_blocks; ++lane) d[lane] = largest / -batch.scales;
-    }
-    batch.d = as_half(load(d));
+template <typename Batch>
+inline void store_scales(const Floats& scales, Batch& batch) {
+    constexpr int group = Batch::Super::sub_blocks;
+    const Floats high = largest_of_groups<group>(scales), low = -largest_of_groups<group>(-scales);
+    batch.d = as_half(select(high > -low, high, low) / -batch.scales);
     batch.scale = batch.storable(scales * inverse_of(batch.d));
     batch.error = batch.error_of(batch.d * batch.scale);
 }
 
-template <typename Super>
-inline void try_neighbours(SignedBatch<Super>& batch) {
+template <typename Batch>
+inline void try_neighbours(Batch& batch) {
     const Floats scale = batch.scale;
     for (const float step : {-1.0f, 1.0f}) {
         const Floats neighbour = batch.storable(scale + step);
@@ -82,31 +78,27 @@ inline void try_neighbours(SignedBatch<Super>& batch) {
 }
 
 // Fits each d to the codes by weighted least squares, and keeps it if the error of the super-block falls.
-template <typename Super>
-inline void refit(SignedBatch<Super>& batch) {
+template <typename Batch>
+inline void refit(Batch& batch) {
+    constexpr int group = Batch::Super::sub_blocks;
     const Floats inverse = inverse_of(batch.d * batch.scale);
     Floats xq{}, qq{};
-    for (int i = 0; i < Super::sub_values; ++i) {
-        const Floats code = Super::CodeBook::entry(batch.x[i] * inverse), weighted = batch.weights[i] * code;
+    for (int i = 0; i < Batch::n; ++i) {
+        const Floats code = Batch::Super::CodeBook::entry(batch.x[i] * inverse), weighted = batch.weights[i] * code;
         xq += weighted * batch.x[i];
         qq += weighted * code;
     }
-    const auto numerators = sums_of_groups<Super::sub_blocks>(batch.scale * xq);
-    const auto denominators = sums_of_groups<Super::sub_blocks>(batch.scale * batch.scale * qq);
-    float d[lanes];
-    for (int lane = 0; lane < lanes; ++lane) {
-        const double fitted = numerators.of_lane[lane] / denominators.of_lane[lane];
-        d[lane] = denominators.of_lane[lane] > 0.0 ? static_cast<float>(fitted) : 0.0f;
-    }
-    const Floats fitted_d = as_half(load(d)), error = batch.error_of(fitted_d * batch.scale);
-    const Mask falls = falls_in_groups<Super::sub_blocks>(batch.error, error);
-    batch.d = select(falls, fitted_d, batch.d);
+    const Floats numerator = sum_over_groups<group>(batch.scale * xq);
+    const Floats denominator = sum_over_groups<group>(batch.scale * batch.scale * qq);
+    const Floats d = as_half(numerator / denominator), error = batch.error_of(d * batch.scale);
+    const Mask falls = sum_over_groups<group>(error) < sum_over_groups<group>(batch.error);
+    batch.d = select(falls, d, batch.d);
     batch.error = select(falls, error, batch.error);
 }
 
 // Super-block `s` of the batch, from its values.
-template <typename Super>
-inline void take(const SignedBatch<Super>& batch, int s, const float* values, Super& super) {
+template <typename Batch, typename Super>
+inline void take(const Batch& batch, int s, const float* values, Super& super) {
     constexpr int n = Super::sub_values;
     float d[lanes], scale[lanes];
     store(batch.d, d);
@@ -122,17 +114,17 @@ inline void take(const SignedBatch<Super>& batch, int s, const float* values, Su
     }
 }
 
-// Calls `pack(b, super_block)` for each block b of `rows`.
-template <typename Super, typename Pack>
-inline void encode_signed(const RowsOfBlocks& rows, const SignedLimits& limits, const Pack& pack) {
+template <typename Super, typename Weights, typename Pack>
+inline void encode_signed_weighted(const RowsOfBlocks& rows, const SignedLimits& limits, const Effort& effort,
+                                   const Pack& pack) {
     constexpr size_t most = lanes / Super::sub_blocks;
-    const Effort& effort = rows.imatrix ? limits.weighted_effort : limits.effort;
     const size_t n_blocks = blocks_of(rows);
-    SignedBatch<Super> batch;
+    SignedBatch<Super, Weights> batch;
     batch.scales = limits.scales;
     for (size_t b = 0; b < n_blocks; b += most) {
         const size_t count = n_blocks - b < most ? n_blocks - b : most;
-        turn_sub_blocks<Super::sub_blocks>(rows, b, count, batch.x, batch.weights);
+        turn_sub_blocks<Super::sub_blocks>(rows, b, count, batch.x);
+        turn_weights<Super::sub_blocks>(rows, b, count, batch.weights);
         store_scales(search_signed<typename Super::CodeBook>(effort.steps, batch.x, batch.weights), batch);
         for (int pass = 0; pass < effort.passes; ++pass) {
             try_neighbours(batch);
@@ -143,6 +135,16 @@ inline void encode_signed(const RowsOfBlocks& rows, const SignedLimits& limits, 
             take(batch, static_cast<int>(s), rows.values + 256 * (b + s), super);
             pack(b + s, super);
         }
+    }
+}
+
+// Calls `pack(b, super_block)` for each block b of `rows`.
+template <typename Super, typename Pack>
+inline void encode_signed(const RowsOfBlocks& rows, const SignedLimits& limits, const Pack& pack) {
+    if (rows.imatrix) {
+        encode_signed_weighted<Super, Importance<Super::sub_values>>(rows, limits, limits.weighted_effort, pack);
+    } else {
+        encode_signed_weighted<Super, EqualWeights>(rows, limits, limits.effort, pack);
     }
 }
 

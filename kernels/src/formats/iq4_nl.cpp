@@ -13,10 +13,15 @@ constexpr Steps steps = {-40.0f, 4.0f, 15, 1};
 
 template <>
 void encode_iq4_nl<unit>(const RowsOfBlocks& rows, BlockIQ4_NL* blocks) {
-    encode_scaled<NonLinear>(rows, steps, [&](size_t b, Half scale, const Codes32& codes) {
+    const auto pack = [&](size_t b, Half scale, const Codes32& codes) {
         blocks[b].scale = scale;
         pack_halves(codes, blocks[b].codes);
-    });
+    };
+    if (rows.imatrix) {
+        encode_scaled<NonLinear, Importance<32>>(rows, steps, pack);
+    } else {
+        encode_scaled<NonLinear, EqualWeights>(rows, steps, pack);
+    }
 }
 
 template <>

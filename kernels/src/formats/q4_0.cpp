@@ -20,7 +20,7 @@ template <>
 void encode_q4_0<unit>(const RowsOfBlocks& rows, BlockQ4_0* blocks) {
     const auto pack = [&](size_t b, Half scale, const Codes32& codes) { fill(blocks[b], scale, codes); };
     if (rows.imatrix) {
-        encode_scaled<SignedIntegers<8>>(rows, steps, pack);
+        encode_scaled<SignedIntegers<8>, Importance<32>>(rows, steps, pack);
     } else {
         encode_range_signed(rows, 8.0f, pack);
     }

@@ -21,7 +21,7 @@ template <>
 void encode_q5_0<unit>(const RowsOfBlocks& rows, BlockQ5_0* blocks) {
     const auto pack = [&](size_t b, Half scale, const Codes32& codes) { fill(blocks[b], scale, codes); };
     if (rows.imatrix) {
-        encode_scaled<SignedIntegers<16>>(rows, steps, pack);
+        encode_scaled<SignedIntegers<16>, Importance<32>>(rows, steps, pack);
     } else {
         encode_range_signed(rows, 16.0f, pack);
     }
