@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "float16.h"
@@ -188,6 +189,17 @@ inline Floats as_half(const Floats& value) {
 #endif
 }
 
+template <typename Body, int... j>
+inline void unrolled(const Body& body, std::integer_sequence<int, j...>) {
+    (body(std::integral_constant<int, j>()), ...);
+}
+
+// body(0) .. body(n - 1), each a constant: a shift of bytes by a constant is two instructions.
+template <int n, typename Body>
+inline void unrolled(const Body& body) {
+    unrolled(body, std::make_integer_sequence<int, n>());
+}
+
 // Sixteen codes of a byte each, in the registers that every 64-bit machine has.
 using Bytes = uint8_t __attribute__((vector_size(16)));
 
@@ -198,6 +210,11 @@ inline Bytes load_bytes(const uint8_t* bytes) {
 }
 
 inline void store(const Bytes& stored, uint8_t* bytes) { std::memcpy(bytes, &stored, sizeof stored); }
+
+inline Bytes bytes_of_eights(uint64_t first, uint64_t last) {
+    using Eights = uint64_t __attribute__((vector_size(16)));
+    return reinterpret_cast<Bytes>(Eights{first, last});
+}
 
 #if defined(__x86_64__) && !defined(__AVX512F__)
 // Sixteen integers as eight pairs of bytes would be out of order: the packs work within 128 bits.
@@ -311,9 +328,7 @@ inline uint16_t gather_bits(const Bytes& bytes) {
 // 1 << `bit` in byte j where bit j is set, else 0.
 template <int bit>
 inline Bytes spread_bits(const uint8_t* two_bytes) {
-    using Eights = uint64_t __attribute__((vector_size(16)));
-    const Bytes spread =
-        reinterpret_cast<Bytes>(Eights{two_bytes[0] * 0x0101010101010101u, two_bytes[1] * 0x0101010101010101u});
+    const Bytes spread = bytes_of_eights(two_bytes[0] * 0x0101010101010101u, two_bytes[1] * 0x0101010101010101u);
     constexpr Bytes each = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
     return reinterpret_cast<Bytes>((spread & each) == each) & static_cast<uint8_t>(1 << bit);
 }

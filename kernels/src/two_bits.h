@@ -4,26 +4,23 @@
 
 #include <cstdint>
 
+#include "lanes.h"
+
 namespace quantmill {
 namespace {
 
 // The two low bits of each code.
 inline void pack_two_bits(const uint8_t (&codes)[256], uint8_t (&packed)[64]) {
-    for (int h = 0; h < 2; ++h) {
-        const uint8_t* const c = codes + 128 * h;
-        for (int l = 0; l < 32; ++l) {
-            packed[32 * h + l] = static_cast<uint8_t>((c[l] & 3) | (c[l + 32] & 3) << 2 | (c[l + 64] & 3) << 4 |
-                                                      (c[l + 96] & 3) << 6);
-        }
+    for (int first = 0; first < 64; first += lanes) {
+        const uint8_t* const c = codes + first / 32 * 128 + first % 32;
+        const auto bits = [&](int k) { return load_bytes(c + 32 * k) & 3; };
+        store(bits(0) | bits(1) << 2 | bits(2) << 4 | bits(3) << 6, packed + first);
     }
 }
 
-inline void unpack_two_bits(const uint8_t (&packed)[64], uint8_t (&codes)[256]) {
-    for (int h = 0; h < 2; ++h) {
-        for (int k = 0; k < 4; ++k) {
-            for (int l = 0; l < 32; ++l) codes[128 * h + 32 * k + l] = packed[32 * h + l] >> 2 * k & 3;
-        }
-    }
+// The codes 16 j .. 16 j + 15.
+inline Bytes two_bits_of(const uint8_t (&packed)[64], int j) {
+    return load_bytes(packed + j / 8 * 32 + j % 2 * lanes) >> j % 8 / 2 * 2 & 3;
 }
 
 }  // namespace

@@ -32,9 +32,9 @@ void decode_block(const BlockIQ4_XS& block, float* x) {
     const float d = to_float(block.d);
     for (int j = 0; j < 8; ++j) {
         const float spacing = d * static_cast<float>(scale_of(block, j));
-        const uint8_t* const codes = block.codes + 16 * j;
-        for (int l = 0; l < 16; ++l) x[32 * j + l] = spacing * non_linear[codes[l] & 15];
-        for (int l = 0; l < 16; ++l) x[32 * j + l + 16] = spacing * non_linear[codes[l] >> 4];
+        const Bytes codes = load_bytes(block.codes + 16 * j);
+        store(spacing * NonLinear::values(codes & 15), x + 32 * j);
+        store(spacing * NonLinear::values(codes >> 4), x + 32 * j + lanes);
     }
 }
 
@@ -46,10 +46,8 @@ void encode_iq4_xs<unit>(const RowsOfBlocks& rows, BlockIQ4_XS* blocks) {
         blocks[b].d = super.d;
         pack_scales(super.scales, blocks[b]);
         for (int j = 0; j < 8; ++j) {
-            for (int l = 0; l < 16; ++l) {
-                const int low = super.codes[32 * j + l], high = super.codes[32 * j + l + 16];
-                blocks[b].codes[16 * j + l] = static_cast<uint8_t>(low | high << 4);
-            }
+            const uint8_t* const codes = super.codes + 32 * j;
+            store(load_bytes(codes) | load_bytes(codes + lanes) << 4, blocks[b].codes + 16 * j);
         }
     });
 }

@@ -11,14 +11,13 @@ using Super = AffineSuperBlock<16>;
 constexpr AffineLimits limits = {3.0f, 15.0f, {{-1.0f, 0.4f, 5, 1}, 1}, {{-1.0f, 0.125f, 16, 1}, 2}};
 
 void decode_block(const BlockQ2_K& block, float* x) {
-    const float d = to_float(block.d), dmin = to_float(block.dmin);
-    uint8_t codes[256];
-    unpack_two_bits(block.codes, codes);
-    for (int j = 0; j < 16; ++j) {
-        const float spacing = d * static_cast<float>(block.scales[j] & 15);
-        const float offset = dmin * static_cast<float>(block.scales[j] >> 4);
-        for (int i = 16 * j; i < 16 * j + 16; ++i) x[i] = spacing * static_cast<float>(codes[i]) - offset;
-    }
+    const Bytes scales = load_bytes(block.scales);
+    float spacing[16], offset[16];
+    store(to_float(block.d) * floats_of(scales & 15), spacing);
+    store(to_float(block.dmin) * floats_of(scales >> 4), offset);
+    unrolled<16>([&](auto j) {
+        store(spacing[j] * floats_of(two_bits_of(block.codes, j)) - offset[j], x + 16 * j);
+    });
 }
 
 }  // namespace

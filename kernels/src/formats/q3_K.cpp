@@ -1,5 +1,7 @@
 #include "q3_K.h"
 
+#include <cstring>
+
 #include "../signed_super_block.h"
 #include "../two_bits.h"
 #include "../unit.h"
@@ -21,22 +23,33 @@ void pack_scales(const int8_t (&scales)[16], uint8_t (&packed)[12]) {
     }
 }
 
-int scale_of(const uint8_t (&packed)[12], int j) {
-    const int low = packed[j % 8] >> 4 * (j / 8) & 15;
-    return (low | (packed[8 + j % 4] >> 2 * (j / 4) & 3) << 4) - 32;
+// Of all sixteen, 0 .. 63.
+Bytes unpack_scales(const uint8_t (&packed)[12]) {
+    uint64_t low;
+    uint32_t high;
+    std::memcpy(&low, packed, sizeof low);
+    std::memcpy(&high, packed + 8, sizeof high);
+    const auto lows = [&](int half) { return low >> 4 * half & 0x0F0F0F0F0F0F0F0Fu; };
+    const auto highs = [&](int quarter) { return uint64_t{high >> 2 * quarter & 0x03030303u} << 4; };
+    return bytes_of_eights(lows(0) | highs(0) | highs(1) << 32, lows(1) | highs(2) | highs(3) << 32);
+}
+
+void pack_high_bits(const uint8_t (&codes)[256], uint8_t (&packed)[32]) {
+    for (int l = 0; l < 32; l += lanes) {
+        Bytes bits{};
+        for (int j = 0; j < 8; ++j) bits |= load_bytes(codes + 32 * j + l) >> 2 << j;
+        store(bits, packed + l);
+    }
 }
 
 void decode_block(const BlockQ3_K& block, float* x) {
-    const float d = to_float(block.d);
-    uint8_t codes[256];
-    unpack_two_bits(block.codes, codes);
-    for (int i = 0; i < 256; ++i) {
-        codes[i] = static_cast<uint8_t>(codes[i] | (block.high_bits[i % 32] >> i / 32 & 1) << 2);
-    }
-    for (int j = 0; j < 16; ++j) {
-        const float spacing = d * static_cast<float>(scale_of(block.scales, j));
-        for (int i = 16 * j; i < 16 * j + 16; ++i) x[i] = spacing * static_cast<float>(codes[i] - 4);
-    }
+    float spacing[16];
+    store(to_float(block.d) * (floats_of(unpack_scales(block.scales)) - 32.0f), spacing);
+    unrolled<16>([&](auto j) {
+        const Bytes high = load_bytes(block.high_bits + j % 2 * lanes) >> j / 2 & 1;
+        const Bytes code = two_bits_of(block.codes, j) | high << 2;
+        store(spacing[j] * (floats_of(code) - 4.0f), x + 16 * j);
+    });
 }
 
 }  // namespace
@@ -47,11 +60,7 @@ void encode_q3_K<unit>(const RowsOfBlocks& rows, BlockQ3_K* blocks) {
         blocks[b].d = super.d;
         pack_scales(super.scales, blocks[b].scales);
         pack_two_bits(super.codes, blocks[b].codes);
-        for (int l = 0; l < 32; ++l) {
-            int high = 0;
-            for (int j = 0; j < 8; ++j) high |= (super.codes[32 * j + l] >> 2) << j;
-            blocks[b].high_bits[l] = static_cast<uint8_t>(high);
-        }
+        pack_high_bits(super.codes, blocks[b].high_bits);
     });
 }
 

@@ -12,33 +12,26 @@ using Super = SignedSuperBlock<SignedIntegers<32>, 16>;
 constexpr SignedLimits limits = {128.0f, {{-1.0f, 0.4f, 5, 1}, 1}, {{-1.0f, 0.4f, 5, 1}, 1}};
 
 void pack_codes(const uint8_t (&codes)[256], BlockQ6_K& block) {
-    for (int h = 0; h < 2; ++h) {
-        const uint8_t* const c = codes + 128 * h;
-        for (int l = 0; l < 32; ++l) {
-            block.low_bits[64 * h + l] = static_cast<uint8_t>((c[l] & 15) | (c[l + 64] & 15) << 4);
-            block.low_bits[64 * h + l + 32] = static_cast<uint8_t>((c[l + 32] & 15) | (c[l + 96] & 15) << 4);
-            block.high_bits[32 * h + l] =
-                static_cast<uint8_t>(c[l] >> 4 | c[l + 32] >> 4 << 2 | c[l + 64] >> 4 << 4 | c[l + 96] >> 4 << 6);
+    for (int first = 0; first < 64; first += lanes) {
+        const uint8_t* const c = codes + first / 32 * 128 + first % 32;
+        const auto high = [&](int quarter) { return load_bytes(c + 32 * quarter) >> 4 << 2 * quarter; };
+        store(high(0) | high(1) | high(2) | high(3), block.high_bits + first);
+        for (int quarter = 0; quarter < 2; ++quarter) {
+            uint8_t* const low = block.low_bits + first / 32 * 64 + 32 * quarter + first % 32;
+            store((load_bytes(c + 32 * quarter) & 15) | load_bytes(c + 32 * quarter + 64) << 4, low);
         }
     }
 }
 
 void decode_block(const BlockQ6_K& block, float* x) {
-    const float d = to_float(block.d);
-    for (int h = 0; h < 2; ++h) {
-        for (int quarter = 0; quarter < 4; ++quarter) {
-            const uint8_t* const low = block.low_bits + 64 * h + 32 * (quarter % 2);
-            const uint8_t* const high = block.high_bits + 32 * h;
-            const int low_shift = 4 * (quarter / 2), high_shift = 2 * quarter;
-            for (int part = 0; part < 2; ++part) {
-                const float spacing = d * static_cast<float>(block.scales[8 * h + 2 * quarter + part]);
-                for (int l = 16 * part; l < 16 * part + 16; ++l) {
-                    const int code = ((low[l] >> low_shift) & 15) | ((high[l] >> high_shift) & 3) << 4;
-                    x[128 * h + 32 * quarter + l] = spacing * static_cast<float>(code - 32);
-                }
-            }
-        }
-    }
+    float spacing[16];
+    store(to_float(block.d) * floats_of_signed(load_bytes(reinterpret_cast<const uint8_t*>(block.scales))), spacing);
+    unrolled<16>([&](auto j) {
+        const int half = j / 8, quarter = j % 8 / 2, part = j % 2 * lanes;
+        const Bytes low = load_bytes(block.low_bits + 64 * half + quarter % 2 * 32 + part) >> quarter / 2 * 4 & 15;
+        const Bytes high = load_bytes(block.high_bits + 32 * half + part) >> 2 * quarter & 3;
+        store(spacing[j] * (floats_of(low | high << 4) - 32.0f), x + 16 * j);
+    });
 }
 
 }  // namespace

@@ -17,10 +17,10 @@ void encode_tq2_0<unit>(const RowsOfBlocks& rows, BlockTQ2_0* blocks) {
 template <>
 void decode_tq2_0<unit>(const BlockTQ2_0* blocks, float* values, size_t n_blocks) {
     for (size_t b = 0; b < n_blocks; ++b) {
-        uint8_t codes[256];
-        unpack_two_bits(blocks[b].codes, codes);
         const float scale = to_float(blocks[b].scale);
-        for (int i = 0; i < 256; ++i) values[256 * b + i] = scale * static_cast<float>(codes[i] - 1);
+        unrolled<16>([&](auto j) {
+            store(scale * (floats_of(two_bits_of(blocks[b].codes, j)) - 1.0f), values + 256 * b + 16 * j);
+        });
     }
 }
 
