@@ -17,7 +17,7 @@ import numpy as np
 from kernels.bench.environments import NotInstalled, environment
 from kernels.bench.harness import commit, cpu
 from kernels.bench.peers.cases import Case, Compared
-from kernels.bench.peers.table import PEERS
+from kernels.bench.peers.table import PEERS, SHARED
 from kernels.bench.peers.timing import Arrays, best_seconds
 
 import quantmill_kernels as kernels
@@ -47,7 +47,8 @@ def main() -> None:
 
 
 def compared(name: str, repeats: int) -> Iterator[Compared]:
-    python = environment("peers", name, HERE / name / "requirements.txt")
+    kind, environment_name, requirements = SHARED.get(name, ("peers", name, HERE / name / "requirements.txt"))
+    python = environment(kind, environment_name, REPOSITORY / requirements)
     for case in PEERS[name]():
         theirs_seconds, theirs = run_theirs(python, name, case, repeats)
         seconds, ours = best_seconds(case.ours, repeats)
