@@ -124,20 +124,21 @@ inline void refit(Batch& batch) {
 template <typename Batch, typename Super>
 inline void take(const Batch& batch, int s, const float* values, Super& super) {
     constexpr int n = Super::sub_values;
-    float d[lanes], dmin[lanes], scale[lanes], minimum[lanes];
+    float d[lanes], dmin[lanes], scale[lanes], minimum[lanes], inverses[lanes], offsets[lanes];
     store(batch.d, d);
     store(batch.dmin, dmin);
     store(batch.scale, scale);
     store(batch.minimum, minimum);
+    store(inverse_of(batch.d * batch.scale), inverses);
+    store(batch.dmin * batch.minimum, offsets);
     super.d = to_half(d[s * Super::sub_blocks]);
     super.dmin = to_half(dmin[s * Super::sub_blocks]);
     for (int j = 0; j < Super::sub_blocks; ++j) {
         const int lane = s * Super::sub_blocks + j;
         super.scales[j] = static_cast<uint8_t>(scale[lane]);
         super.minima[j] = static_cast<uint8_t>(minimum[lane]);
-        const float inverse = inverse_of(d[lane] * scale[lane]), offset = dmin[lane] * minimum[lane];
         for (int i = n * j; i < n * (j + 1); i += lanes) {
-            const Floats code = nearest_code((load(values + i) + offset) * inverse, 0.0f, batch.codes);
+            const Floats code = nearest_code((load(values + i) + offsets[lane]) * inverses[lane], 0.0f, batch.codes);
             store(bytes_of(code), super.codes + i);
         }
     }

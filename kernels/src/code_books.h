@@ -43,6 +43,22 @@ struct Buckets {
     }
 };
 constexpr Buckets buckets;
+#elif defined(__AVX2__)
+// Thresholds and values for a search by halves, in the order in which each step finds them.
+struct Halves {
+    float second[8], third[8], fourth[8], even[8], odd[8];
+
+    constexpr Halves() : second(), third(), fourth(), even(), odd() {
+        for (int k = 0; k < 8; ++k) {
+            if (k < 2) second[k] = threshold(8 * k + 3);
+            if (k < 4) third[k] = threshold(4 * k + 1);
+            fourth[k] = threshold(2 * k);
+            even[k] = non_linear[2 * k];
+            odd[k] = non_linear[2 * k + 1];
+        }
+    }
+};
+constexpr Halves halves;
 #endif
 
 // The sixteen values of IQ4_NL and IQ4_XS; a tie goes to the lower one.
@@ -70,6 +86,29 @@ struct NonLinear {
     static Floats look_up(const float (&table)[32], const Floats& inside) {
         const __m512i j = _mm512_castps_si512(inside * 0.125f + rounder);
         return _mm512_permutex2var_ps(_mm512_loadu_ps(table), j, _mm512_loadu_ps(table + 16));
+    }
+#elif defined(__AVX2__)
+    using Pairs = MaskOf<Floats8>;  // which two neighbours of the table, 0 .. 7
+
+    static Floats entry(const Floats& value) { return {entry(value.low), entry(value.high)}; }
+    static Floats code(const Floats& value) { return {code(value.low), code(value.high)}; }
+
+    static Floats8 entry(const Floats8& value) {
+        const Pairs pair = pair_of(value);
+        return value > look_up(halves.fourth, pair) ? look_up(halves.odd, pair) : look_up(halves.even, pair);
+    }
+    static Floats8 code(const Floats8& value) {
+        const Pairs pair = pair_of(value);
+        const Floats8 even = __builtin_convertvector(pair + pair, Floats8);
+        return value > look_up(halves.fourth, pair) ? even + 1.0f : even;
+    }
+    static Pairs pair_of(const Floats8& value) {
+        Pairs pair = -(value > threshold(7));
+        pair = pair + pair - (value > look_up(halves.second, pair));
+        return pair + pair - (value > look_up(halves.third, pair));
+    }
+    static Floats8 look_up(const float (&table)[8], const Pairs& pair) {
+        return _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), reinterpret_cast<__m256i>(pair));
     }
 #else
     static Floats entry(const Floats& value) {

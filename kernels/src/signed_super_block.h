@@ -100,16 +100,16 @@ inline void refit(Batch& batch) {
 template <typename Batch, typename Super>
 inline void take(const Batch& batch, int s, const float* values, Super& super) {
     constexpr int n = Super::sub_values;
-    float d[lanes], scale[lanes];
+    float d[lanes], scale[lanes], inverses[lanes];
     store(batch.d, d);
     store(batch.scale, scale);
+    store(inverse_of(batch.d * batch.scale), inverses);
     super.d = to_half(d[s * Super::sub_blocks]);
     for (int j = 0; j < Super::sub_blocks; ++j) {
         const int lane = s * Super::sub_blocks + j;
         super.scales[j] = static_cast<int8_t>(scale[lane]);
-        const float inverse = inverse_of(d[lane] * scale[lane]);
         for (int i = n * j; i < n * (j + 1); i += lanes) {
-            store(bytes_of(Super::CodeBook::code(load(values + i) * inverse)), super.codes + i);
+            store(bytes_of(Super::CodeBook::code(load(values + i) * inverses[lane])), super.codes + i);
         }
     }
 }
