@@ -8,7 +8,7 @@ namespace quantmill {
 namespace {
 
 using Super = AffineSuperBlock<8>;
-constexpr AffineLimits limits = {31.0f, 63.0f, {{-1.0f, 0.25f, 8, 1}, 1}, {{-2.0f, 0.25f, 12, 1}, 2}};
+constexpr AffineLimits limits = {31.0f, 63.0f, {{-2.0f, 0.33f, 9, 1}, 1}, {{-2.0f, 0.25f, 12, 1}, 2}};
 
 void pack_fifth_bits(const uint8_t (&codes)[256], uint8_t (&packed)[32]) {
     for (int l = 0; l < 32; l += lanes) {
