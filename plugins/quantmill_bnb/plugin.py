@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from quantmill.contract import WHOLE_ROW, BlockBound, Method, Runtime, hookimpl, lazy
 from quantmill.contract.linears import ARCHITECTURES
+from quantmill.contract.model_folder import KEPT_BLOCK_BOUNDS, KEPT_ERROR_BOUNDS
 from quantmill_bnb.params import BnbParams
-
-KEPT = ("F64", "F32", "F16", "BF16")
 
 # Largest relative RMSE of one tensor that verification accepts: about 1.3 times the worst of eleven distributions,
 # Student's t with 3 degrees of freedom, log-normal and 20-fold outliers among them; long blocks lose most to outliers.
@@ -32,7 +31,7 @@ def _error_bounds() -> dict[str, float]:
         for type_, bound in zip(("NF4", "FP4"), bounds, strict=True)
         for dq in ("", "-DQ")
     }
-    return {**dict.fromkeys(KEPT, 0.0), "INT8": 0.088, **four_bit}
+    return {**KEPT_ERROR_BOUNDS, "INT8": 0.088, **four_bit}
 
 
 def _block_bounds() -> dict[str, BlockBound]:
@@ -43,7 +42,7 @@ def _block_bounds() -> dict[str, BlockBound]:
         for dq in ("", "-DQ")
     }
     rows = BlockBound(32, 0.0, WHOLE_ROW, 0.0045)  # half a step is 1 / 254
-    return {**dict.fromkeys(KEPT, BlockBound(32, 0.0)), "INT8": rows, **four_bit}
+    return {**KEPT_BLOCK_BOUNDS, "INT8": rows, **four_bit}
 
 
 BNB = Method(

@@ -21,6 +21,8 @@ from quantmill.contract.tensors import FloatArray
 
 STATE = ".quant_state.bitsandbytes__"
 NESTED = ("nested_absmax", "nested_quant_map")
+BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+NESTED_BLOCK = 256
 CHUNK_VALUES = 1 << 18  # values decoded at once
 
 
@@ -98,7 +100,9 @@ def _state(artifact: ModelFolder, name: str) -> dict[str, Any]:
         sizes = [state["blocksize"], *state["shape"]]
     except (ValueError, KeyError, TypeError) as error:
         raise VerificationFailed(f"{name} cannot be read: {error!r}") from error
-    if not all(type(size) is int and size > 0 for size in sizes) or state.get("quant_type") != name.rpartition("__")[2]:
+    known = state["blocksize"] in BLOCK_SIZES and state.get("nested_blocksize", NESTED_BLOCK) == NESTED_BLOCK
+    whole = all(type(size) is int and size > 0 for size in sizes)
+    if not (known and whole and state.get("quant_type") == name.rpartition("__")[2]):
         raise VerificationFailed(f"{name} does not describe the weight: {state}")
     return dict(state)
 
@@ -109,13 +113,9 @@ def _absmax(artifact: ModelFolder, name: str, state: dict[str, Any]) -> tuple[Fl
     if "nested_offset" not in state:
         return stored.astype(np.float32, copy=False), False
     table, scales = artifact.values(f"{name}.nested_quant_map"), artifact.values(f"{name}.nested_absmax")
-    if (
-        stored.dtype != np.uint8
-        or table.shape != (256,)
-        or scales.shape != (-(-stored.size // state["nested_blocksize"]),)
-    ):
+    if stored.dtype != np.uint8 or table.shape != (256,) or scales.shape != (-(-stored.size // NESTED_BLOCK),):
         raise VerificationFailed(f"{name}: its nested absmax do not fit: {stored.shape}, {scales.shape}, {table.shape}")
-    each = np.repeat(scales, state["nested_blocksize"])[: stored.size]
+    each = np.repeat(scales, NESTED_BLOCK)[: stored.size]
     return table[stored] * each + np.float32(state["nested_offset"]), True
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from quantmill.contract import WHOLE_ROW, BlockBound, Method, Runtime, hookimpl, lazy
 from quantmill.contract.linears import ARCHITECTURES
+from quantmill.contract.model_folder import KEPT_BLOCK_BOUNDS, KEPT_ERROR_BOUNDS
 from quantmill_fp8.params import Fp8Params
-
-KEPT = ("F64", "F32", "F16", "BF16")
 
 # Largest relative RMSE of one tensor that verification accepts, and what a single block may be off by.
 # tests/unit/fp8/test_error_bounds.py measures both on many distributions.
 ERROR_BOUNDS = {
-    **dict.fromkeys(KEPT, 0.0),
+    **KEPT_ERROR_BOUNDS,
     "FP8": 0.04,  # a step of 3 bits of mantissa: at most 2^-4 of a value, 0.026 rms
     "FP8-128x128": 0.04,
     "MXFP8": 0.045,
@@ -20,7 +19,7 @@ ERROR_BOUNDS = {
 }
 SUBNORMAL = 2.0**-10 / 448  # half of E4M3's least step, over its largest value
 BLOCK_BOUNDS = {
-    **dict.fromkeys(KEPT, BlockBound(32, 0.0)),
+    **KEPT_BLOCK_BOUNDS,
     "FP8": BlockBound(32, 0.0625, WHOLE_ROW, 1.1 * SUBNORMAL),
     "FP8-128x128": BlockBound(32, 0.0625, tensor_relative=1.1 * SUBNORMAL),
     "MXFP8": BlockBound(32, 0.0625),

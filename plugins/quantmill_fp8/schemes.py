@@ -6,7 +6,7 @@ compressed-tensors 0.19: quantization/quant_scheme.py (presets), compressors/; D
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -36,7 +36,6 @@ class Fp8Scheme:
     outputs: int = 1
     activations: Mapping[str, Any] | None = None
     scale: str = "weight_scale"
-    note: str = field(default="")
 
 
 def _settings(bits: int, strategy: str, *, group: int | None = None, **more: Any) -> Mapping[str, Any]:

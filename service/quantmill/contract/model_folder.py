@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantmill.contract.errors import PluginBroken, SourceRejected
-from quantmill.contract.reading import Observation, ReadTensor
+from quantmill.contract.reading import BlockBound, Observation, ReadTensor
 from quantmill.contract.safetensors import DTYPES, TensorFile
 from quantmill.contract.strictjson import parse_object, shown
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, SourceTensor, TensorInfo, TensorPlan
@@ -34,6 +34,10 @@ JSON_LIMIT = 100_000_000  # bytes
 
 QUANTIZATION = "quantization_config"
 PLACES = ("_name_or_path",)  # keys of config.json that may name a folder of the machine it was written on
+
+# The bounds of tensors that are stored as they are, by their schemes: no error.
+KEPT_ERROR_BOUNDS = dict.fromkeys(DTYPES, 0.0)
+KEPT_BLOCK_BOUNDS = dict.fromkeys(DTYPES, BlockBound(32, 0.0))
 
 # Planning
 
