@@ -4,7 +4,7 @@
 Each folder beside this file is a consumer: `requirements.txt` says what its environment holds (their pins conflict, so
 each has one of its own, kept in $QUANTMILL_CACHE/conformance or .cache/conformance), and `check.py`, run by our own
 Python, prints a section of the report and exits with 1 when something disagrees. A consumer that cannot be installed
-is reported with the reason.
+is reported with the reason. With names, only those are run; the other sections stay as they are.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,33 +28,53 @@ from quantmill.worker.environment import cpu_model
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 REPORT = REPOSITORY / "docs" / "conformance.md"
+MARK = "<!-- {} -->"
+HEADING = """# Conformance
+
+Artifacts of `tests/data/millstone-4m` and of small synthetic models, loaded by the programs that users load them with.
+Written by `make conformance`; `PYTHONPATH=. .venv/bin/python tests/conformance/run.py NAME` runs one program's part.
+"""
 
 
-def section(consumer: Path) -> tuple[str, bool]:
-    """The consumer's part of the report, and whether everything agreed."""
+@dataclass(frozen=True)
+class Section:
+    """One consumer's part of the report: what it printed, or why it was not run, under the circumstances."""
+
+    consumer: str
+    text: str
+    agreed: bool = True
+
+    def __str__(self) -> str:
+        return f"{MARK.format(self.consumer)}\n{self.text.strip()}\n"
+
+
+def run(consumer: Path) -> Section:
     try:
         python = environment("conformance", consumer.name, consumer / "requirements.txt")
     except NotInstalled as error:
-        return f"## {consumer.name}\n\nNot run: its environment could not be made ({error}).\n", True
+        return Section(consumer.name, f"## {consumer.name}\n\nNot run: its environment could not be made ({error}).")
     with tempfile.TemporaryDirectory(prefix="conformance-") as scratch:
         command = [sys.executable, consumer / "check.py", "--python", python, "--scratch", scratch]
         checked = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    return checked.stdout, checked.returncode == 0
+    title, _, rest = checked.stdout.partition("\n")
+    return Section(consumer.name, f"{title}\n\n{circumstances()}\n{rest}", checked.returncode == 0)
 
 
-def heading() -> str:
+def circumstances() -> str:
     described = subprocess.run(
         ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
     return (
-        "# Conformance\n\n"
-        "Artifacts of `tests/data/millstone-4m`, loaded by the programs that users load them with. Written by "
-        "`make conformance`.\n\n"
-        f"- commit {described.stdout.strip() or 'unknown'}; quantmill {version('quantmill')}, "
-        f"kernels on {quantmill_kernels.isa()}\n"
-        f"- {cpu_model()}, {len(os.sched_getaffinity(0))} CPUs; {platform.system()}, "
-        f"Python {platform.python_version()}\n"
+        f"Commit {described.stdout.strip() or 'unknown'}, quantmill {version('quantmill')}, kernels on "
+        f"{quantmill_kernels.isa()}; {cpu_model()}, {len(os.sched_getaffinity(0))} CPUs; {platform.system()}, "
+        f"Python {platform.python_version()}."
     )
+
+
+def read_report() -> dict[str, Section]:
+    """The sections that earlier runs left, by their consumers."""
+    parts = re.split(MARK.format("(.*)"), REPORT.read_text())[1:] if REPORT.exists() else []
+    return {name: Section(name, text) for name, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def main() -> None:
@@ -60,11 +82,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"consumers, by default all: {', '.join(c.name for c in consumers)}")
     wanted = parser.parse_args().names
-    parts = [section(consumer) for consumer in consumers if not wanted or consumer.name in wanted]
-    report = "\n".join([heading(), *(text for text, _ in parts)])
-    print(report)
-    REPORT.write_text(report)
-    sys.exit(0 if all(agreed for _, agreed in parts) else 1)
+    sections = read_report()
+    for consumer in consumers:
+        if not wanted or consumer.name in wanted:
+            sections[consumer.name] = run(consumer)
+            print(sections[consumer.name])
+            kept = [sections[each.name] for each in consumers if each.name in sections]
+            REPORT.write_text("\n".join([HEADING, *map(str, kept)]))
+    sys.exit(0 if all(section.agreed for section in sections.values()) else 1)
 
 
 if __name__ == "__main__":

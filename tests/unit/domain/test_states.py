@@ -48,6 +48,6 @@ def test_only_a_held_job_can_succeed() -> None:
     assert PREVIOUS[State.SUCCEEDED] == HELD
 
 
-@pytest.mark.parametrize("state", FINAL)
+@pytest.mark.parametrize("state", sorted(FINAL))
 def test_every_end_of_a_job_is_an_end_of_its_attempt(state: State) -> None:
     assert Outcome(state.value).value == state.value
