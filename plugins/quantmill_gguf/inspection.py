@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from quantmill.contract.gguf import Scalar
 from quantmill.contract.reading import Inspection, Observation
 from quantmill.contract.tensors import ModelIndex, Plan
 from quantmill_gguf.params import GgufParams
-from quantmill_gguf.reader import GgufFile, Scalar, only_file
+from quantmill_gguf.reader import GgufFile, only_file
 
 EMBEDDING = "model.embed_tokens.weight"
 FACTORS = "rope_freqs.weight"
