@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from quantmill.cli.comparing import FORMS, measured_of, write_report
+from quantmill.cli.comparing import COLUMNS, FORMS, measured_columns, measured_of, value_in, write_report
 from quantmill.client import Client, ServiceUnreachable
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -30,6 +30,8 @@ MODEL = REPOSITORY / "tests/data/millstone-4m"
 TEXT = REPOSITORY / "tests/data/text/evaluation.txt"
 TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0")
 START_SECONDS = 30
+DIGITS = {"bits per weight": 2, "perplexity": 3, "retention %": 2, "memory MB": 2, "token/s": 1}  # after the point
+LOSSLESS = {"bits per weight": "16.00", "retention %": "100.00", "KLD": "0", "top-1": "1", "continued": "1"}
 
 
 @contextmanager
@@ -67,26 +69,26 @@ def wait_until_ready(client: Client, process: subprocess.Popen[bytes], log: Path
 
 def table(report: dict[str, Any]) -> Table:
     shown = Table(title="millstone-4m, measured on evaluation.txt")
-    for column in ("type", "bits/weight", "MB", "perplexity", "retention %", "KLD", "top-1", "seconds", "verified"):
+    columns = measured_columns(report["variants"])
+    for column in ("type", "MB", *columns, "seconds", "verified"):
         shown.add_column(column, justify="left" if column == "type" else "right")
-    baseline = measured_of(report["variants"][0])["source", "perplexity"]
-    shown.add_row(
-        "source (BF16)", "16.00", f"{report['source_bytes'] / 1e6:.2f}", f"{baseline:.3f}", "100.00", "0", "1", "", ""
-    )
+    source = [LOSSLESS.get(title) or figure(source_value(report, title), title) for title in columns]
+    shown.add_row("source (BF16)", f"{report['source_bytes'] / 1e6:.2f}", *source, "", "")
     for variant in report["variants"]:
-        values = {name: value for (subject, name), value in measured_of(variant).items() if subject == "artifact"}
-        shown.add_row(
-            variant["params"]["type"],
-            f"{values['bits_per_weight']:.2f}",
-            f"{variant['size'] / 1e6:.2f}",
-            f"{values['perplexity']:.3f}",
-            f"{values['retention']:.2f}",
-            f"{values['kld_mean']:.4f}",
-            f"{values['top1_agreement']:.4f}",
-            f"{variant['seconds']:.1f}",
-            "yes",
-        )
+        values = [figure(value_in(variant, title), title) for title in columns]
+        seconds = f"{variant['seconds']:.1f}"
+        shown.add_row(variant["params"]["type"], f"{variant['size'] / 1e6:.2f}", *values, seconds, "yes")
     return shown
+
+
+def source_value(report: dict[str, Any], title: str) -> float | None:
+    metric, units = COLUMNS[title]
+    value = measured_of(report["variants"][0]).get(("source", metric))
+    return None if value is None else value / units
+
+
+def figure(value: float | None, title: str) -> str:
+    return "" if value is None else f"{value:.{DIGITS.get(title, 4)}f}"
 
 
 def main() -> int:

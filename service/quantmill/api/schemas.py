@@ -191,6 +191,7 @@ class SubmitComparison(Body):
 
     source: Uri = Field(description="checkpoint folder: a path or a file:// URI below one of the source roots")
     evaluation_text: Uri = Field(description="UTF-8 text that all variants are measured on")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="what is measured on it, and how")
     variants: list[SubmitVariant] = Field(min_length=1, max_length=32)
     seed: int = Field(default=0, ge=0, le=LARGEST_INTEGER)
     timeout_seconds: int | None = Field(default=None, ge=1, le=31_536_000, description="of each job")
@@ -200,7 +201,12 @@ class SubmitComparison(Body):
 
     def to_request(self) -> ComparisonRequest:
         asked = tuple(VariantRequest(variant.method, variant.params) for variant in self.variants)
-        return ComparisonRequest(**dict(self) | {"variants": asked, "escalation": _escalation(self.escalation)})
+        given = {
+            "variants": asked,
+            "evaluation": EvaluationOptions(**dict(self.evaluation)),
+            "escalation": _escalation(self.escalation),
+        }
+        return ComparisonRequest(**dict(self) | given)
 
 
 class ProblemPlace(View):

@@ -31,12 +31,15 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 FORMS: tuple[ReportForm, ...] = ("html", "json", "csv")
-COLUMNS = {  # of the table: metric of the report
-    "bits per weight": "bits_per_weight",
-    "perplexity": "perplexity",
-    "retention %": "retention",
-    "KLD": "kld_mean",
-    "top-1": "top1_agreement",
+COLUMNS = {  # of the table: metric of the report, and how many of its units make one of the column's
+    "bits per weight": ("bits_per_weight", 1.0),
+    "perplexity": ("perplexity", 1.0),
+    "retention %": ("retention", 1.0),
+    "KLD": ("kld_mean", 1.0),
+    "top-1": ("top1_agreement", 1.0),
+    "continued": ("continuation_agreement", 1.0),
+    "memory MB": ("predicted_memory", 1e6),
+    "token/s": ("generation_speed", 1.0),
 }
 
 Variants = Annotated[
@@ -60,6 +63,7 @@ def compare(
     variant: Variants,
     text: Annotated[str, typer.Option("--text", metavar="FILE", help="UTF-8 text to evaluate on.")],
     report: ReportFile,
+    measures: options.Measures = None,
     gate: options.Gates = None,
     escalate: options.Escalate = None,
     escalate_mb: options.EscalateMb = None,
@@ -79,6 +83,7 @@ def compare(
         variants,
         seed=seed,
         gates=tuple(gate or ()),
+        evaluation=options.parse_measures(measures),
         escalation=options.parse_escalation(escalate, escalate_mb),
     )
     with place(request, server, data_dir, threads) as chosen, interruptible():
@@ -165,6 +170,7 @@ class There:
             asked,
             seed=request.seed,
             gates=list(request.gates),
+            evaluation=request.evaluation.asked(),
             escalation=vars(request.escalation) if request.escalation else None,
         )
 
@@ -237,19 +243,32 @@ def show(written: str, paths: Sequence[Path], as_json: bool) -> None:
         say(written.rstrip())
         return
     report = json.loads(written)
-    show_table(("variant", "MB", *COLUMNS, "seconds", "verified"), [row(each) for each in report["variants"]])
+    columns = measured_columns(report["variants"])
+    rows = [row(each, columns) for each in report["variants"]]
+    show_table(("variant", "MB", *columns, "seconds", "verified"), rows)
     best, reason = report["recommendation"]["variant"], report["recommendation"]["reason"]
     say(f"take {best}: {reason}" if best else reason)
     say(f"report: {', '.join(map(str, paths))}")
 
 
-def row(variant: Mapping[str, Any]) -> tuple[Any, ...]:
+def measured_columns(variants: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns that some variant has a value for."""
+    measured = {name for variant in variants for subject, name in measured_of(variant) if subject == "artifact"}
+    return [title for title, (metric, _) in COLUMNS.items() if metric in measured]
+
+
+def row(variant: Mapping[str, Any], columns: Sequence[str]) -> tuple[Any, ...]:
     """A line of the table from a variant of the report's JSON; what was not measured is None."""
-    measured = measured_of(variant)
     megabytes = None if variant["size"] is None else variant["size"] / 1e6
     verified = "yes" if variant["digest"] else variant["state"]
-    values = [measured.get(("artifact", name)) for name in COLUMNS.values()]
+    values = [value_in(variant, title) for title in columns]
     return (variant["name"], megabytes, *values, variant["seconds"], verified)
+
+
+def value_in(variant: Mapping[str, Any], column: str) -> float | None:
+    metric, units = COLUMNS[column]
+    value = measured_of(variant).get(("artifact", metric))
+    return None if value is None else value / units
 
 
 def measured_of(variant: Mapping[str, Any]) -> dict[tuple[str, str], float | None]:

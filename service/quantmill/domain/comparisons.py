@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from quantmill.domain.escalation import Escalation
+from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.jobs import FINAL, Job, JobRequest, State
 
 WORST_FIRST = (State.CANCELED, State.FAILED, State.EXPIRED, State.SUCCEEDED)
@@ -40,6 +41,7 @@ class ComparisonRequest:
     labels: Mapping[str, str] = field(default_factory=dict)
     gates: tuple[str, ...] = ()
     escalation: Escalation | None = None
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
 
     def job(self, variant: VariantRequest) -> JobRequest:
         return JobRequest(
@@ -52,6 +54,7 @@ class ComparisonRequest:
             labels=self.labels,
             gates=self.gates,
             escalation=self.escalation,
+            evaluation=self.evaluation,
         )
 
 

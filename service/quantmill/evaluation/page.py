@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import PurePosixPath
@@ -43,7 +43,7 @@ pre { background: #f2f2f2; padding: .5rem .6rem; margin: .4rem 0; font-size: .8r
 @media print {
   @page { margin: 15mm }
   body { max-width: none; font-size: 11pt; padding: 0 } table { font-size: 8pt } svg { max-width: 30rem }
-  th, td { padding: .2rem .25rem } th:first-child, td:first-child { min-width: 7rem } small { font-size: 6.5pt }
+  th, td { padding: .2rem .2rem } th:first-child, td:first-child { min-width: 6rem } small { font-size: 6pt }
   svg, tr, pre, .advice { break-inside: avoid } h2, tr:has(+ tr.why) { break-after: avoid }
   svg, tr.best td, pre { print-color-adjust: exact; -webkit-print-color-adjust: exact }
 }
@@ -52,13 +52,15 @@ pre { background: #f2f2f2; padding: .5rem .6rem; margin: .4rem 0; font-size: .8r
 
 @dataclass(frozen=True)
 class Column:
-    """A metric in the table: its heading, how it is written, and what stands in the source's row."""
+    """A metric in a table: its heading, how it is written, and what stands in the source's row where that was not
+    measured. Bytes are written in the report's unit, which stands for {unit} in the heading."""
 
     metric: str
     title: str
     form: Callable[[float], str]
     source: str = ""
     interval: bool = True
+    bytes: bool = False
 
 
 def _digits(value: float) -> str:
@@ -68,13 +70,25 @@ def _digits(value: float) -> str:
     return f"{value:.2g}" if value >= 1e-4 else f"{value:.1e}".replace("e-0", "e-")
 
 
-COLUMNS = (
+def _speed(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+LOST = (
     Column("bits_per_weight", "bits per weight", "{:.2f}".format),
     Column("perplexity", "perplexity", "{:.2f}".format),
     Column("retention", "retention, %", "{:.2f}".format, "100"),
     Column("kld_mean", "KL divergence", _digits),
     Column("kld_p99", "KL 99 %", _digits, interval=False),
     Column("top1_agreement", "top-1 agreement", "{:.4f}".format),
+    Column("continuation_agreement", "continued alike", "{:.2f}".format),
+)
+RUN = (
+    Column("predicted_memory", "memory, {unit}", "{:.2f}".format, bytes=True),
+    Column("measured_memory", "measured memory, {unit}", "{:.2f}".format, bytes=True),
+    Column("load_seconds", "load, s", "{:.2f}".format),
+    Column("prompt_speed", "reads, token/s", _speed),
+    Column("generation_speed", "writes, token/s", _speed),
 )
 
 
@@ -98,11 +112,13 @@ def page(report: Report) -> str:
 <h1>{name}: {_count(report)} compared</h1>
 <p class="advice">{advice}</p>
 <h2>What was lost</h2>
-{_table(report, best)}
+{_lost(report, best)}
 <p class="note">{escape(report.source)} on {escape(report.text)}{_tokens(report)}. Small figures are 95 % intervals
 (paired bootstrap over windows). Perplexity is per token, retention 100 (1 - (p - p source) / p source), KL divergence
 from the source in nats per token, top-1 agreement the share of tokens where both models hold the same token for the
-most likely.</p>
+most likely{_continued(report)}.</p>
+<h2>What it takes</h2>
+{_run(report, best)}
 <h2>Size against divergence</h2>
 {pareto(report)}
 <p class="note">Down and left is better. Filled: no other variant is both smaller and nearer. Ringed: the one to take.
@@ -130,7 +146,7 @@ def _count(report: Report) -> str:
 
 
 def _tokens(report: Report) -> str:
-    found = report.source_perplexity
+    found = report.first("perplexity", "source")
     return f", {found.n} tokens" if found else ""
 
 
@@ -139,15 +155,71 @@ def _lossless(report: Report) -> str:
     return f" Not in the plot, because nothing was lost: {', '.join(names)}." if names else ""
 
 
-# The table
+def _continued(report: Report) -> str:
+    found = report.first("continuation_agreement")
+    return f", continued alike that of {found.n} tokens which both wrote themselves, greedily" if found else ""
 
 
-def _table(report: Report, best: MeasuredVariant | None) -> str:
-    titles = ["variant", report.unit[1], *(column.title for column in COLUMNS), "seconds", "verified"]
-    rows = [_row(_source_cells(report), titles)]
+# The tables
+
+
+def _lost(report: Report, best: MeasuredVariant | None) -> str:
+    """What each variant has lost, and why it failed."""
+    columns = _measured_columns(report, LOST)
+    titles = ["variant", report.unit[1], *(_title(column, report) for column in columns), "verified"]
+    rows = [_row([*_source_cells(columns, report), ""], titles)]
     for variant in report.variants:
-        rows.append(_row(_cells(variant, report), titles, " class=best" if variant is best else ""))
+        verified = "yes" if variant.succeeded else escape(variant.state)
+        rows.append(_row([*_cells(variant, columns, report), verified], titles, _attributes(variant, best)))
         rows += [f"<tr class=why><td colspan={len(titles)}>{escape(said)}</td></tr>" for said in _remarks(variant)]
+    return _table(titles, rows)
+
+
+def _run(report: Report, best: MeasuredVariant | None) -> str:
+    """What it takes to make each variant, and to run it as far as that was measured."""
+    columns = _measured_columns(report, RUN)
+    runtimes = {variant.name: _runtime(variant) for variant in report.variants}
+    timed = any(runtimes.values())
+    named = [_title(column, report) for column in columns]
+    titles = ["variant", report.unit[1], *named, *["runtime"] * timed, "job, s"]
+    rows = [_row([*_source_cells(columns, report), *[""] * timed, ""], titles)]
+    for variant in report.variants:
+        cells = [*_cells(variant, columns, report), *[escape(runtimes[variant.name])] * timed]
+        seconds = "" if variant.seconds is None else f"{variant.seconds:.1f}"
+        rows.append(_row([*cells, seconds], titles, _attributes(variant, best)))
+    return f"{_table(titles, rows)}\n<p class=note>{_run_note(report, timed)}</p>"
+
+
+def _run_note(report: Report, timed: bool) -> str:
+    memory, written = report.first("predicted_memory"), report.first("generation_speed")
+    at = memory.unit.partition(" at ")[2] if memory else ""
+    said = "The seconds of a job are its making, its verification and its evaluation."
+    if at:
+        said += f" Memory is predicted for one sequence: weights, KV cache and activations at {escape(at)}."
+    if timed and written:
+        said += f" Loading, reading a prompt and writing {written.n} tokens were measured on the worker."
+    return said
+
+
+def _runtime(variant: MeasuredVariant) -> str:
+    """Where it was timed; empty where it was not."""
+    found = variant.metric("load_seconds")
+    return found.unit.partition(" in ")[2] if found else ""
+
+
+def _measured_columns(report: Report, columns: Sequence[Column]) -> list[Column]:
+    return [column for column in columns if report.first(column.metric) or column.source]
+
+
+def _title(column: Column, report: Report) -> str:
+    return column.title.format(unit=report.unit[1])
+
+
+def _attributes(variant: MeasuredVariant, best: MeasuredVariant | None) -> str:
+    return " class=best" if variant is best else ""
+
+
+def _table(titles: Sequence[str], rows: Sequence[str]) -> str:
     head = "".join(f"<th>{title}</th>" for title in titles)
     return "\n".join(["<table>", f"<thead><tr>{head}</tr></thead>", "<tbody>", *rows, "</tbody>", "</table>"])
 
@@ -180,30 +252,29 @@ def _labelled(cells: list[str], titles: list[str]) -> Iterator[str]:
         yield f'<td data-label="{title}">{cell}</td>' if cell else "<td></td>"
 
 
-def _source_cells(report: Report) -> list[str]:
-    perplexity = report.source_perplexity
-    values = [_measured(perplexity, column) if column.metric == "perplexity" else column.source for column in COLUMNS]
-    return ["source", f"{report.source_bytes / report.unit[0]:.2f}", *values, "", ""]
+def _source_cells(columns: Sequence[Column], report: Report) -> list[str]:
+    values = [_measured(report.first(column.metric, "source"), column, report) or column.source for column in columns]
+    return ["source", f"{report.source_bytes / report.unit[0]:.2f}", *values]
 
 
-def _cells(variant: MeasuredVariant, report: Report) -> list[str]:
+def _cells(variant: MeasuredVariant, columns: Sequence[Column], report: Report) -> list[str]:
     """Also of a variant that did not succeed, as far as it was measured."""
     return [
         escape(variant.name),
         "" if variant.size is None else f"{variant.size / report.unit[0]:.2f}",
-        *(_measured(variant.metric(column.metric), column) for column in COLUMNS),
-        "" if variant.seconds is None else f"{variant.seconds:.1f}",
-        "yes" if variant.succeeded else escape(variant.state),
+        *(_measured(variant.metric(column.metric), column, report) for column in columns),
     ]
 
 
-def _measured(metric: Metric | None, column: Column) -> str:
+def _measured(metric: Metric | None, column: Column, report: Report) -> str:
     if metric is None or not math.isfinite(metric.value):
         return ""
-    value, low, high = column.form(metric.value), metric.ci_low, metric.ci_high
+    divisor = report.unit[0] if column.bytes else 1.0
+    low, high = metric.ci_low, metric.ci_high
+    value = column.form(metric.value / divisor)
     if not column.interval or low is None or high is None or low == high:
         return f"<span>{value}</span>"
-    return f"<span>{value}<small>{column.form(low)}–{column.form(high)}</small></span>"
+    return f"<span>{value}<small>{column.form(low / divisor)}–{column.form(high / divisor)}</small></span>"
 
 
 # By the suffix of its file

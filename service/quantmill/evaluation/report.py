@@ -8,7 +8,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -31,6 +31,14 @@ CSV_METRICS = (
     "top1_agreement",
     "top5_agreement",
     "flips",
+    "continuation_agreement",
+    "continuation_divergence",
+    "continuation_identical",
+    "predicted_memory",
+    "measured_memory",
+    "load_seconds",
+    "prompt_speed",
+    "generation_speed",
     "relative_rmse",
 )
 
@@ -85,7 +93,7 @@ class MeasuredVariant:
 @dataclass(frozen=True)
 class Report:
     """What a comparison found. `source` and `text` are paths, `source_bytes` is the size of the source's weights,
-    `version` that of the quantmill which reports."""
+    `version` that of the quantmill which reports, `evaluation` how it was measured where that is not the default."""
 
     source: str
     source_bytes: int
@@ -93,6 +101,7 @@ class Report:
     variants: tuple[MeasuredVariant, ...]
     version: str
     seed: int = 0
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def unit(self) -> tuple[float, str]:
@@ -103,9 +112,9 @@ class Report:
     def succeeded(self) -> list[MeasuredVariant]:
         return [variant for variant in self.variants if variant.succeeded]
 
-    @property
-    def source_perplexity(self) -> Metric | None:
-        return next((found for each in self.succeeded if (found := each.metric("perplexity", "source"))), None)
+    def first(self, name: str, subject: str = "artifact") -> Metric | None:
+        """The metric of the first variant that has it: what is said of the source is the same for all."""
+        return next((found for each in self.variants if (found := each.metric(name, subject))), None)
 
     @property
     def frontier(self) -> list[MeasuredVariant]:
@@ -143,8 +152,13 @@ class Report:
             "-"
         )
         seed = ["--seed", str(self.seed)] if self.seed else []
-        method = ["--method", variant.method, *sets, *seed, "--evaluate", self.text, "--output", output]
-        return shlex.join(["quantmill", "quantize", self.source, *method])
+        method = ["--method", variant.method, *sets, *seed, "--evaluate", self.text, *self._measures()]
+        return shlex.join(["quantmill", "quantize", self.source, *method, "--output", output])
+
+    def _measures(self) -> Iterator[str]:
+        for name, value in self.evaluation.items():
+            for each in value if isinstance(value, list | tuple) else [value]:
+                yield from ("--measure", f"{name}={shown(each)}")
 
     def to_json(self) -> str:
         recommended, reason = self.recommend()
@@ -155,6 +169,7 @@ class Report:
             "source_bytes": self.source_bytes,
             "text": self.text,
             "seed": self.seed,
+            "evaluation": dict(self.evaluation),
             "recommendation": {"variant": recommended.name if recommended else None, "reason": reason},
             "variants": [self._variant_json(variant) for variant in self.variants],
         }

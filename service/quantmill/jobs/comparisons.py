@@ -56,7 +56,10 @@ def submit(services: Services, request: ComparisonRequest, *, idempotency_key: s
 
 def request_digest(request: ComparisonRequest) -> str:
     """sha256 over the RFC 8785 form of what was asked for; `variants` sets it apart from every single job's."""
-    return "sha256:" + hashlib.sha256(rfc8785.dumps(asdict(request))).hexdigest()
+    body = {**asdict(request), "evaluation": request.evaluation.asked()}
+    if not body["evaluation"]:  # requests of before there were such options keep their digest
+        del body["evaluation"]
+    return "sha256:" + hashlib.sha256(rfc8785.dumps(body)).hexdigest()
 
 
 def _recall(services: Services, key: str, digest: str) -> Comparison | None:
@@ -166,6 +169,7 @@ def report(services: Services, comparison_id: UUID) -> Report:
         source_bytes=comparison.source_bytes,
         text=asked.evaluation_text or "",
         seed=asked.seed,
+        evaluation=asked.evaluation.asked(),
         variants=tuple(_measured(variant, metrics.get(variant.job.id, ()), sizes) for variant in comparison.variants),
         version=version("quantmill"),
     )

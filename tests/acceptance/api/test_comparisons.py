@@ -56,6 +56,15 @@ def test_a_comparison_is_accepted_with_a_job_for_each_variant(api):
     assert {job["evaluation_text"].rpartition("/")[2] for job in compared} == {"evaluation.txt"}
 
 
+def test_every_job_of_a_comparison_is_measured_as_it_asks(api):
+    made = submit(api, evaluation={"window": 128, "stride": 64, "prompts": 0})
+
+    jobs_ = [api.get(f"/v1/jobs/{each['job_id']}").json() for each in made["variants"]]
+
+    asked = [{name: job["evaluation"][name] for name in ("window", "stride", "prompts", "dtype")} for job in jobs_]
+    assert asked == [{"window": 128, "stride": 64, "prompts": 0, "dtype": "float32"}] * 2
+
+
 # All or none
 
 
@@ -87,6 +96,7 @@ def test_a_comparison_is_accepted_with_a_job_for_each_variant(api):
         ),
         ({"gates": ["size_mb <= 4", "quality >= 1"]}, 422, ["/gates/1"]),
         ({"timeout_seconds": 31_536_000}, 422, ["/timeout_seconds"]),
+        ({"evaluation": {"window": 1, "dtype": "int8"}}, 422, ["/evaluation/window", "/evaluation/dtype"]),
         ({"escalation": {"attempts": 3}}, 422, ["/escalation"]),
         ({"gates": ["rmse <= 1"], "escalation": {"attempts": 1}}, 422, ["/escalation/attempts"]),
         ({"surprise": 1}, 422, ["/surprise"]),

@@ -47,6 +47,13 @@ def measured(method: str, params: dict[str, Any], size: int, kld: float, error: 
         Metric("kld_mean", kld, "nat", "artifact", 70518, False, 0.7 * kld, 1.4 * kld),
         Metric("kld_p99", 9 * kld, "nat"),
         Metric("top1_agreement", 1 - kld, "share", "artifact", 70518, True, 1 - 1.2 * kld, 1 - 0.8 * kld),
+        Metric("continuation_agreement", 1 - 4 * kld / (1 + 4 * kld), "share", "artifact", 2560, True, 0.2, 0.999),
+        Metric("predicted_memory", 17.6e9, "byte at 8192 tokens", "source"),
+        Metric("predicted_memory", size + 1.5e9, "byte at 8192 tokens"),
+        Metric("load_seconds", 12.25, "s in llama.cpp", n=1),
+        Metric("prompt_speed", 410.6, "token/s in llama.cpp", n=128),
+        Metric("generation_speed", 41.23, "token/s in llama.cpp", "artifact", 160, True, 40.01, 42.22),
+        Metric("measured_memory", size + 9e8, "byte in llama.cpp", n=1),
         *(Metric("output_error", (1 + kld) * chance.random(), "", f"model.layers.{block}") for block in range(48)),
     ]
     digest = None if error else "sha256:" + "0" * 64

@@ -398,13 +398,16 @@ def short_text(tmp_path):
 def test_variants_are_compared_in_a_page_with_json_and_csv_beside_it(quantmill, short_text, tmp_path):
     compared = quantmill(
         "compare", MODEL, "--variant", "gguf:type=Q8_0", "--variant", "gguf:type=Q4_0",
-        "--text", short_text, "--report", tmp_path / "report.html",
+        "--measure", "window=128", "--measure", "prompts=2", "--text", short_text, "--report", tmp_path / "report.html",
     )  # fmt: skip
 
     assert compared.code == 0, compared.err
     assert "take gguf type=" in compared.out
     whole = json.loads((tmp_path / "report.json").read_text())
     assert [each["state"] for each in whole["variants"]] == ["succeeded", "succeeded"]
+    assert whole["evaluation"] == {"window": 128, "prompts": 2}
+    assert "continued" in compared.out
+    assert "memory MB" in compared.out
     assert "<svg" in (tmp_path / "report.html").read_text()
     assert len((tmp_path / "report.csv").read_text().splitlines()) == 3
 

@@ -105,6 +105,13 @@ def test_a_command_carries_the_seed_and_names_a_plain_folder():
     assert command.endswith("--output gguf-Q4_0-blk.-Q6_K")
 
 
+def test_a_command_measures_as_the_comparison_did():
+    report = replace(compared(GOOD), evaluation={"window": 256, "tasks": ["piqa", "arc_easy"]})
+
+    assert "--measure window=256 --measure tasks=piqa --measure tasks=arc_easy --output" in report.command(GOOD)
+    assert json.loads(report.to_json())["evaluation"] == {"window": 256, "tasks": ["piqa", "arc_easy"]}
+
+
 def test_blocks_are_in_the_order_of_the_model():
     assert [each.subject.split(".")[-1] for each in FINE.blocks] == ["0", "1", "2", "10"]
 
@@ -133,10 +140,43 @@ def test_the_page_needs_no_network_and_runs_no_script(variants):
     assert "url(" not in document
 
 
+def running(made: MeasuredVariant) -> MeasuredVariant:
+    """With what it takes to run it."""
+    found = (
+        Metric("continuation_agreement", 0.875, "share", "artifact", 2560, True, 0.85, 0.9),
+        Metric("predicted_memory", 12_345_678, "byte at 512 tokens", "source"),
+        Metric("predicted_memory", 6_543_210, "byte at 512 tokens"),
+        Metric("load_seconds", 0.256, "s in llama.cpp", n=1),
+        Metric("generation_speed", 123.4, "token/s in llama.cpp", "artifact", 160, True, 120.0, 125.6),
+    )
+    return replace(made, metrics=made.metrics + found)
+
+
+def test_the_page_says_what_it_takes_to_run_what_was_measured():
+    document = page(compared(running(GOOD), COARSE))
+    lost, run = re.findall(r"<table>.*?</table>", document, re.DOTALL)
+
+    assert "0.88<small>0.85–0.90" in lost
+    assert re.findall(r"<th>([^<]*)</th>", run) == [
+        "variant", "MB", "memory, MB", "load, s", "writes, token/s", "runtime", "job, s",
+    ]  # fmt: skip
+    figures = (">12.35<", ">6.54<", ">0.26<", ">123<small>120–126<", ">llama.cpp<", ">3.2<")
+    assert [each for each in figures if each not in run] == []
+    assert "activations at 512 tokens" in document
+    assert "writing 160 tokens" in document
+
+
+def test_csv_holds_what_it_takes_to_run_a_variant():
+    (line, _) = csv.DictReader(io.StringIO(compared(running(GOOD), COARSE).to_csv()))
+
+    assert (line["predicted_memory"], line["load_seconds"], line["measured_memory"]) == ("6543210", "0.256", "")
+    assert (line["generation_speed"], line["continuation_agreement"]) == ("123.4", "0.875")
+
+
 def test_the_page_shows_a_plot_strips_and_a_row_for_each_variant():
     seen = Seen(page(compared(*ALL)))
 
-    assert seen.tags.count("tr") == 1 + 1 + len(ALL) + 1  # the head, the source, and why one failed
+    assert seen.tags.count("tr") == 2 * (1 + 1 + len(ALL)) + 1  # two heads and sources, and why one failed
     assert seen.tags.count("circle") == 4 + 1  # one is ringed
     assert seen.tags.count("rect") == 4 * 4
 
