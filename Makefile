@@ -24,7 +24,7 @@ demo: setup
 	$(BIN)/python tests/demo.py
 
 test: setup servers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

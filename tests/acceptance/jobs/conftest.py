@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -28,6 +27,7 @@ from quantmill.store import events, jobs, migrate
 
 QUANTMILL = Path(sys.executable).with_name("quantmill")
 DATA = Path(__file__).parents[2] / "data"
+PLUGINS = Path(__file__).parents[2] / "plugins"
 MODEL = DATA / "millstone-4m"
 
 # Short times, so that what takes minutes in production takes seconds here; no attempt limit, because these tests kill.
@@ -70,7 +70,8 @@ class Installation:
             **{name: secret.get_secret_value() for name, secret in secrets.items() if secret},
             "source_roots": "[" + ",".join(f'"{root}"' for root in self.settings.source_roots) + "]",
         }
-        return {**os.environ, **{f"QUANTMILL_{name.upper()}": value for name, value in values.items()}}
+        path = {"PYTHONPATH": str(PLUGINS)}
+        return {**os.environ, **path, **{f"QUANTMILL_{name.upper()}": value for name, value in values.items()}}
 
     def kill(self, role: str) -> None:
         self.processes[role].kill()
@@ -91,6 +92,11 @@ class Installation:
 
     def submit(self, type_: str = "Q4_K_M", source: Path = MODEL, **request: object) -> Job:
         return submit(self.services, JobRequest(source=str(source), method="gguf", params={"type": type_}, **request))
+
+    def submit_slow(self, **request: object) -> Job:
+        """A job of four seconds, most of which it rests between two of its 38 units."""
+        params = {"type": "Q4_K_M", "rest_seconds": 0.1}
+        return submit(self.services, JobRequest(source=str(MODEL), method="paced", params=params, **request))
 
     def job(self, job_id: UUID) -> Job:
         with self.services.database.read() as tx:
@@ -138,11 +144,15 @@ KINDS = ("embedded", "celery")
 
 @pytest.fixture
 def install(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[..., Installation]]:
     """Make an installation of a kind: `embedded` is one process on SQLite, `celery` a scheduler and two workers on
     PostgreSQL and Redis. Its processes are not started yet."""
     made: list[Installation] = []
+    monkeypatch.syspath_prepend(PLUGINS)
 
     def make(kind: Kind, **settings: object) -> Installation:
         data_dir = tmp_path / f"{kind}-{len(made)}"
@@ -182,12 +192,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
-def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped model made 12 times as deep, so that a job on it takes seconds."""
-    return deepened(tmp_path_factory.mktemp("slow"), times=12)
-
-
 @pytest.fixture
 def model_with_nan(tmp_path: Path) -> Path:
     """The shipped model with one NaN in one tensor."""
@@ -200,21 +204,10 @@ def model_with_nan(tmp_path: Path) -> Path:
     return rewritten(tmp_path / "with-nan", poison)
 
 
-def deepened(folder: Path, times: int) -> Path:
-    config = json.loads((MODEL / "config.json").read_text())
-    layers = config["num_hidden_layers"]
-    tensors = {}
-    for name, values in tensors_of(MODEL).items():
-        _, dot, rest = name.partition("model.layers.")
-        if not dot:
-            tensors[name] = values
-            continue
-        layer, _, tail = rest.partition(".")
-        for copy in range(times):
-            tensors[f"model.layers.{int(layer) + copy * layers}.{tail}"] = values
-    save(folder, tensors)
-    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers * times}))
-    return folder
+@pytest.fixture
+def model_in_f32(tmp_path: Path) -> Path:
+    """The shipped model with other headers: its tensors in float32."""
+    return rewritten(tmp_path / "f32", lambda name, values: values.astype(np.float32))
 
 
 def rewritten(folder: Path, change: Callable[[str, np.ndarray], np.ndarray]) -> Path:

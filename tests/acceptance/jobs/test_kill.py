@@ -118,11 +118,10 @@ def test_threads_and_dispatch_do_not_change_the_digest(install, kind, threads, d
     assert job.artifact_digest == digest_without_a_service
 
 
-def test_killed_between_any_two_units_a_job_resumes_where_it_was(install, slow_model, monkeypatch):
-    monkeypatch.setenv("QUANTMILL_ISA", "scalar")  # so that there is time to kill between two units
+def test_killed_between_any_two_units_a_job_resumes_where_it_was(install):
     installation = install("embedded", slots=1)
     installation.start()
-    job = installation.submit(source=slow_model)
+    job = installation.submit_slow()
     seen = []
     for _ in range(3):
         running = installation.wait(

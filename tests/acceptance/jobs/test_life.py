@@ -207,8 +207,8 @@ def test_nothing_stays_behind_after_a_job(installation):
     assert installation.runners() == []
 
 
-def test_a_running_job_is_canceled_and_its_runner_ends(installation, slow_model):
-    job = installation.wait(installation.submit(source=slow_model).id, quantizing)
+def test_a_running_job_is_canceled_and_its_runner_ends(installation):
+    job = installation.wait(installation.submit_slow().id, quantizing)
 
     cancel(installation.services, job.id)
     job = installation.wait(job.id, seconds=10)
@@ -220,8 +220,8 @@ def test_a_running_job_is_canceled_and_its_runner_ends(installation, slow_model)
     assert installation.runners() == []
 
 
-def test_a_runner_that_does_not_listen_is_killed(installation, slow_model):
-    job = installation.wait(installation.submit(source=slow_model).id, quantizing)
+def test_a_runner_that_does_not_listen_is_killed(installation):
+    job = installation.wait(installation.submit_slow().id, quantizing)
     for runner in installation.runners():
         runner.suspend()
 
@@ -242,13 +242,12 @@ def test_a_source_with_nan_fails_its_job_by_name_and_publishes_nothing(installat
         assert artifacts.list_artifacts(tx, after=None, limit=10) == []
 
 
-def test_a_source_that_changed_after_submission_fails_its_job(install, tmp_path, slow_model):
+def test_a_source_that_changed_after_submission_fails_its_job(install, tmp_path, model_in_f32):
     installation = install("embedded")
     source = tmp_path / "changing"
     shutil.copytree(installation.settings.source_roots[0] / "millstone-4m", source)
     job = installation.submit(source=source)
-    shutil.copy(slow_model / "model.safetensors", source)
-    shutil.copy(slow_model / "config.json", source)
+    shutil.copy(model_in_f32 / "model.safetensors", source)
 
     installation.start()
     job = installation.wait(job.id)
@@ -270,12 +269,10 @@ def test_a_message_told_twice_or_late_runs_the_job_once(install):
     assert installation.job(job.id) == job
 
 
-def test_a_worker_that_is_asked_to_stop_hands_its_job_back_with_its_units(install, slow_model):
+def test_a_worker_that_is_asked_to_stop_hands_its_job_back_with_its_units(install):
     installation = install("celery")
     installation.start("scheduler", "worker-1")
-    job = installation.wait(
-        installation.submit(source=slow_model).id, lambda job: quantizing(job) and job.progress.done > 5
-    )
+    job = installation.wait(installation.submit_slow().id, lambda job: quantizing(job) and job.progress.done > 5)
 
     assert installation.stop("worker-1") == 0
     handed_back = installation.job(job.id)
@@ -290,20 +287,20 @@ def test_a_worker_that_is_asked_to_stop_hands_its_job_back_with_its_units(instal
     assert resumed_at > 5
 
 
-def test_a_stopped_serve_hands_its_job_back(install, slow_model):
+def test_a_stopped_serve_hands_its_job_back(install):
     installation = install("embedded")
     installation.start()
-    job = installation.wait(installation.submit(source=slow_model).id, quantizing)
+    job = installation.wait(installation.submit_slow().id, quantizing)
 
     installation.stop("serve")
 
     assert installation.job(job.id).state is State.QUEUED
 
 
-def test_a_worker_that_slept_past_its_lease_is_fenced(install, slow_model):
+def test_a_worker_that_slept_past_its_lease_is_fenced(install):
     installation = install("celery")
     installation.start("scheduler", "worker-1")
-    job = installation.wait(installation.submit(source=slow_model).id, quantizing)
+    job = installation.wait(installation.submit_slow().id, quantizing)
     sleeper = psutil.Process(installation.processes["worker-1"].pid)
 
     sleeper.suspend()
@@ -318,11 +315,11 @@ def test_a_worker_that_slept_past_its_lease_is_fenced(install, slow_model):
     assert [event.epoch for event in published] == [job.epoch]
 
 
-def test_a_job_that_holds_too_much_memory_fails_with_both_numbers(install, slow_model):
+def test_a_job_that_holds_too_much_memory_fails_with_both_numbers(install):
     installation = install("embedded", runner_memory_bytes=30 << 20)
     installation.start()
 
-    job = installation.wait(installation.submit(source=slow_model).id)
+    job = installation.wait(installation.submit_slow().id)
 
     assert job.state is State.FAILED
     assert job.error["kind"] == "resource"
@@ -330,11 +327,11 @@ def test_a_job_that_holds_too_much_memory_fails_with_both_numbers(install, slow_
     assert job.error["resident_bytes"] > 30 << 20
 
 
-def test_a_job_past_its_deadline_expires(install, slow_model):
+def test_a_job_past_its_deadline_expires(install):
     installation = install("embedded")
     installation.start()
 
-    job = installation.wait(installation.submit(source=slow_model, timeout_seconds=1).id)
+    job = installation.wait(installation.submit_slow(timeout_seconds=1).id)
 
     assert job.state is State.EXPIRED
     time.sleep(1.5)

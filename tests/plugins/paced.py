@@ -1,0 +1,46 @@
+"""A third-party plugin as a package of its own: GGUF that rests between units, so that a test can interrupt it there.
+
+An installation has it when this folder is on its path; nothing of it is in the service.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from quantmill.contract import Method, QuantizedTensor, Session, hookimpl, lazy
+from quantmill_gguf.params import GgufParams
+from quantmill_gguf.plugin import GGUF
+
+
+class PacedParams(GgufParams):
+    rest_seconds: float = 0.0
+
+
+class RestingSession:
+    """The session, with a rest before each unit."""
+
+    def __init__(self, session: Session, seconds: float) -> None:
+        self._session = session
+        self._seconds = seconds
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._session, name)
+
+    def units(self) -> Iterator[object]:
+        for unit in self._session.units():
+            time.sleep(self._seconds)
+            yield unit
+
+
+def quantize(session: Session, params: PacedParams) -> Iterator[QuantizedTensor]:
+    yield from GGUF.quantize.load()(RestingSession(session, params.rest_seconds), params)
+
+
+PACED: Method = replace(GGUF, name="paced", params=PacedParams, quantize=lazy("paced:quantize"))
+
+
+@hookimpl
+def quantmill_methods() -> list[Method]:
+    return [PACED]
