@@ -97,7 +97,7 @@ def main() -> int:
     folder: Path = parser.parse_args().folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    console = Console(width=max(Console().width, 110))
+    console = Console(width=max(Console().width, 130))
     with service(folder) as client:
         variants = [("gguf", {"type": type_}) for type_ in TYPES]
         comparison = client.compare(str(MODEL), str(TEXT), variants, idempotency_key="demo")
@@ -113,7 +113,7 @@ def main() -> int:
         written = {form: client.report(comparison.id, form) for form in FORMS}
     report = json.loads(written["json"])
     console.print(table(report))
-    console.print("take {variant}: {reason}".format(**report["recommendation"]), highlight=False)
+    console.print("take {variant}: {reason}".format(**report["recommendation"]), highlight=False, soft_wrap=True)
     page, *_ = write_report(written, folder / "report.html")
     console.print(f"The whole comparison: {page}", highlight=False, soft_wrap=True)
     return 0

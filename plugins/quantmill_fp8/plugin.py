@@ -45,6 +45,8 @@ FP8 = Method(
         Runtime("vLLM", "vllm serve {folder}"),
         Runtime("transformers", "AutoModelForCausalLM.from_pretrained('{folder}')"),
     ),
+    # Activations stay as they are on each rung: evaluation would not see what quantizing them loses
+    ladder=({"scheme": "MXFP4A16"}, {"scheme": "NVFP4A16"}, {"scheme": "FP8A16"}),
     bits=(4, 8),
     granularity="rows, blocks of 128 x 128, or groups of 16 or 32 values along a row",
 )

@@ -149,12 +149,10 @@ class MethodConformance:
     def test_parameters_are_frozen(self) -> None:
         assert self.method.params.model_config.get("frozen")
 
-    def test_every_rung_of_its_ladder_is_accepted_and_no_smaller_than_the_one_before(self, runs: list[Run]) -> None:
-        source = runs[0].source
-        sizes = [
-            Run(self.method, self.method.params(**{**self.ladder[0], **rung}), source).plan.nbytes
-            for rung in self.method.ladder
-        ]
+    def test_every_rung_of_its_ladder_is_accepted_and_no_smaller_than_the_one_before(self, wide: Path) -> None:
+        asked = [self.method.params(**{**self.ladder[0], **rung}) for rung in self.method.ladder]
+        with self.open_source.load()(wide) as source:
+            sizes = [Run(self.method, params, source).plan.nbytes for params in asked]
         assert sizes == sorted(sizes)
 
     def test_the_description_is_json(self) -> None:
