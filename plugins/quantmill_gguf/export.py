@@ -34,6 +34,7 @@ def write(
     generated = _generated(model)
     writer = gguf.GGUFWriter(None, architecture_of(index).name)
     _describe_model(writer, model, params)
+    _describe_imatrix(writer, plan)
     _describe_tokenizer(writer, read_tokenizer(index, model.vocab))
     for name, values in generated.items():
         _announce(writer, name, "F32", values.shape, values.nbytes)
@@ -104,6 +105,12 @@ def _describe_model(writer: gguf.GGUFWriter, model: Model, params: GgufParams) -
     if model.rope.type == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(model.rope.factor)
+
+
+def _describe_imatrix(writer: gguf.GGUFWriter, plan: Plan) -> None:
+    """What llama-quantize says of it, but by its content: a file's name and place are no part of the artifact."""
+    if "imatrix" in plan.inputs:
+        writer.add_string("quantize.imatrix.file", plan.inputs["imatrix"])
 
 
 def _describe_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:

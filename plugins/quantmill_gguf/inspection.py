@@ -24,7 +24,7 @@ FACTORS = "rope_freqs.weight"
 PADDING = 32  # bytes; where general.alignment is not given
 
 # llama.h, enum llama_ftype
-FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10}
+FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q2_K_S": 21}
 FILE_TYPES |= {"Q3_K_S": 11, "Q3_K_M": 12, "Q3_K_L": 13, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17}
 FILE_TYPES |= {"Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32, "TQ1_0": 36, "TQ2_0": 37}
 
@@ -37,7 +37,7 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: GgufParams) -> 
     with GgufFile(only_file(folder)) as file:
         observations = [
             *_layout(file),
-            *_metadata(file, index, params),
+            *_metadata(file, plan, index, params),
             *_tokenizer(file, index),
             *_factors(file, index),
         ]
@@ -59,8 +59,8 @@ def _layout(file: GgufFile) -> Iterator[Observation]:
 # Settings
 
 
-def _metadata(file: GgufFile, index: ModelIndex, params: GgufParams) -> Iterator[Observation]:
-    wanted = _general(params) | _model(index.config, index.tensors[EMBEDDING].shape[0])
+def _metadata(file: GgufFile, plan: Plan, index: ModelIndex, params: GgufParams) -> Iterator[Observation]:
+    wanted = _general(params) | _imatrix(plan) | _model(index.config, index.tensors[EMBEDDING].shape[0])
     for key, value in wanted.items():
         yield Observation("metadata", key, file.metadata.get(key), value)
     for key in sorted((file.metadata.keys() | file.array_keys) - wanted.keys()):
@@ -75,6 +75,10 @@ def _general(params: GgufParams) -> dict[str, Scalar]:
         "general.file_type": FILE_TYPES[params.type],
         "general.quantization_version": 2,
     }
+
+
+def _imatrix(plan: Plan) -> dict[str, Scalar]:
+    return {f"quantize.{name}.file": digest for name, digest in plan.inputs.items() if name == "imatrix"}
 
 
 def _model(config: Mapping[str, Any], rows: int) -> dict[str, Scalar]:

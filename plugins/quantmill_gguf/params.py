@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from quantmill.contract.inputs import InputFile
+
 FileType = Literal[
     "F32",
     "F16",
@@ -27,6 +29,7 @@ FileType = Literal[
     "Q3_K_M",
     "Q3_K_S",
     "Q2_K",
+    "Q2_K_S",
     "TQ2_0",
     "TQ1_0",
 ]
@@ -62,6 +65,11 @@ class GgufParams(BaseModel):
 
     type: FileType = Field(default="Q4_K_M", description="File type, by llama-quantize's name: a mix of tensor types.")
     pure: bool = Field(default=False, strict=True, description="Every matrix gets the mix's main type.")
+    imatrix: Literal["none", "auto"] | InputFile = Field(
+        default="none",
+        description="Importance matrix: a file of llama-imatrix (GGUF or .dat), none, or auto to compute one from the "
+        "calibration text.",
+    )
     output_type: TypeName | None = Field(
         default=None, description="Type of the output matrix, or of the embedding where it serves as one."
     )

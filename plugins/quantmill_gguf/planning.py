@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quantmill.contract.errors import SourceRejected
 from quantmill.contract.tensors import Action, ModelIndex, Plan, TensorInfo, TensorPlan, Unit
+from quantmill_gguf import importance
 from quantmill_gguf.architectures import EMBEDDING, OUTPUT, ExpectedTensor, Model, architecture_of, model_of
 from quantmill_gguf.overrides import asked_for, check_patterns
 from quantmill_gguf.params import GgufParams
@@ -25,30 +26,36 @@ def plan(index: ModelIndex, params: GgufParams) -> Plan:
     """Which type each tensor gets and why.
 
     `peak_memory_bytes` is the largest tensor's source bytes (its mapped pages) plus its packed bytes: values are
-    converted row by row inside the kernels, and q/k rows are reordered in place.
+    converted row by row inside the kernels, and q/k rows are reordered in place. An importance matrix is mapped; a
+    tensor's part of it, two numbers a column, counts with the tensor.
 
     Raises ArchitectureUnsupported, or SourceRejected for a tensor that is missing, unknown, of another shape or not
     of a float dtype, and for a tokenizer that cannot be carried; ParamsRejected for a pattern of `overrides` that
-    matches no matrix, or gives a tensor another type than a second pattern.
+    matches no matrix, or gives a tensor another type than a second pattern, and for an importance matrix of another
+    model.
     """
     architecture, model = architecture_of(index), model_of(index)
     expected = list(architecture.tensors(model, index.config))
     tied = HEAD in index.tied
     dropped = _dropped(index)
+    matrix = importance.given(params)
     check_patterns(params, expected)
     _check_names(index, expected, dropped)
     rows, warnings = [], []
     for tensor in expected:
         if tensor.name in index.tensors and tensor.name not in dropped:
-            row, fell_back = _row(index.tensors[tensor.name], tensor, model, tied, params)
-            rows.append(row)
+            row, fell_back = _row(index.tensors[tensor.name], tensor, model, tied, params, weighted=matrix is not None)
+            rows.append(importance.weighted(matrix, row))
             if fell_back:
                 warnings.append(f"{row.name}: {row.reason}")
+    if matrix is not None:
+        warnings.extend(importance.check(matrix, rows, params))
     warnings.extend(read_tokenizer(index, model.vocab).warnings)
     units = tuple(Unit(row.name, (row.name,)) for row in rows)
-    peak = max(index.tensors[row.name].nbytes + row.nbytes for row in rows)
+    peak = max(index.tensors[row.name].nbytes + row.nbytes + importance.working_bytes(matrix, row) for row in rows)
     drops = [_drop(index.tensors[name], reason) for name, reason in dropped.items()]
-    return Plan((*rows, *drops), units, peak, tuple(warnings))
+    inputs = {"imatrix": matrix.digest} if matrix is not None else {}
+    return Plan((*rows, *drops), units, peak, tuple(warnings), inputs=inputs)
 
 
 def _dropped(index: ModelIndex) -> dict[str, str]:
@@ -69,7 +76,7 @@ def _check_names(index: ModelIndex, expected: list[ExpectedTensor], dropped: dic
 
 
 def _row(
-    info: TensorInfo, tensor: ExpectedTensor, model: Model, tied: bool, params: GgufParams
+    info: TensorInfo, tensor: ExpectedTensor, model: Model, tied: bool, params: GgufParams, *, weighted: bool
 ) -> tuple[TensorPlan, bool]:
     if info.dtype not in SOURCE_DTYPES:
         raise SourceRejected(
@@ -86,6 +93,7 @@ def _row(
         shape=info.shape,
         is_output=tensor.role == OUTPUT or (tied and tensor.role == EMBEDDING),
         sharing=model.heads // model.kv_heads,
+        weighted=weighted,
     )
     choice = choose(params.type, place, pure=params.pure, asked=asked_for(params, tensor, place))
     nbytes = info.values // info.shape[-1] * TYPES[choice.type].row_bytes(info.shape[-1])

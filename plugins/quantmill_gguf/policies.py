@@ -22,6 +22,7 @@ class Place:
     shape: tuple[int, ...]
     is_output: bool = False  # the output matrix, or the embedding that serves as one
     sharing: int = 1  # query heads to each key/value head
+    weighted: bool = False  # the file is made with an importance matrix
 
 
 # Where a mix spends more bits
@@ -50,6 +51,11 @@ def shared_by_four(place: Place) -> bool:
     return place.sharing >= 4
 
 
+def first_share_weighted(parts: int, *, weighted: bool) -> Callable[[Place], bool]:
+    """As `first_share`, in files made with an importance matrix, or in those made without."""
+    return lambda place: place.weighted == weighted and place.block < place.blocks // parts
+
+
 @dataclass(frozen=True)
 class Rule:
     """Another type than the mix's base for one kind of tensor, in some blocks."""
@@ -70,18 +76,23 @@ class Mix:
 
 
 MORE_BITS = (Rule("attn_v", "Q6_K", more_bits), Rule("ffn_down", "Q6_K", more_bits))
-SMALL_FOUR_BITS = (Rule("attn_v", "Q5_K", shared_by_four), Rule("ffn_down", "Q5_K", first_share(8)))
+SMALL_FOUR_BITS = (
+    Rule("attn_v", "Q5_K", shared_by_four),
+    Rule("ffn_down", "Q5_K", first_share_weighted(8, weighted=False)),
+)
 TERNARY = (Rule("token_embd", "Q4_K"),)
 
-# Left out: Q2_K_S, which llama-quantize makes with an importance matrix only, and MXFP4_MOE, which differs from Q8_0
-# in the experts of a mixture only.
+# File types that llama-quantize makes with an importance matrix only, and the tensor type that needs one there.
+NEED_IMATRIX: Mapping[str, str] = {"Q2_K_S": "Q2_K"}
+
+# Left out: MXFP4_MOE, which differs from Q8_0 in the experts of a mixture only.
 MIXES: Mapping[str, Mix] = {
     "F32": Mix(0, "F32", "F32"),
     "F16": Mix(1, "F16", "F16"),
     "BF16": Mix(32, "BF16", "BF16"),
-    "Q4_0": Mix(2, "Q4_0", "Q6_K"),
+    "Q4_0": Mix(2, "Q4_0", "Q6_K", (Rule("ffn_down", "Q4_1", first_share_weighted(8, weighted=True)),)),
     "Q4_1": Mix(3, "Q4_1", "Q6_K"),
-    "Q5_0": Mix(8, "Q5_0", "Q6_K"),
+    "Q5_0": Mix(8, "Q5_0", "Q6_K", (Rule("ffn_down", "Q5_1", first_share_weighted(8, weighted=True)),)),
     "Q5_1": Mix(9, "Q5_1", "Q6_K"),
     "Q8_0": Mix(7, "Q8_0", "Q8_0"),
     "Q2_K": Mix(
@@ -94,6 +105,9 @@ MIXES: Mapping[str, Mix] = {
             Rule("attn_output", "Q3_K"),
             Rule("ffn_down", "Q3_K"),
         ),
+    ),
+    "Q2_K_S": Mix(
+        21, "Q2_K", "Q6_K", (Rule("attn_v", "Q4_K", shared_by_four), Rule("ffn_down", "Q4_K", first_share(8)))
     ),
     "Q3_K_S": Mix(11, "Q3_K", "Q6_K"),
     "Q3_K_M": Mix(

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from uuid import UUID
@@ -15,7 +16,7 @@ import typer
 
 from quantmill.cli import options
 from quantmill.cli.exits import OF_STATE
-from quantmill.cli.local import embedded_store, interruptible
+from quantmill.cli.local import embedded_store, files_of, interruptible, with_real_files
 from quantmill.cli.logs import log_to_stderr
 from quantmill.cli.output import note, say, show_table
 from quantmill.cli.progress import watch
@@ -132,7 +133,8 @@ class Here:
         from quantmill.api.schemas import ComparisonView
         from quantmill.jobs import comparisons
 
-        return ComparisonView.of(comparisons.submit(self._services, request))
+        variants = tuple(replace(each, params=with_real_files(each.method, each.params)) for each in request.variants)
+        return ComparisonView.of(comparisons.submit(self._services, replace(request, variants=variants)))
 
     def look(self, comparison_id: UUID) -> ComparisonView:
         from quantmill.api.schemas import ComparisonView
@@ -188,8 +190,10 @@ def place(
     from quantmill.dispatch.embedded import Embedded
 
     log_to_stderr(level=logging.ERROR)
+    named = [Path(request.source), Path(request.evaluation_text)]
+    named += [path for variant in request.variants for path in files_of(variant)]
     with (
-        embedded_store(data_dir, Path(request.source), Path(request.evaluation_text), threads) as services,
+        embedded_store(data_dir, named, threads) as services,
         Embedded(services),
     ):
         yield Here(services)

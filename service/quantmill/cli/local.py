@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,13 @@ from quantmill.cli.logs import log_to_stderr
 from quantmill.cli.output import note, say, show_fields, show_json, show_table, size
 from quantmill.cli.progress import Watch, watch
 from quantmill.contract.errors import ArtifactDamaged, RequestRejected, SourceRejected
+from quantmill.contract.inputs import named_files
 from quantmill.domain.jobs import FINAL, Job, JobRequest, State
 
 if TYPE_CHECKING:
     from quantmill.contract.method import Method
     from quantmill.domain.artifacts import Artifact, Metric
+    from quantmill.domain.comparisons import VariantRequest
     from quantmill.jobs.plan import Planned
     from quantmill.services import Services
 
@@ -55,14 +57,14 @@ def quantize(
     request = JobRequest(
         source=str(model.resolve()),
         method=method,
-        params=options.parse_sets(sets),
+        params=with_real_files(method, options.parse_sets(sets)),
         evaluation_text=str(evaluate.resolve()) if evaluate else None,
         seed=seed,
         gates=tuple(gate or ()),
         evaluation=options.parse_measures(measures),
         escalation=options.parse_escalation(escalate, escalate_mb),
     )
-    with embedded_store(data_dir, model, evaluate, threads) as services:
+    with embedded_store(data_dir, [model, evaluate, *files_of(request)], threads) as services:
         with Embedded(services), interruptible():
             job = run_to_end(services, request, watch(as_json))
         if job.state is not State.SUCCEEDED or job.artifact_digest is None:
@@ -184,13 +186,29 @@ def refuse_occupied(output: Path) -> None:
         raise RequestRejected(f"{output} exists and is not an empty folder; name a new one", path=str(output))
 
 
+def with_real_files(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """`params` with the absolute paths of the files that they name, relative to where the user is."""
+    from quantmill.plugins import load_plugins
+
+    named = named_files(load_plugins().method(method).params.model_json_schema(), params)
+    return {**params, **{name: str(Path(path).resolve()) for name, path in named.items()}}
+
+
+def files_of(request: JobRequest | VariantRequest) -> list[Path]:
+    """The files that a request's parameters name."""
+    from quantmill.plugins import load_plugins
+
+    schema = load_plugins().method(request.method).params.model_json_schema()
+    return [Path(path) for path in named_files(schema, request.params).values()]
+
+
 @contextmanager
-def embedded_store(data_dir: Path | None, model: Path, text: Path | None, threads: int | None) -> Iterator[Services]:
+def embedded_store(data_dir: Path | None, named: Iterable[Path | None], threads: int | None) -> Iterator[Services]:
     """The embedded store, up to date. Whoever sits at the terminal may read the files that they named."""
     from quantmill.services import Services
     from quantmill.store.migrate import upgrade
 
-    roots = tuple(path.resolve() for path in (model, text) if path)
+    roots = tuple(path.resolve() for path in named if path)
     services = Services.open(options.settings(data_dir=data_dir, source_roots=roots, threads=threads, broker_url=None))
     try:
         upgrade(services.database)
@@ -307,6 +325,7 @@ def show_plan(planned: Planned) -> None:
             "bits per weight": f"{plan.bits_per_weight:.3f}",
             "quantized tensors": f"{plan.quantized_bits_per_weight:.3f} bits per weight",
             "working memory": size(plan.peak_memory_bytes),
+            **{f"{name} file": digest for name, digest in plan.inputs.items()},
         }
     )
     for warning in plan.warnings:

@@ -3,6 +3,7 @@
 from quantmill.contract.errors import ErrorKind, QuantmillError
 from quantmill.contract.facts import Fact, FormatFacts, HardwareNeed, Measured, Scheme, ShapeRule
 from quantmill.contract.hookspecs import hookimpl
+from quantmill.contract.inputs import InputFile
 from quantmill.contract.method import Method, Runtime, lazy
 from quantmill.contract.reading import WHOLE_ROW, BlockBound, Inspection, Observation, ReadTensor
 from quantmill.contract.session import Session
@@ -23,6 +24,7 @@ __all__ = [
     "Fact",
     "FormatFacts",
     "HardwareNeed",
+    "InputFile",
     "Inspection",
     "Measured",
     "Method",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantmill.contract.tensors import FloatArray
 
@@ -76,6 +76,16 @@ class BlockBound:
     tensor_relative: float = 0.0
     absolute: float = 0.0
     across_rows: bool = False
+
+    def relaxed(self, factor: float) -> BlockBound:
+        """The same blocks with `factor` times the error."""
+        return replace(
+            self,
+            relative=self.relative * factor,
+            group_relative=self.group_relative * factor,
+            tensor_relative=self.tensor_relative * factor,
+            absolute=self.absolute * factor,
+        )
 
     def lengths(self, cols: int) -> tuple[int, int]:
         """The block and the group for rows of `cols` values; the block divides the group, and both divide `cols`.

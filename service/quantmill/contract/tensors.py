@@ -95,6 +95,8 @@ class TensorPlan:
 
     `keep` stores it unquantized (perhaps in another float dtype), `drop` leaves it out because the consumer
     rebuilds it. `reason` is empty only when the tensor gets the nominal scheme; every exception says why.
+    `block_slack` is how many times its scheme's bound a single block may be off: more than 1 where columns of unequal
+    importance are traded for each other.
     """
 
     name: str
@@ -105,6 +107,7 @@ class TensorPlan:
     output: str  # its name in the artifact
     nbytes: int  # bytes in the artifact, without container overhead
     reason: str = ""
+    block_slack: float = 1.0
 
     @property
     def values(self) -> int:
@@ -127,6 +130,7 @@ class Plan:
     units: tuple[Unit, ...]
     peak_memory_bytes: int  # the method's own working memory for its largest unit
     warnings: tuple[str, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)  # digests of the files that parameters name, by parameter
     by_name: Mapping[str, TensorPlan] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -154,6 +158,7 @@ class Plan:
             "units": [{"key": unit.key, "tensors": list(unit.tensors)} for unit in self.units],
             "peak_memory_bytes": self.peak_memory_bytes,
             "warnings": list(self.warnings),
+            "inputs": dict(self.inputs),
         }
 
     @classmethod
@@ -163,6 +168,7 @@ class Plan:
             units=tuple(Unit(row["key"], tuple(row["tensors"])) for row in data["units"]),
             peak_memory_bytes=data["peak_memory_bytes"],
             warnings=tuple(data["warnings"]),
+            inputs=data.get("inputs", {}),
         )
 
 

@@ -13,10 +13,11 @@ from pydantic import BaseModel
 from quantmill.checkpoints import open_checkpoint
 from quantmill.checkpoints.uris import resolve
 from quantmill.contract.errors import QuantmillError, RequestRejected, TextRejected
+from quantmill.contract.inputs import named_files
 from quantmill.contract.method import Method
 from quantmill.contract.tensors import ModelIndex, Plan
 from quantmill.jobs.methods import published_method
-from quantmill.jobs.params import validate
+from quantmill.jobs.params import pointer, validate
 from quantmill.services import Services
 
 
@@ -43,7 +44,11 @@ def make_plan(services: Services, source: str, method: str, params: Mapping[str,
             )
         chosen = services.plugins.method(method)
     with pointing_at("/source"):
-        return plan_folder(chosen, resolve(source, services.settings.source_roots), params)
+        folder = resolve(source, services.settings.source_roots)
+    validate(chosen, params)
+    found = find_inputs(services, chosen.params.model_json_schema(), params)
+    with pointing_at("/source"):
+        return plan_folder(chosen, folder, found)
 
 
 def plan_folder(method: Method, folder: Path, params: Mapping[str, Any]) -> Planned:
@@ -51,6 +56,18 @@ def plan_folder(method: Method, folder: Path, params: Mapping[str, Any]) -> Plan
     model = validate(method, params)
     with open_checkpoint(folder) as checkpoint:
         return Planned(model, method.plan.load()(checkpoint.index, model), checkpoint.index)
+
+
+def find_inputs(services: Services, schema: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """`params` with the real path, below one of the source roots, of every file that they name."""
+    found = dict(params)
+    for name, uri in named_files(schema, params).items():
+        with pointing_at(pointer("params", name)):
+            path = resolve(uri, services.settings.source_roots)
+            if not path.is_file():
+                raise RequestRejected(f"{uri!r} is not a file")
+            found[name] = str(path)
+    return found
 
 
 def find_text(services: Services, uri: str) -> Path:

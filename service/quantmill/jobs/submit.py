@@ -17,7 +17,7 @@ from quantmill.domain.identifiers import uuid7
 from quantmill.domain.jobs import Job, JobRequest
 from quantmill.jobs.methods import published_method
 from quantmill.jobs.params import validate_by_schema
-from quantmill.jobs.plan import find_text, make_plan, pointing_at
+from quantmill.jobs.plan import find_inputs, find_text, make_plan, pointing_at
 from quantmill.services import Services
 from quantmill.store.idempotency import recall, remember
 from quantmill.store.jobs import get_job, insert_job
@@ -97,8 +97,10 @@ def accept(services: Services, request: JobRequest) -> Accepted:
     with pointing_at("/method"):
         description = published_method(services, request.method)
     validate_by_schema(request.method, description["params_schema"], request.params)
+    params = find_inputs(services, description["params_schema"], request.params)
     _check_escalation(request, description.get("ladder", ()))
-    return Accepted(replace(request, source=str(folder)), description["version"], {}, timeout)  # its worker plans it
+    located = replace(request, source=str(folder), params=params)
+    return Accepted(located, description["version"], {}, timeout)  # its worker plans it
 
 
 def _check_gates(request: JobRequest) -> None:

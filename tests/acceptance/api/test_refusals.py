@@ -159,6 +159,19 @@ def test_an_unknown_method_is_refused_with_those_there_are(api):
 
 
 @pytest.mark.parametrize(
+    ("path", "status", "title"),
+    [
+        ("/etc/passwd", 403, "PolicyRefused"),
+        ("../secret.dat", 403, "PolicyRefused"),
+        ("none.dat", 422, "SourceRejected"),
+    ],
+)
+def test_a_file_that_a_parameter_names_lies_below_a_source_root(api, path, status, title):
+    problem = refuse(api, {**REQUEST, "params": {"imatrix": path}}, status, title)
+    assert problem["errors"][0]["pointer"] == "/params/imatrix"
+
+
+@pytest.mark.parametrize(
     ("params", "pointer", "code"),
     [
         ({"typ": "Q4_K_M"}, "/params/typ", "extra_forbidden"),

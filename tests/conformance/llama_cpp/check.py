@@ -31,12 +31,12 @@ from quantmill.contract.testing import Run
 from quantmill.evaluation import perplexity
 from quantmill_gguf.params import FileType
 from quantmill_gguf.plugin import GGUF
-from quantmill_gguf.policies import MIXES
+from quantmill_gguf.policies import MIXES, NEED_IMATRIX
 from quantmill_gguf.types import TYPES as SCHEMES
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 GOLDEN = DATA / "golden" / "gguf" / "llama_cpp_types.json"
-TYPES: tuple[str, ...] = get_args(FileType)
+TYPES: tuple[str, ...] = tuple(type_ for type_ in get_args(FileType) if type_ not in NEED_IMATRIX)
 WINDOW = 512
 TEXT_CHARACTERS = 70_000  # about forty windows
 MOST_DIFFERENCE = 0.01  # of the perplexities

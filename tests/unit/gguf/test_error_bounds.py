@@ -10,6 +10,7 @@ import quantmill_kernels
 from quantmill.checkpoints import Checkpoint
 from quantmill.verification.compare import compare
 from quantmill_gguf.decode import DECODERS
+from quantmill_gguf.importance import BLOCK_SLACK, IGNORE_IMPORTANCE
 from quantmill_gguf.plugin import BLOCK_BOUNDS, ERROR_BOUNDS
 from quantmill_gguf.types import TYPES
 
@@ -53,6 +54,29 @@ def test_no_block_exceeds_its_bound_and_one_comes_near(
 
     assert max(shares.values()) <= 0.95, shares
     assert max(shares.values()) >= 0.4 or scheme == "F32", shares
+
+
+IMPORTANCE = {
+    "log-normal": lambda cols: np.random.default_rng(0).lognormal(0, 3, cols),
+    "one outlier": lambda cols: np.where(np.arange(cols) == 7, 1e4, 1.0),
+    "one used column in 64": lambda cols: np.where(np.arange(cols) % 64 == 0, 1.0, 1e-6),
+}
+
+
+@pytest.mark.parametrize("importance", IMPORTANCE)
+@pytest.mark.parametrize("scheme", [name for name in ERROR_BOUNDS if name not in IGNORE_IMPORTANCE])
+def test_unequal_importance_stays_within_the_tensor_s_bound_and_the_block_s_slack(
+    scheme: str, importance: str, millstone: Checkpoint
+) -> None:
+    values = millstone.tensor("model.layers.1.mlp.down_proj.weight").values.astype(np.float32)
+    weights = IMPORTANCE[importance](values.shape[1]).astype(np.float32)
+    packed = quantmill_kernels.encode(scheme, values, imatrix=weights, threads=2)
+    read = DECODERS[scheme](packed.reshape(-1, TYPES[scheme].block_bytes)).reshape(values.shape)
+
+    error = compare(read, values, BLOCK_BOUNDS[scheme].relaxed(BLOCK_SLACK))
+
+    assert error.squared_error / error.squared_source <= ERROR_BOUNDS[scheme] ** 2
+    assert error.worst.share <= 0.8
 
 
 # By how much a single block's scale may be off before it is found, for weights as models have them.

@@ -86,7 +86,7 @@ MUTATIONS = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=2000)
+@settings(max_examples=100, deadline=None)
 @given(mutations=MUTATIONS, kept=st.floats(0.0, 1.0))
 def test_mutated_bytes_are_read_or_refused_in_little_memory(
     valid: bytes, mutations: list[Mutation], kept: float
@@ -110,7 +110,7 @@ def test_mutated_bytes_are_read_or_refused_in_little_memory(
         assert peak_memory(act) < MOST_MEMORY + 8 * len(damaged)  # 4.5 bits become 32
 
 
-@settings(max_examples=100, deadline=2000)
+@settings(max_examples=100, deadline=None)
 @given(content=st.binary(max_size=160))
 def test_any_bytes_after_the_magic_are_refused_or_read(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -20,8 +20,9 @@ from quantmill.contract.testing import Run
 from quantmill.verification import verify
 from quantmill_gguf.params import FileType
 from quantmill_gguf.plugin import GGUF
+from quantmill_gguf.policies import NEED_IMATRIX
 
-TYPES = get_args(FileType)
+TYPES = [type_ for type_ in get_args(FileType) if type_ not in NEED_IMATRIX]
 MILLSTONE = Path(__file__).parents[2] / "data" / "millstone-4m"
 LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "original_max_position_embeddings": 64}
 
