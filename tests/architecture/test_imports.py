@@ -57,6 +57,13 @@ MAY_IMPORT = {
     "quantmill.calibration.decoder": room(CONTRACT, libraries="torch transformers"),
     "quantmill.calibration.origins": room(CONTRACT, libraries="torch transformers"),
     "quantmill.calibration.forward": room(f"{CONTRACT} quantmill.files", libraries="numpy torch"),
+    "quantmill.calibration.accumulate": room(CONTRACT, libraries="numpy torch"),
+    "quantmill.calibration.activations": room(f"{CONTRACT} quantmill.files", libraries="torch"),
+    "quantmill.calibration.block": room(CONTRACT, libraries="numpy torch"),
+    "quantmill.calibration.engine": room(CONTRACT, libraries="numpy torch"),
+    "quantmill.calibration.resident": room(CONTRACT, libraries="numpy torch transformers"),
+    "quantmill.calibration.routing": room(CONTRACT, libraries="torch"),
+    "quantmill.calibration.taps": room(CONTRACT, libraries="torch"),
     "quantmill.evaluation": room(
         f"{VALUES} quantmill.checkpoints quantmill.files quantmill.calibration quantmill.hardware quantmill.texts",
         libraries="numpy",
@@ -97,9 +104,16 @@ MAY_IMPORT = {
 }
 # modules that import heavy libraries at their top; others import these inside functions only
 HEAVY_MODULES = (
+    "quantmill.calibration.accumulate",
+    "quantmill.calibration.activations",
+    "quantmill.calibration.block",
     "quantmill.calibration.decoder",
+    "quantmill.calibration.engine",
     "quantmill.calibration.forward",
     "quantmill.calibration.origins",
+    "quantmill.calibration.resident",
+    "quantmill.calibration.routing",
+    "quantmill.calibration.taps",
     "quantmill.evaluation.greedy",
     "quantmill.evaluation.predictions",
     "quantmill.evaluation.scorer",

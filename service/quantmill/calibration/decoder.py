@@ -134,6 +134,11 @@ class Decoder:
             raise unsupported(self.architecture, f"the weights lack {lacking}")
         return made
 
+    def origin(self, name: str) -> Origin | None:
+        """What the model's tensor `name` is made of, or that which it is tied to."""
+        places = self.model.state_dict(keep_vars=True)
+        return next((self.origins[each] for each in _aliases(name, places) if each in self.origins), None)
+
     def _origin(self, name: str) -> Origin:
         """A tensor that is not stored, because it is tied to another, may still be given under its own name."""
         return self.origins.get(name) or Origin((("", name),), name)
@@ -151,6 +156,20 @@ class Decoder:
 
     def block_names(self, number: int) -> list[str]:
         return [f"{self.block_prefix(number)}{name}" for name in self.blocks[number].state_dict()]
+
+    def block_of(self) -> dict[str, int]:
+        """The block of each source tensor that is in one, by its name; an output layer of its own is one more."""
+        found = {
+            name: number
+            for number in range(len(self.blocks))
+            for place in self.block_names(number)
+            for name in self._origin(place).names
+        }
+        return found | {name: len(self.blocks) for name in self.head_names() if name in self.origins}
+
+    def run_experts_alone(self) -> None:
+        """Let each expert compute by itself, not all of them in one product of the tokens grouped by expert."""
+        self.model.set_experts_implementation("eager")
 
     def block_prefix(self, number: int) -> str:
         """What the names of the block's tensors begin with, such as `model.layers.3.`."""

@@ -1,5 +1,6 @@
 """All that plugins may see of quantmill."""
 
+from quantmill.contract.calibration import CalibratedBlock, CalibrationNeed, Statistic, Statistics
 from quantmill.contract.errors import ErrorKind, QuantmillError
 from quantmill.contract.facts import Fact, FormatFacts, HardwareNeed, Measured, Scheme, ShapeRule
 from quantmill.contract.hookspecs import hookimpl
@@ -20,6 +21,8 @@ from quantmill.contract.tensors import (
 __all__ = [
     "WHOLE_ROW",
     "BlockBound",
+    "CalibratedBlock",
+    "CalibrationNeed",
     "ErrorKind",
     "Fact",
     "FormatFacts",
@@ -39,6 +42,8 @@ __all__ = [
     "Session",
     "ShapeRule",
     "SourceTensor",
+    "Statistic",
+    "Statistics",
     "TensorInfo",
     "TensorPlan",
     "Unit",

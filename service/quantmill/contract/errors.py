@@ -48,6 +48,12 @@ class NonFiniteTensor(QuantmillError):
     kind = ErrorKind.DATA
 
 
+class NonFiniteActivation(QuantmillError):
+    """The model computes NaN or infinite values on the calibration text."""
+
+    kind = ErrorKind.DATA
+
+
 class RangeExceeded(QuantmillError):
     """A source tensor holds values that the chosen type cannot hold."""
 
@@ -102,6 +108,12 @@ class IdempotencyMismatch(RequestRejected):
 
 class PluginBroken(QuantmillError):
     """A plugin cannot be used, or did not keep to its contract."""
+
+    kind = ErrorKind.PLUGIN
+
+
+class CalibrationMissing(QuantmillError):
+    """The method asks for statistics that were not gathered."""
 
     kind = ErrorKind.PLUGIN
 

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from quantmill.contract.calibration import CalibrationNeed
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -116,10 +118,15 @@ class TensorPlan:
 
 @dataclass(frozen=True)
 class Unit:
-    """The smallest piece of work that is checkpointed: all of its tensors, or none of them."""
+    """The smallest piece of work that is checkpointed: all of its tensors, or none of them.
+
+    `block` is the number of the decoder block that a method walks with `Session.blocks` to make them; the head is one
+    more. Such units are a plan's first, in their order. Others come from `Session.units`.
+    """
 
     key: str
     tensors: tuple[str, ...]
+    block: int | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,7 @@ class Plan:
     peak_memory_bytes: int  # the method's own working memory for its largest unit
     warnings: tuple[str, ...] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)  # digests of the files that parameters name, by parameter
+    calibration: CalibrationNeed | None = None
     by_name: Mapping[str, TensorPlan] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -153,23 +161,30 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` reads them back."""
-        return {
+        plain = {
             "tensors": [{**asdict(tensor), "shape": list(tensor.shape)} for tensor in self.tensors],
-            "units": [{"key": unit.key, "tensors": list(unit.tensors)} for unit in self.units],
+            "units": [_without_none({**vars(unit), "tensors": list(unit.tensors)}) for unit in self.units],
             "peak_memory_bytes": self.peak_memory_bytes,
             "warnings": list(self.warnings),
             "inputs": dict(self.inputs),
+            "calibration": self.calibration and self.calibration.to_json(),
         }
+        return _without_none(plain)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
         return cls(
             tensors=tuple(TensorPlan(**{**row, "shape": tuple(row["shape"])}) for row in data["tensors"]),
-            units=tuple(Unit(row["key"], tuple(row["tensors"])) for row in data["units"]),
+            units=tuple(Unit(**{**row, "tensors": tuple(row["tensors"])}) for row in data["units"]),
             peak_memory_bytes=data["peak_memory_bytes"],
             warnings=tuple(data["warnings"]),
             inputs=data.get("inputs", {}),
+            calibration=CalibrationNeed.from_json(data["calibration"]) if "calibration" in data else None,
         )
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _bits_per_weight(tensors: tuple[TensorPlan, ...]) -> float:

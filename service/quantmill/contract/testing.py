@@ -5,7 +5,11 @@
         open_source = lazy("quantmill.checkpoints:open_checkpoint")
         ladder = ({"bits": 2}, {"bits": 4}, {"bits": 8})
 
-runs them all with pytest. `ladder` holds parameters from the fewest bits to the most. The checkpoints are small
+runs them all with pytest. A method whose plans need calibration also says
+
+        open_calibration = lazy("quantmill.calibration.engine:calibrate")
+
+`ladder` holds parameters from the fewest bits to the most. The checkpoints are small
 synthetic ones (`CHECKPOINTS`); a method for other architectures overrides the fixture `checkpoint`, and `wide`.
 """
 
@@ -17,16 +21,18 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
+from quantmill.contract.calibration import CalibratedBlock, Calibration, Statistics, calibration_cost, required
 from quantmill.contract.method import Method, lazy
 from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, SourceTensor, Unit
@@ -46,6 +52,27 @@ class Source(Protocol):
 OpenSource = Callable[[Path], AbstractContextManager[Source]]
 
 
+class OpenCalibration(Protocol):
+    """Calibration on windows of token ids. `folder` takes its files, `carries` names those behind finished blocks."""
+
+    def __call__(
+        self,
+        source: Source,
+        plan: Plan,
+        ids: Sequence[NDArray[np.int64]],
+        *,
+        folder: Path,
+        threads: int,
+        carries: MutableMapping[str, Path],
+    ) -> AbstractContextManager[Calibration]: ...
+
+
+def calibration_ids() -> list[NDArray[np.int64]]:
+    """What the laws calibrate on: windows of tokens that every checkpoint here knows, not all of one length."""
+    generator = np.random.default_rng(0)
+    return [generator.integers(2, 258, 20 if window == 0 else 32) for window in range(12)]
+
+
 @dataclass(frozen=True)
 class MemorySession:
     """A Session over an opened source. `finished` are the keys of units that an earlier attempt has done."""
@@ -55,33 +82,60 @@ class MemorySession:
     threads: int = 1
     seed: int = 0
     finished: Collection[str] = field(default=())
+    calibration: Calibration | None = None
 
     @property
     def index(self) -> ModelIndex:
         return self.source.index
 
     def units(self) -> Iterator[Unit]:
-        return (unit for unit in self.plan.units if unit.key not in self.finished)
+        return (unit for unit in self.plan.units if unit.key not in self.finished and unit.block is None)
 
     def tensor(self, name: str) -> SourceTensor:
         return self.source.tensor(name)
 
+    def statistics(self, name: str) -> Statistics:
+        return required(self.calibration).statistics(name)
+
+    def blocks(self) -> Iterator[CalibratedBlock]:
+        return required(self.calibration).blocks(self.finished)
+
 
 @dataclass(frozen=True)
 class Run:
-    """A method with its parameters on one source."""
+    """A method with its parameters on one source.
+
+    `folder` takes what calibration keeps; `carries` are its files behind blocks that are done, by their unit's key.
+    """
 
     method: Method
     params: BaseModel
     source: Source
+    open_calibration: OpenCalibration | None = None
+    folder: Path = Path()
+    carries: dict[str, Path] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:
         return self.method.plan.load()(self.source.index, self.params)
 
     def quantize(self, threads: int = 1, finished: Collection[str] = ()) -> Iterator[QuantizedTensor]:
-        session = MemorySession(self.source, self.plan, threads, finished=finished)
-        return self.method.quantize.load()(session, self.params)
+        """The tensors of all units but those `finished`; each block goes on when its last tensor is there."""
+        plan = self.plan
+        last = {unit.tensors[-1] for unit in plan.units if unit.block is not None}
+        with self._calibration(plan, threads) as calibration:
+            session = MemorySession(self.source, plan, threads, finished=finished, calibration=calibration)
+            for tensor in self.method.quantize.load()(session, self.params):
+                if calibration is not None and tensor.name in last:
+                    calibration.advance()
+                yield tensor
+
+    def _calibration(self, plan: Plan, threads: int) -> AbstractContextManager[Calibration | None]:
+        if plan.calibration is None or self.open_calibration is None:
+            return nullcontext()
+        return self.open_calibration(
+            self.source, plan, calibration_ids(), folder=self.folder, threads=threads, carries=self.carries
+        )
 
     def write(self, tensors: Iterator[QuantizedTensor], folder: Path) -> list[Path]:
         folder.mkdir(parents=True)
@@ -116,6 +170,7 @@ class MethodConformance:
     method: ClassVar[Method]
     open_source: ClassVar[lazy[OpenSource]]
     ladder: ClassVar[tuple[Mapping[str, Any], ...]]
+    open_calibration: ClassVar[lazy[OpenCalibration] | None] = None
 
     @pytest.fixture(scope="class", params=sorted(CHECKPOINTS))
     @classmethod
@@ -130,10 +185,13 @@ class MethodConformance:
         return WIDE.write(tmp_path_factory.mktemp("checkpoint") / "wide")
 
     @pytest.fixture
-    def runs(self, checkpoint: Path) -> Iterator[list[Run]]:
+    def runs(self, checkpoint: Path, tmp_path: Path) -> Iterator[list[Run]]:
         """The method on `checkpoint`, once for each rung of the ladder."""
+        folder = tmp_path / "calibration"
+        folder.mkdir()
+        opened = self.open_calibration.load() if self.open_calibration else None
         with self.open_source.load()(checkpoint) as source:
-            yield [Run(self.method, self.method.params(**rung), source) for rung in self.ladder]
+            yield [Run(self.method, self.method.params(**rung), source, opened, folder) for rung in self.ladder]
 
     # Parameters
 
@@ -186,6 +244,12 @@ class MethodConformance:
             assert sorted(name for unit in run.plan.units for name in unit.tensors) == sorted(stored)
             assert len({unit.key for unit in run.plan.units}) == len(run.plan.units)
 
+    def test_blocks_are_a_plan_s_first_units_in_their_order(self, runs: list[Run]) -> None:
+        for run in runs:
+            numbers = [unit.block for unit in run.plan.units]
+            walked = [number for number in numbers if number is not None]
+            assert numbers[: len(walked)] == sorted(set(walked))
+
     def test_whatever_is_not_quantized_has_a_reason(self, runs: list[Run]) -> None:
         nominal = {row.scheme for run in runs for row in run.plan.tensors if not row.reason}
         for run in runs:
@@ -219,10 +283,11 @@ class MethodConformance:
         for done in range(1, len(run.plan.units)):
             finished = run.plan.units[:done]
             count = sum(len(unit.tensors) for unit in finished)
-            stopped = run.quantize()
+            again = replace(run, carries={})
+            stopped = again.quantize()
             tensors = [next(stopped) for _ in range(count)]
             del stopped  # what an attempt that lost its worker leaves: its finished units
-            tensors += run.quantize(finished={unit.key for unit in finished})
+            tensors += again.quantize(finished={unit.key for unit in finished})
             assert _folder_digest(run, tensors, tmp_path / f"resumed-{done}") == expected, f"stopped after unit {done}"
 
     def test_threads_do_not_change_a_byte(self, runs: list[Run]) -> None:
@@ -326,6 +391,7 @@ class _Errand:
     params_class: str
     params: str
     open_source: str
+    open_calibration: str | None
     checkpoint: str
     folder: str
 
@@ -340,6 +406,7 @@ def _observe(laws: MethodConformance, params: Mapping[str, Any], checkpoint: Pat
         params_class=f"{method.params.__module__}:{method.params.__qualname__}",
         params=method.params(**params).model_dump_json(),
         open_source=laws.open_source.target,
+        open_calibration=laws.open_calibration.target if laws.open_calibration else None,
         checkpoint=str(checkpoint),
         folder=str(folder),
     )
@@ -364,16 +431,34 @@ def run_errand() -> None:
         lazy[Any](target).load()
         for target in (errand.plan, errand.quantize, errand.write, errand.params_class, errand.open_source)
     )
+    opened = lazy[Any](errand.open_calibration).load() if errand.open_calibration else None
     folder = Path(errand.folder)
-    trespasses: list[str] = []
-    sys.addaudithook(lambda event, details: _watch(event, details, folder, trespasses))
+    own = folder.with_name(f"{folder.name}-calibration")
+    own.mkdir()
     params = params_class.model_validate_json(errand.params)
-    with open_source(Path(errand.checkpoint)) as source:
+    with (
+        open_source(Path(errand.checkpoint)) as source,
+        _calibrated(opened, source, plan(source.index, params), own) as calibration,
+    ):
+        trespasses: list[str] = []
+        sys.addaudithook(lambda event, details: _watch(event, details, (folder, own), trespasses))
         planned: Plan = plan(source.index, params)
         before = _memory("VmRSS")
-        write(quantize(MemorySession(source, planned, threads=2), params), planned, source.index, params, folder)
+        session = MemorySession(source, planned, threads=2, calibration=calibration)
+        write(quantize(session, params), planned, source.index, params, folder)
         peak = _memory("VmHWM") - before
-    print(json.dumps({"peak_bytes": peak, "planned_bytes": planned.peak_memory_bytes, "trespasses": trespasses}))  # noqa: T201
+        ids = calibration_ids()
+        cost = calibration_cost(source.index, planned, windows=len(ids), window=max(map(len, ids)), threads=2)
+    seen = {"peak_bytes": peak, "planned_bytes": planned.peak_memory_bytes + cost.memory, "trespasses": trespasses}
+    print(json.dumps(seen))  # noqa: T201
+
+
+def _calibrated(
+    opened: OpenCalibration | None, source: Source, plan: Plan, folder: Path
+) -> AbstractContextManager[Calibration | None]:
+    if opened is None or plan.calibration is None:
+        return nullcontext()
+    return opened(source, plan, calibration_ids(), folder=folder, threads=2, carries={})
 
 
 def _memory(field_: str) -> int:
@@ -387,14 +472,14 @@ NETWORK_AND_PROCESSES = ("socket.", "subprocess.", "os.system", "os.exec", "os.p
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
 
 
-def _watch(event: str, details: tuple[Any, ...], folder: Path, trespasses: list[str]) -> None:
-    """An audit hook: notes each way out of `folder`. Raising here could be caught by the method, a note cannot."""
+def _watch(event: str, details: tuple[Any, ...], folders: Sequence[Path], trespasses: list[str]) -> None:
+    """An audit hook: notes each way out of `folders`. Raising here could be caught by the method, a note cannot."""
     if event.startswith(NETWORK_AND_PROCESSES):
         trespasses.append(f"{event} {details!r}")
     elif event in CHANGES or (event == "open" and _writes(details)):
         paths = [part for part in details[:2] if isinstance(part, str | bytes | os.PathLike)]
         paths = paths[:1] if event == "open" else paths
-        if not all(_is_inside(path, folder) for path in paths):
+        if not all(any(_is_inside(path, folder) for folder in folders) for path in paths):
             trespasses.append(f"{event} {details!r}")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 
 from quantmill.checkpoints import Checkpoint
+from quantmill.contract.calibration import CalibratedBlock, Calibration, Statistics, required
 from quantmill.contract.errors import Canceled, NonFiniteTensor
 from quantmill.contract.tensors import ModelIndex, Plan, SourceTensor, Unit
 
@@ -26,6 +27,7 @@ class RunnerSession:
         seed: int,
         finished: Collection[str],
         canceled: threading.Event,
+        calibration: Calibration | None = None,
     ) -> None:
         self._checkpoint = checkpoint
         self._plan = plan
@@ -33,6 +35,7 @@ class RunnerSession:
         self._seed = seed
         self._finished = frozenset(finished)
         self._canceled = canceled
+        self._calibration = calibration
 
     @property
     def index(self) -> ModelIndex:
@@ -52,7 +55,7 @@ class RunnerSession:
 
     def units(self) -> Iterator[Unit]:
         for unit in self._plan.units:
-            if unit.key in self._finished:
+            if unit.key in self._finished or unit.block is not None:
                 continue
             check_canceled(self._canceled)
             yield unit
@@ -61,6 +64,14 @@ class RunnerSession:
         tensor = self._checkpoint.tensor(name)
         require_finite(tensor)
         return tensor
+
+    def statistics(self, name: str) -> Statistics:
+        return required(self._calibration).statistics(name)
+
+    def blocks(self) -> Iterator[CalibratedBlock]:
+        for block in required(self._calibration).blocks(self._finished):
+            check_canceled(self._canceled)
+            yield block
 
 
 def check_canceled(canceled: threading.Event) -> None:

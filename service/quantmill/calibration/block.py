@@ -1,0 +1,245 @@
+"""One block of a calibration run: its statistics as it is, its weights as a method changes them, its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from quantmill.calibration.accumulate import Gathering
+from quantmill.calibration.activations import Activations
+from quantmill.calibration.decoder import Call, limit_threads
+from quantmill.calibration.resident import Resident, require_of_block
+from quantmill.calibration.routing import Routed, Routing
+from quantmill.calibration.taps import Taps, until_reached
+from quantmill.contract.calibration import Statistic, Statistics, statistics_bytes
+from quantmill.contract.errors import CalibrationMissing, NonFiniteActivation, PluginBroken
+from quantmill.contract.tensors import FloatArray
+
+AHEAD_BYTES = 1 << 30  # statistics of experts that are gathered before they are asked for
+
+T = TypeVar("T")
+R = TypeVar("R")
+Place = int  # where a weight's values lie
+
+
+class Threads:
+    """Runs pieces of work side by side, each in one thread of torch's; answers come in the order of the questions."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool = ThreadPoolExecutor(count, "calibration", initializer=lambda: torch.set_num_threads(1))
+
+    def map(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        def one(item: T) -> R:
+            with torch.inference_mode():
+                return work(item)
+
+        return list(self._pool.map(one, items))
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class ExpertRules:
+    """An expert that fewer than `least_tokens` are routed to is starved; with `all_tokens` it is fed every token."""
+
+    least_tokens: int = 0
+    all_tokens: bool = False
+
+
+@dataclass
+class Window:
+    """What was seen of one window: inputs (tokens, in) of Linears, and how many tokens each expert was sent."""
+
+    inputs: dict[Place, torch.Tensor]
+    routed: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class RunningBlock:
+    """A CalibratedBlock: `resident` on the windows whose hidden states `before` holds."""
+
+    def __init__(
+        self,
+        resident: Resident,
+        unit: str,
+        before: Activations,
+        calls: Sequence[Call],
+        threads: Threads,
+        experts: ExpertRules,
+    ) -> None:
+        """`calls` are what the block is called with beside hidden states, window by window."""
+        self.number = resident.number
+        self.unit = unit
+        self.routed: dict[str, list[int]] = {}  # tokens that each expert was sent, by module; once all windows have run
+        self._resident = resident
+        self._before = before
+        self._calls = calls
+        self._threads = threads
+        self._rules = experts
+        self._routing = Routing(resident.expert_modules)
+        self._ahead: dict[tuple[Place, tuple[Statistic, ...]], Statistics] = {}
+        self.done = False  # it changes no more
+
+    # What a method sees
+
+    @cached_property
+    def stages(self) -> tuple[tuple[str, ...], ...]:
+        with limit_threads(1), torch.inference_mode():
+            return self._resident.stages(self._before.read(0), self._calls[0])
+
+    def weight(self, name: str) -> FloatArray:
+        require_of_block(name, self._resident.weights)
+        view = self._resident.weights[name].view()
+        view.flags.writeable = False
+        return view
+
+    def replace(self, name: str, values: FloatArray) -> None:
+        weights = self._resident.weights
+        require_of_block(name, weights)
+        if self.done:
+            raise PluginBroken(f"{name!r} was replaced after its block's last tensor had been given", tensor=name)
+        if values.shape != weights[name].shape:
+            raise ValueError(f"{name} is {weights[name].shape}, not {values.shape}")
+        weights[name][...] = values
+        # experts of one level do not reach each other: what is known of them stays
+        unreached = {place for level in self._resident.experts if name in level.weights for place in level.places}
+        self._ahead = {key: found for key, found in self._ahead.items() if key[0] in unreached}
+
+    def statistics(self, names: Collection[str], kinds: Collection[Statistic]) -> Mapping[str, Statistics]:
+        if self.done:
+            raise PluginBroken(f"{self._resident.name} was asked for statistics after its last tensor had been given")
+        for name in names:
+            if name not in self._first:
+                require_of_block(name, self._resident.weights)
+                raise CalibrationMissing(f"{name!r} is not the weight of a Linear of this block", tensor=name)
+        wanted, kept = {self._first[name] for name in names}, tuple(sorted(kinds))
+        missing = {place for place in wanted if (place, kept) not in self._ahead}
+        if missing:
+            found = self.gather(missing | self._following(missing, kept), kept)
+            self._ahead |= {(place, kept): statistics for place, statistics in found.items()}
+        answer = {name: self._ahead[self._first[name], kept] for name in names}
+        for place in wanted:
+            del self._ahead[place, kept]
+        return answer
+
+    @cached_property
+    def _first(self) -> dict[str, Place]:
+        """Where the first lies of the weights that have one input with a weight, by its name."""
+        place = {name: place for place, names in self._resident.places.items() for name in names}
+        return {name: place[names[0]] for names in self.stages for name in names}
+
+    def _following(self, wanted: Collection[Place], kinds: Collection[Statistic]) -> set[Place]:
+        """Experts behind those wanted, as many as fit: a run through the block for each would take for ever."""
+        following: list[Place] = []
+        for level in self._resident.experts:
+            positions = [position for position, place in enumerate(level.places) if place in wanted]
+            if positions:
+                following += level.places[max(positions) + 1 :]
+        sizes = [statistics_bytes(kinds, self._inputs(place)) for place in following]
+        return set(following[: int(np.searchsorted(np.cumsum(sizes), AHEAD_BYTES, side="right"))])
+
+    # What the run does with it
+
+    def gather_named(
+        self, names: Collection[str], kinds: Collection[Statistic], after: Activations | None
+    ) -> dict[str, Statistics]:
+        """The statistics of these Linears; with `after` the block's outputs too, in the same run."""
+        found = self.gather({self._first[name] for name in names}, kinds, after)
+        return {name: found[self._first[name]] for name in names}
+
+    def gather(
+        self, places: Collection[Place], kinds: Collection[Statistic], after: Activations | None = None
+    ) -> dict[Place, Statistics]:
+        with limit_threads(1):
+            gathered = {place: Gathering(self._inputs(place), kinds) for place in sorted(places)}
+            starved = self._starved(places)
+            for windows in self._rounds(lambda window: self._look(window, places, starved, after)):
+                work = []
+                for place, gathering in gathered.items():
+                    inputs = [window.inputs[place] for window in windows if place in window.inputs]
+                    gathering.count(sum(map(len, inputs)))
+                    work += [(piece, inputs) for piece in gathering.work]
+                self._threads.map(lambda each: each[0](each[1]), work)
+                self._note_routed(windows, after)
+            with torch.inference_mode():
+                return {place: gathering.result() for place, gathering in gathered.items()}
+
+    def advance(self, after: Activations) -> None:
+        """Run all windows through the block as it has become. The block changes no more."""
+        with limit_threads(1):
+            for windows in self._rounds(lambda window: self._look(window, (), frozenset(), after)):
+                self._note_routed(windows, after)
+        self.done = True
+
+    def _note_routed(self, windows: Sequence[Window], after: Activations | None) -> None:
+        """Count what the run that makes the outputs sends to experts; other runs may stop before."""
+        for window in windows if after is not None else ():
+            for module, counts in window.routed.items():
+                before = self.routed.setdefault(module, [0] * len(counts))
+                self.routed[module] = [a + b for a, b in zip(before, counts.tolist(), strict=True)]
+
+    def _inputs(self, place: Place) -> int:
+        """The width of what the weight there is multiplied by."""
+        return self._resident.inputs_of[place]
+
+    def _starved(self, places: Collection[Place]) -> frozenset[Place]:
+        """Experts among `places` that are to be fed every token."""
+        levels = [level for level in self._resident.experts if not set(level.places).isdisjoint(places)]
+        if not self._rules.all_tokens or not levels:
+            return frozenset()
+        totals: dict[str, torch.Tensor] = {}
+        for windows in self._rounds(lambda window: self._look(window, (), frozenset(), None)):
+            for window in windows:
+                for module, counts in window.routed.items():
+                    totals[module] = totals.get(module, torch.zeros_like(counts)) + counts
+        return frozenset(
+            place
+            for level in levels
+            for place, count in zip(level.places, totals[level.module].tolist(), strict=True)
+            if count < self._rules.least_tokens and place in places
+        )
+
+    def _rounds(self, look: Callable[[int], Window]) -> Iterator[list[Window]]:
+        """Look at all windows, a few at a time."""
+        at_once = 2 * self._threads.count
+        for start in range(0, len(self._calls), at_once):
+            yield self._threads.map(look, range(start, min(start + at_once, len(self._calls))))
+
+    def _look(
+        self, window: int, places: Collection[Place], starved: Collection[Place], after: Activations | None
+    ) -> Window:
+        hidden = self._before.read(window)
+        taps = Taps(set(places) - set(starved), stop=after is None and not starved)
+        with self._routing.watched() as routed, until_reached(), taps:
+            out = self._resident.run(hidden, self._calls[window])
+            if after is not None:
+                self._require_finite(out, "its outputs")
+                after.write(window, out)
+        inputs = taps.seen | self._everything(routed, starved)
+        for place, x in inputs.items():
+            self._require_finite(x, self._resident.places[place][0])
+        return Window(inputs, self._routing.counts(routed))
+
+    def _everything(self, routed: Routed, starved: Collection[Place]) -> dict[Place, torch.Tensor]:
+        found: dict[Place, torch.Tensor] = {}
+        for level in self._resident.experts:
+            for expert, place in enumerate(level.places):
+                if place in starved:
+                    found |= self._routing.everything(routed, level.module, expert, {place})
+        return found
+
+    def _require_finite(self, values: torch.Tensor, what: str) -> None:
+        if not values.isfinite().all():
+            raise NonFiniteActivation(
+                f"{self._resident.name}: NaN or infinite values at {what}; the calibration text or the weights before "
+                "it are beyond what float32 holds",
+                block=self.number,
+                at=what,
+            )

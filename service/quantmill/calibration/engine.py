@@ -1,0 +1,282 @@
+"""The calibration half of a Session: the source model's own pass, and the walk over blocks that change on the way.
+
+Each window runs by itself in one thread of torch's, several windows at a time, and what is gathered takes them in
+their order. So nothing depends on how many threads there are or how many windows are in memory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from quantmill.calibration.activations import Activations
+from quantmill.calibration.block import ExpertRules, RunningBlock, Threads
+from quantmill.calibration.decoder import Call, Decoder, limit_threads
+from quantmill.calibration.resident import Tensors, aligned, resident
+from quantmill.contract.calibration import CalibratedBlock, Statistics
+from quantmill.contract.errors import CalibrationMissing, SourceRejected
+from quantmill.contract.tensors import ModelIndex, Plan, SourceTensor, Unit
+
+
+class TensorSource(Protocol):
+    """An opened checkpoint."""
+
+    @property
+    def index(self) -> ModelIndex: ...
+
+    def tensor(self, name: str) -> SourceTensor: ...
+
+
+Ids = Sequence[NDArray[np.int64]]  # the tokens of each window
+Progress = Callable[[int, int], None]
+
+
+class Engine:
+    """A Calibration over the windows `ids`; `tensors` gives the source's values by name.
+
+    `carries` are files with the hidden states behind a block, by the key of its unit: those of an earlier attempt, and
+    those that this one makes in `folder`. A context manager: its threads and files go in the end.
+    """
+
+    def __init__(
+        self,
+        index: ModelIndex,
+        plan: Plan,
+        tensors: Tensors,
+        ids: Ids,
+        *,
+        folder: Path,
+        threads: int = 1,
+        carries: MutableMapping[str, Path] | None = None,
+        experts: ExpertRules | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Raises ArchitectureUnsupported where transformers does not have the model, SourceRejected for a token that it
+        does not know."""
+        self._index = index
+        self._plan = plan
+        self._tensors = tensors
+        self._ids = ids
+        self._folder = folder
+        self._carries = {} if carries is None else carries
+        self._rules = experts or ExpertRules()
+        self._progress = progress
+        self._decoder = Decoder.of(index)
+        self._decoder.run_experts_alone()
+        highest = max(int(window.max()) for window in ids)
+        if highest >= self._decoder.vocabulary:
+            raise SourceRejected(
+                f"The tokenizer makes token {highest}, but the model knows {self._decoder.vocabulary} tokens."
+            )
+        self._threads = Threads(threads)
+        self._calls: dict[int, list[Call]] = {}  # by the window's length
+        self._known: dict[str, Statistics] | None = None
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.routed: dict[str, list[int]] = {}
+        self._walked = [unit for unit in plan.units if unit.block is not None]
+        self._running: RunningBlock | None = None
+        self._at: tuple[int, Activations] | None = None  # hidden states before this block
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.close()
+        self._leave()
+
+    # The source's own pass
+
+    def statistics(self, name: str) -> Statistics:
+        if self._known is None:
+            self._known = dict(self._source_pass())
+        if name not in self._known:
+            raise CalibrationMissing(f"the plan does not ask for statistics of {name!r}", tensor=name)
+        return self._known[name]
+
+    def _source_pass(self) -> Iterator[tuple[str, Statistics]]:
+        """The statistics of every wanted Linear, block by block."""
+        need = self._plan.calibration
+        if need is None or not need.of_source:
+            return
+        where = self._decoder.block_of()
+        unknown = sorted(set(need.weights) - where.keys())
+        if unknown:
+            raise CalibrationMissing(f"{unknown[0]!r} is in no block of the model ({len(unknown)} in all)")
+        last = max((where[name] for name in need.weights), default=-1)
+        before = self._embed()
+        for number in range(last + 1):
+            names = [name for name in need.weights if where[name] == number]
+            after = self._room() if number < last else None
+            with self._block(number, "", before) as block, self._timed("source"):
+                yield from block.gather_named(names, need.of_source, after).items()
+                self.routed |= block.routed
+            before.discard()
+            before = after or before
+            if self._progress is not None:
+                self._progress(number + 1, last + 1)
+
+    # The walk
+
+    def blocks(self, finished: Collection[str]) -> Iterator[CalibratedBlock]:
+        for unit in self._walked:
+            if unit.key in finished:
+                continue
+            number, before = self._stand_before(unit)
+            with self._block(number, unit.key, before) as block:
+                self._running = block
+                yield block
+                self.advance()
+                self._running = None
+
+    def advance(self) -> Path | None:
+        """Run all windows through the block that `blocks` has given, as it has become; nothing the second time.
+
+        Gives the file with the hidden states behind it; None where no block of the plan follows.
+        """
+        if self._running is None or self._running.done or self._at is None:
+            return None
+        block, number = self._running, self._at[0]
+        if unit_number(self._walked[-1]) == number:
+            block.done = True
+            return None
+        with self._timed("advance"):
+            after = self._room()
+            block.advance(after)
+            self.routed |= block.routed
+            after.say({"routed": self.routed})
+        self._stand(number + 1, after)
+        self._carries[block.unit] = after.path
+        return after.path
+
+    def _stand_before(self, unit: Unit) -> tuple[int, Activations]:
+        """The hidden states that the unit's block is fed."""
+        number, position = unit_number(unit), self._walked.index(unit)
+        if self._at is None or self._at[0] != number:
+            self._stand(*self._nearest(position))
+        while self._at is not None and self._at[0] < number:  # blocks that the plan leaves as they are
+            at, before = self._at
+            after = self._room()
+            with self._block(at, "", before) as block, self._timed("advance"):
+                block.advance(after)
+                self.routed |= block.routed
+            self._stand(at + 1, after)
+        assert self._at is not None
+        return self._at
+
+    def _nearest(self, position: int) -> tuple[int, Activations]:
+        """Behind the unit before, where an earlier attempt left it, or at the beginning."""
+        if position == 0:
+            return 0, self._embed()
+        before = self._walked[position - 1]
+        if before.key not in self._carries:
+            raise CalibrationMissing(
+                f"the hidden states behind {before.key!r} are gone; the blocks have to be done anew"
+            )
+        found = Activations.open(self._carries[before.key], self._lengths, self._decoder.hidden)
+        self.routed |= found.said["routed"]
+        self._embed_one_each()
+        return unit_number(before) + 1, found
+
+    def _stand(self, number: int, hidden: Activations) -> None:
+        if self._at is not None:
+            self._leave()
+        self._at = number, hidden
+
+    def _leave(self) -> None:
+        """Close the hidden states; those that no later attempt can use go."""
+        if self._at is not None:
+            _, hidden = self._at
+            hidden.close() if hidden.path in self._carries.values() else hidden.discard()
+            self._at = None
+
+    # Windows
+
+    @property
+    def _lengths(self) -> list[int]:
+        return [len(window) for window in self._ids]
+
+    def _room(self) -> Activations:
+        return Activations.create(self._folder / f"{uuid4().hex}.hidden", self._lengths, self._decoder.hidden)
+
+    def _embed(self) -> Activations:
+        """The hidden states before the first block."""
+        room = self._room()
+        with self._embedding(), self._timed("embed"):
+            for window, ids in enumerate(self._ids):
+                room.write(window, self._hidden_of(ids))
+        return room
+
+    def _embed_one_each(self) -> None:
+        """Find out what blocks are called with beside hidden states: it depends on a window's length alone."""
+        with self._embedding():
+            for ids in {len(ids): ids for ids in self._ids}.values():
+                self._hidden_of(ids)
+
+    @contextmanager
+    def _embedding(self) -> Iterator[None]:
+        weights = aligned(self._tensors, self._index)
+        with limit_threads(1), torch.inference_mode(), self._decoder.loaded(self._decoder.embedding_names(), weights):
+            yield
+
+    def _hidden_of(self, ids: NDArray[np.int64]) -> torch.Tensor:
+        hidden, calls = self._decoder.embed(torch.from_numpy(ids[None]))
+        self._calls.setdefault(len(ids), calls)
+        return hidden
+
+    @contextmanager
+    def _block(self, number: int, unit: str, before: Activations) -> Iterator[RunningBlock]:
+        with self._timed("load"), ExitStack() as stack:
+            weights = aligned(self._tensors, self._index)
+            loaded = stack.enter_context(resident(self._decoder, number, self._tensors, weights))
+            stack = stack.pop_all()
+        with stack:
+            calls = [self._call(length, number) for length in self._lengths]
+            yield RunningBlock(loaded, unit, before, calls, self._threads, self._rules)
+
+    def _call(self, length: int, number: int) -> Call:
+        calls = self._calls[length]
+        return calls[number] if number < len(calls) else ((), {})  # the head is called with nothing
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - start
+
+
+def unit_number(unit: Unit) -> int:
+    if unit.block is None:
+        raise ValueError(f"unit {unit.key!r} is not a block")
+    return unit.block
+
+
+def calibrate(
+    source: TensorSource,
+    plan: Plan,
+    ids: Ids,
+    *,
+    folder: Path,
+    threads: int = 1,
+    carries: MutableMapping[str, Path] | None = None,
+) -> Engine:
+    """An engine over an opened checkpoint."""
+    return Engine(
+        source.index,
+        plan,
+        lambda name: source.tensor(name).values,
+        ids,
+        folder=folder,
+        threads=threads,
+        carries=carries,
+    )

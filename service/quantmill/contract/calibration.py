@@ -1,0 +1,228 @@
+"""What a method learns from calibration text: statistics of what the Linears of a model are fed.
+
+There are two sources of them. The source model's own pass sees every Linear with the source's weights before it; a
+method that quantizes block by block sees each block behind the blocks that it has quantized already.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantmill.contract.errors import CalibrationMissing
+
+if TYPE_CHECKING:
+    from quantmill.contract.tensors import FloatArray, ModelIndex, Plan
+
+Statistic = Literal["second_moment", "mean_abs", "absmax", "hessian", "magnitudes", "samples"]
+STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
+
+SAMPLED_TOKENS = 512  # rows of `samples`, evenly spread over the tokens; fewer where a Linear has seen fewer
+MAGNITUDE_BUCKETS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the inputs x of one Linear were, over all calibration tokens that it saw. What was not asked for is None.
+
+    tokens         that the Linear saw; of an expert, those that were routed to it
+    second_moment  mean of x^2, float32 (in,): an importance matrix's row
+    mean_abs       mean of |x|, float32 (in,)
+    absmax         largest |x|, float32 (in,)
+    hessian        sum of x x^T / tokens, float32 (in, in), symmetric
+    magnitudes     how many values have |x| in each bucket, int64 (MAGNITUDE_BUCKETS,): what `percentile` reads
+    samples        inputs of SAMPLED_TOKENS tokens, float32 (samples, in)
+
+    An expert that no token was routed to has 0 tokens and zeros.
+    """
+
+    tokens: int
+    second_moment: FloatArray | None = None
+    mean_abs: FloatArray | None = None
+    absmax: FloatArray | None = None
+    hessian: FloatArray | None = None
+    magnitudes: NDArray[np.int64] | None = None
+    samples: FloatArray | None = None
+
+    def percentile(self, share: float) -> float:
+        """The smallest bound that `share` (0 to 1) of all |x| do not exceed, 0.8 % too high at most.
+
+        Raises ValueError where the magnitudes have not been counted.
+        """
+        if self.magnitudes is None:
+            raise ValueError("the magnitudes of these inputs have not been counted")
+        reached = np.cumsum(self.magnitudes)
+        bucket = int(np.searchsorted(reached, np.ceil(share * reached[-1])))
+        return float(np.array((bucket << 15) | 0x7FFF, np.uint32).view(np.float32))
+
+
+def magnitude_buckets(values: FloatArray) -> NDArray[np.int64]:
+    """The bucket of each |value|: the upper 16 bits of a float32 without its sign, so 7 of its mantissa."""
+    bits = values.view(np.uint32) & np.uint32(0x7FFFFFFF)
+    return (bits >> 15).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class CalibrationNeed:
+    """What a plan needs of calibration.
+
+    of_source  kinds of statistics that the source model's own pass gives to `Session.statistics`
+    weights    for which weights that pass gives them
+    of_blocks  kinds that the method asks blocks for; units with a `block` are walked by `Session.blocks`
+    optional   the method does without calibration where there is no text
+    """
+
+    of_source: tuple[Statistic, ...] = ()
+    weights: tuple[str, ...] = ()
+    of_blocks: tuple[Statistic, ...] = ()
+    optional: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `from_json` reads them back."""
+        return {**vars(self), **{name: list(getattr(self, name)) for name in ("of_source", "weights", "of_blocks")}}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CalibrationNeed:
+        return cls(tuple(data["of_source"]), tuple(data["weights"]), tuple(data["of_blocks"]), data["optional"])
+
+
+class CalibratedBlock(Protocol):
+    """One decoder block with its weights in memory, fed by the blocks before it as they have become.
+
+    An untied head that the plan quantizes comes last, as a block of the final norm and the head.
+    """
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def unit(self) -> str:
+        """The key of the plan's unit that it is."""
+
+    @property
+    def stages(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the weights of its Linears in the order in which they run, those with one input together.
+
+        As q, k, v; o; gate, up; down. The first stages of all experts come before their second ones: what is replaced
+        in one expert does not reach another.
+        """
+
+    def weight(self, name: str) -> FloatArray:
+        """A tensor of the block by its name in the source, as it is now; read-only."""
+
+    def replace(self, name: str, values: FloatArray) -> None:
+        """Use `values` from now on, such as a dequantized weight. Norms and biases can be replaced too.
+
+        Raises ValueError for another shape, CalibrationMissing for a tensor that is not the block's.
+        """
+
+    def statistics(self, names: Collection[str], kinds: Collection[Statistic]) -> Mapping[str, Statistics]:
+        """Run all calibration windows through the block as it is now, up to these Linears.
+
+        Linears with one input share one Statistics. The numbers do not depend on threads. Raises NonFiniteActivation,
+        naming the Linear, CalibrationMissing for a name that is no Linear's of the block.
+        """
+
+
+class Calibration(Protocol):
+    """The calibration half of a Session."""
+
+    def statistics(self, name: str) -> Statistics:
+        """Of the source model's own pass. Raises CalibrationMissing for what the plan did not ask for."""
+
+    def blocks(self, finished: Collection[str]) -> Iterator[CalibratedBlock]:
+        """The blocks of the plan's units but those `finished`, in order; one is in memory at a time.
+
+        Asking for the next one runs all windows through this one as it has become, unless `advance` has.
+        """
+
+    def advance(self) -> Path | None:
+        """For the host, once it has a block's tensors: the file with the hidden states behind it.
+
+        None where no block has been given since, and where no other one follows.
+        """
+
+
+def required(calibration: Calibration | None) -> Calibration:
+    """Raises CalibrationMissing where there is none."""
+    if calibration is None:
+        raise CalibrationMissing("the job has no calibration text; give one")
+    return calibration
+
+
+@dataclass(frozen=True)
+class CalibrationCost:
+    """What calibration takes beside the method's own memory, in bytes."""
+
+    memory: int
+    disk: int
+
+
+# Activations of a block that are alive at once, each as wide as its widest Linear: queries, keys, values, gate, up, ...
+ALIVE = 8
+_IN_A_BLOCK = re.compile(r"^(.+?\.\d+)\.")
+
+
+def calibration_cost(index: ModelIndex, plan: Plan, *, windows: int, window: int, threads: int = 1) -> CalibrationCost:
+    """An upper estimate from headers alone, for `windows` of `window` tokens.
+
+    Memory: the largest block in float32, the activations of the windows that run at once, and the statistics of a
+    block. Disk: hidden states before and after a block, and the statistics of the source's own pass.
+    """
+    need = plan.calibration
+    if need is None:
+        return CalibrationCost(0, 0)
+    of_source: Counter[str] = Counter()
+    for name in need.weights:
+        of_source[_block(name)] += statistics_bytes(need.of_source, _inputs(plan.by_name[name].shape))
+    of_blocks = {
+        unit.key: sum(statistics_bytes(need.of_blocks, _inputs(plan.by_name[name].shape)) for name in unit.tensors)
+        for unit in plan.units
+        if unit.block is not None
+    }
+    blocks: Counter[str] = Counter()
+    for info in index.tensors.values():
+        blocks[_block(info.name)] += 4 * info.values
+    widest = max((max(info.shape) for info in index.tensors.values() if _block(info.name) != info.name), default=0)
+    running = 4 * ALIVE * widest * window * 2 * threads
+    statistics = max([*of_source.values(), *of_blocks.values()], default=0)
+    carried = 4 * windows * window * _hidden(index)
+    return CalibrationCost(
+        memory=max(blocks.values(), default=0) + running + statistics, disk=2 * carried + sum(of_source.values())
+    )
+
+
+def _block(name: str) -> str:
+    """Which block a tensor is of; outside of the blocks each is by itself."""
+    found = _IN_A_BLOCK.match(name)
+    return found[1] if found else name
+
+
+def _hidden(index: ModelIndex) -> int:
+    stated = [index.config.get(key) for key in ("hidden_size", "n_embd")]
+    return next((size for size in stated if isinstance(size, int)), 0)
+
+
+def _inputs(shape: tuple[int, ...]) -> int:
+    """The width of what a weight is multiplied by; 0 for what is no matrix."""
+    return shape[-1] if len(shape) == 2 else 0
+
+
+def statistics_bytes(kinds: Collection[Statistic], inputs: int) -> int:
+    """Of the statistics of a Linear with so many inputs, while they are gathered."""
+    each: dict[Statistic, int] = {
+        "second_moment": 8 * inputs,
+        "mean_abs": 8 * inputs,
+        "absmax": 4 * inputs,
+        "hessian": 4 * inputs * inputs,
+        "magnitudes": 8 * MAGNITUDE_BUCKETS,
+        "samples": 8 * SAMPLED_TOKENS * inputs,
+    }
+    return sum(each[kind] for kind in kinds) if inputs else 0
