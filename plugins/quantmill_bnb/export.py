@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from quantmill.contract.linears import kept_modules
-from quantmill.contract.model_folder import quantized_config, write_model_folder
+from quantmill.contract.model_folder import place_model_folder, quantized_config
+from quantmill.contract.placement import Placement, write_placed
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor
 from quantmill_bnb.layout import parts_of
 from quantmill_bnb.params import BnbParams
@@ -18,8 +19,13 @@ def write(
     tensors: Iterable[QuantizedTensor], plan: Plan, index: ModelIndex, params: BnbParams, folder: Path
 ) -> list[Path]:
     """Write shards, config.json with its `quantization_config`, and the tokenizer; holds one tensor at a time."""
+    return write_placed(tensors, plan, place(plan, index, params), folder)
+
+
+def place(plan: Plan, index: ModelIndex, params: BnbParams) -> Placement:
+    """Where `write` puts each byte."""
     config = quantized_config(index, quantization_config(plan, index, params))
-    return write_model_folder(tensors, plan, partial(parts_of, params=params), index, config, folder)
+    return place_model_folder(plan, partial(parts_of, params=params), index, config)
 
 
 def quantization_config(plan: Plan, index: ModelIndex, params: BnbParams) -> dict[str, Any]:

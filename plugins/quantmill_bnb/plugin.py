@@ -53,6 +53,7 @@ BNB = Method(
     plan=lazy("quantmill_bnb.planning:plan"),
     quantize=lazy("quantmill_bnb.algorithm:quantize"),
     write=lazy("quantmill_bnb.export:write"),
+    place=lazy("quantmill_bnb.export:place"),
     read=lazy("quantmill_bnb.reader:read"),
     inspect=lazy("quantmill_bnb.inspection:inspect"),
     formats=("bitsandbytes",),

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from quantmill.contract.linears import kept_modules
-from quantmill.contract.model_folder import quantized_config, write_model_folder
+from quantmill.contract.model_folder import place_model_folder, quantized_config
+from quantmill.contract.placement import Placement, write_placed
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor
 from quantmill_fp8.params import Fp8Params
 from quantmill_fp8.schemes import BLOCK, SCHEMES, Fp8Scheme, parts_of
@@ -20,10 +21,14 @@ def write(
     tensors: Iterable[QuantizedTensor], plan: Plan, index: ModelIndex, params: Fp8Params, folder: Path
 ) -> list[Path]:
     """Write shards, config.json with its `quantization_config`, and the tokenizer; holds one tensor at a time."""
+    return write_placed(tensors, plan, place(plan, index, params), folder)
+
+
+def place(plan: Plan, index: ModelIndex, params: Fp8Params) -> Placement:
+    """Where `write` puts each byte."""
     scheme = SCHEMES[params.scheme]
     settings = _compressed_tensors(scheme, plan, index) if scheme.format else _native(plan, index)
-    layout = partial(parts_of, scheme=scheme)
-    return write_model_folder(tensors, plan, layout, index, quantized_config(index, settings), folder)
+    return place_model_folder(plan, partial(parts_of, scheme=scheme), index, quantized_config(index, settings))
 
 
 def _compressed_tensors(scheme: Fp8Scheme, plan: Plan, index: ModelIndex) -> dict[str, Any]:

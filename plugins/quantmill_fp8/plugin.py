@@ -35,6 +35,7 @@ FP8 = Method(
     plan=lazy("quantmill_fp8.planning:plan"),
     quantize=lazy("quantmill_fp8.algorithm:quantize"),
     write=lazy("quantmill_fp8.export:write"),
+    place=lazy("quantmill_fp8.export:place"),
     read=lazy("quantmill_fp8.reader:read"),
     inspect=lazy("quantmill_fp8.inspection:inspect"),
     formats=("compressed-tensors", "fp8"),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from io import BufferedWriter, BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import cast
 
 import gguf
 import numpy as np
-from numpy.typing import NDArray
 
-from quantmill.contract.errors import PluginBroken
-from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, QuantizedTensor, TensorPlan
+from quantmill.contract.placement import Place, Placement, WeightFile, write_placed
+from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, QuantizedTensor
 from quantmill_gguf.architectures import ROPE_FREQS, Model, architecture_of, model_of, rope_divisors
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.policies import MIXES
@@ -29,7 +29,12 @@ def write(
     The bytes depend on the tensors, the model's config and its tokenizer only: no paths, no dates. Raises
     PluginBroken when the tensors are not those of the plan, in its order.
     """
-    path = folder / f"model-{params.type}.gguf"
+    return write_placed(tensors, plan, place(plan, index, params), folder)
+
+
+def place(plan: Plan, index: ModelIndex, params: GgufParams) -> Placement:
+    """Where `write` puts each byte: metadata, generated tensors, then the source's in the plan's order."""
+    file = f"model-{params.type}.gguf"
     model = model_of(index)
     generated = _generated(model)
     writer = gguf.GGUFWriter(None, architecture_of(index).name)
@@ -41,26 +46,13 @@ def write(
     stored = [row for row in plan.tensors if row.action != "drop"]
     for row in stored:
         _announce(writer, row.output, row.scheme, row.shape, row.nbytes)
-    writer.write_header_to_file(path)
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
-    with path.open("ab") as file:
-        for values in generated.values():
-            _append(file, values)
-        remaining = iter(tensors)
-        for row in stored:  # no name and no zip holds a tensor while the next one is made
-            _append(file, _packed(row, next(remaining, None)))
-        _pad(file)
-    return [path]
-
-
-def _packed(row: TensorPlan, tensor: QuantizedTensor | None) -> NDArray[np.uint8]:
-    if tensor is None:
-        raise PluginBroken(f"the plan has {row.name} next, but there are no more tensors")
-    if (tensor.name, tensor.scheme, tensor.nbytes) != (row.name, row.scheme, row.nbytes):
-        raise PluginBroken(f"the plan has {row.name} ({row.scheme}) next, got {tensor.name} ({tensor.scheme})")
-    return tensor.parts["packed"]
+    head = _padded(_header(writer)) + b"".join(_padded(values.tobytes()) for values in generated.values())
+    places, end = {}, len(head)
+    for row in stored:
+        begin = end + _padding(end)
+        end = begin + row.nbytes
+        places[row.name] = (Place("packed", row.output, file, begin, row.nbytes),)
+    return Placement({file: WeightFile(head, end + _padding(end))}, places)
 
 
 def _generated(model: Model) -> dict[str, FloatArray]:
@@ -76,14 +68,22 @@ def _announce(writer: gguf.GGUFWriter, name: str, scheme: str, shape: tuple[int,
     writer.add_tensor_info(name, shape, np.dtype(np.float32), nbytes, raw_dtype=type_)
 
 
-def _append(file: BinaryIO, values: NDArray[Any]) -> None:
-    """Written here and not by GGUFWriter, whose `tofile` turns a full disk into an error without its number."""
-    _pad(file)
-    file.write(np.ascontiguousarray(values).data.cast("B"))
+def _header(writer: gguf.GGUFWriter) -> bytes:
+    """What comes before the data; the writer gives it to files only, so it is given one in memory."""
+    buffer = BytesIO()
+    writer.fout, writer.state = [cast("BufferedWriter", buffer)], gguf.gguf_writer.WriterState.EMPTY
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    return buffer.getvalue()
 
 
-def _pad(file: BinaryIO) -> None:
-    file.write(bytes(-file.tell() % gguf.GGUF_DEFAULT_ALIGNMENT))
+def _padded(data: bytes) -> bytes:
+    return data + bytes(_padding(len(data)))
+
+
+def _padding(position: int) -> int:
+    return -position % gguf.GGUF_DEFAULT_ALIGNMENT
 
 
 def _describe_model(writer: gguf.GGUFWriter, model: Model, params: GgufParams) -> None:

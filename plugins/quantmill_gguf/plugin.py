@@ -64,6 +64,7 @@ GGUF = Method(
     plan=lazy("quantmill_gguf.planning:plan"),
     quantize=lazy("quantmill_gguf.algorithm:quantize"),
     write=lazy("quantmill_gguf.export:write"),
+    place=lazy("quantmill_gguf.export:place"),
     read=lazy("quantmill_gguf.reader:read"),
     inspect=lazy("quantmill_gguf.inspection:inspect"),
     formats=("gguf",),

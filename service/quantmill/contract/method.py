@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 
 from pydantic import BaseModel
 
+from quantmill.contract.placement import Placement
 from quantmill.contract.reading import BlockBound, Inspection, ReadTensor
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, QuantizedTensor
@@ -31,6 +32,10 @@ class WriteFunction(Protocol):
     def __call__(
         self, tensors: Iterable[QuantizedTensor], plan: Plan, index: ModelIndex, params: Any, folder: Path
     ) -> list[Path]: ...
+
+
+class PlaceFunction(Protocol):
+    def __call__(self, plan: Plan, index: ModelIndex, params: Any) -> Placement: ...
 
 
 class ReadFunction(Protocol):
@@ -71,6 +76,9 @@ class Method:
     quantize  session, params -> QuantizedTensors, unit by unit in the order of `session.units()`. Bytes depend on
               the source, the parameters and the seed only, never on threads.
     write     tensors in the plan's order, plan, index, params, folder -> the files written. Streams: holds one tensor.
+    place     plan, index, params -> where `write` puts each byte. With it the host writes each tensor to its place once
+              it is made, several at a time, and keeps no second copy of it for a later attempt. A method that cannot
+              say, or whose bytes are not the same each time, leaves it out.
     read      folder, names -> ReadTensors, one at a time and in the files' order; with `names` only those of them that
               are stored. Evaluation asks for one block after the other, so what is not asked for must not be decoded.
               Shares no code with `quantize`'s encoder: it is what verification and evaluation see.
@@ -100,6 +108,7 @@ class Method:
     block_bounds: Mapping[str, BlockBound]
     runtimes: tuple[Runtime, ...]
     inspect: lazy[InspectFunction] | None = None
+    place: lazy[PlaceFunction] | None = None
     ladder: tuple[Mapping[str, Any], ...] = ()
     bits: tuple[int, ...] = ()
     granularity: str = ""

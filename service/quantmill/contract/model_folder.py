@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantmill.contract.errors import PluginBroken, SourceRejected
+from quantmill.contract.placement import Place, Placement, WeightFile, write_placed
 from quantmill.contract.reading import BlockBound, Observation, ReadTensor
 from quantmill.contract.safetensors import DTYPES, TensorFile
 from quantmill.contract.strictjson import parse_object, shown
@@ -103,20 +102,30 @@ def write_model_folder(
 ) -> list[Path]:
     """Write the shards, their index where there are several, config.json and the files that belong to the model.
 
-    `tensors` come in the plan's order; `layout` says what the files hold for each. `config` is the whole config.json.
-    The bytes depend on the arguments only. Returns the files, the index of shards written last of the weights.
-    Raises PluginBroken when a tensor is not what plan and layout say, OSError when it cannot be written.
+    `tensors` come in the plan's order. Raises PluginBroken when one is not what plan and layout say, OSError when it
+    cannot be written.
+    """
+    return write_placed(tensors, plan, place_model_folder(plan, layout, index, config), folder)
+
+
+def place_model_folder(plan: Plan, layout: Layout, index: ModelIndex, config: Mapping[str, Any]) -> Placement:
+    """Where everything in a model folder stands: shards, their index where there are several, config.json, tokenizer.
+
+    `layout` says what the files hold for each tensor, `config` is the whole config.json. Depends on the arguments only.
+    Raises PluginBroken when plan and layout disagree.
     """
     shards = _shards(plan, layout)
-    remaining = iter(tensors)
-    written = [_write_shard(folder / name, rows, remaining) for name, rows in shards.items()]
-    if len(shards) > 1:
-        written.append(_write_json(folder / SHARDED, _index_of(shards)))
-    written.append(_write_json(folder / CONFIG, config))
-    for name, source in index.files.items():
-        shutil.copyfile(source, folder / name)
-        written.append(folder / name)
-    return written
+    weights: dict[str, WeightFile] = {}
+    places: dict[str, tuple[Place, ...]] = {}
+    for name, rows in shards.items():
+        head, begins, size = _header([part for _, parts in rows for part in parts])
+        weights[name] = WeightFile(head, size)
+        for row, parts in rows:
+            places[row.name] = tuple(
+                Place(part.part, part.name, name, begins[part.name], part.nbytes) for part in parts
+            )
+    plain = {SHARDED: _json(_index_of(shards))} if len(shards) > 1 else {}
+    return Placement(weights, places, {**plain, CONFIG: _json(config)}, dict(index.files))
 
 
 def quantized_config(index: ModelIndex, quantization: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,18 +158,8 @@ def _shards(plan: Plan, layout: Layout) -> dict[str, Rows]:
     return {f"model-{number:05}-of-{len(files):05}.safetensors": rows for number, rows in enumerate(files, 1)}
 
 
-def _write_shard(path: Path, rows: Rows, tensors: Iterator[QuantizedTensor]) -> Path:
-    header, begins = _header([part for _, parts in rows for part in parts])
-    with path.open("xb") as file:
-        file.write(header)
-        file.flush()
-        for row, parts in rows:  # no name holds a tensor while the next one is made
-            _write_parts(file.fileno(), row, parts, begins, next(tensors, None))
-    return path
-
-
-def _header(parts: list[StoredPart]) -> tuple[bytes, dict[str, int]]:
-    """The header's bytes, and where in the file each part begins.
+def _header(parts: list[StoredPart]) -> tuple[bytes, dict[str, int], int]:
+    """The header's bytes, where in the file each part begins, and the file's size.
 
     Widest dtypes first, so that every array is aligned to its dtype: the format allows no gaps.
     """
@@ -177,32 +176,7 @@ def _header(parts: list[StoredPart]) -> tuple[bytes, dict[str, int]]:
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     header = len(text).to_bytes(8, "little") + text
-    return header, {name: len(header) + begin for name, begin in begins.items()}
-
-
-def _write_parts(
-    descriptor: int,
-    row: TensorPlan,
-    parts: Sequence[StoredPart],
-    begins: Mapping[str, int],
-    tensor: QuantizedTensor | None,
-) -> None:
-    found = None if tensor is None else (tensor.name, tensor.scheme, sorted(tensor.parts))
-    expected = (row.name, row.scheme, sorted(part.part for part in parts))
-    if tensor is None or found != expected:
-        raise PluginBroken(f"the plan has {expected} next, got {found}", tensor=row.name)
-    for part in parts:
-        values = tensor.parts[part.part]
-        if values.nbytes != part.nbytes:
-            raise PluginBroken(f"{part.name} takes {values.nbytes} bytes, {part.nbytes} were planned", tensor=row.name)
-        _write_at(descriptor, values, begins[part.name])
-
-
-def _write_at(descriptor: int, values: NDArray[Any], position: int) -> None:
-    data = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-    while data:
-        count = os.pwrite(descriptor, data, position)
-        data, position = data[count:], position + count
+    return header, {name: len(header) + begin for name, begin in begins.items()}, len(header) + offset
 
 
 def _index_of(shards: Mapping[str, Rows]) -> dict[str, Any]:
@@ -211,9 +185,8 @@ def _index_of(shards: Mapping[str, Rows]) -> dict[str, Any]:
     return {"metadata": {"total_size": nbytes}, "weight_map": dict(sorted(weight_map.items()))}
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> Path:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 # Reading

@@ -34,6 +34,7 @@ from pydantic import BaseModel, ValidationError
 
 from quantmill.contract.calibration import CalibratedBlock, Calibration, Statistics, calibration_cost, required
 from quantmill.contract.method import Method, lazy
+from quantmill.contract.placement import PlacedFiles, write_plain
 from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, SourceTensor, Unit
 
@@ -297,6 +298,21 @@ class MethodConformance:
 
     # Artifacts
 
+    def test_a_tensor_s_place_is_where_the_writer_puts_it(self, runs: list[Run], tmp_path: Path) -> None:
+        if self.method.place is None:
+            return
+        assert self.method.determinism == "bitwise"  # attempts write over each other's bytes
+        for rung, run in enumerate(runs):
+            written, placed = tmp_path / f"written-{rung}", tmp_path / f"placed-{rung}"
+            run.write(run.quantize(), written)
+            placed.mkdir()
+            placement = self.method.place.load()(run.plan, run.source.index, run.params)
+            with PlacedFiles(placement, placed) as files:
+                for tensor in reversed(list(run.quantize())):
+                    files.put(tensor)
+            write_plain(placement, placed)
+            assert _files(placed) == _files(written), run.params
+
     def test_the_artifact_reopens_with_every_stored_tensor(self, runs: list[Run], tmp_path: Path) -> None:
         for rung, run in enumerate(runs):
             folder = tmp_path / str(rung)
@@ -371,6 +387,11 @@ def _digest(tensor: QuantizedTensor) -> str:
     for part, values in sorted(tensor.parts.items()):
         digest.update(f"{part} {values.dtype} {values.shape}".encode() + values.tobytes())
     return digest.hexdigest()
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """The digest of each file by its name."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
 def _folder_digest(run: Run, tensors: list[QuantizedTensor], folder: Path) -> dict[str, str]:

@@ -113,11 +113,11 @@ def test_llama_3_s_rope_scaling_becomes_a_tensor(export: Export, tmp_path: Path)
 
 def test_tensors_out_of_order_are_refused(small: Checkpoint, tmp_path: Path) -> None:
     run = Run(GGUF, GGUF.params(type="Q8_0"), small)
-    with pytest.raises(PluginBroken, match=r"the plan has model\.embed_tokens\.weight \(Q8_0\) next"):
+    with pytest.raises(PluginBroken, match=r"the plan has \('model\.embed_tokens\.weight', 'Q8_0', .* next"):
         run.write(reversed(list(run.quantize())), tmp_path / "reversed")
 
 
 def test_missing_tensors_are_refused(small: Checkpoint, tmp_path: Path) -> None:
     run = Run(GGUF, GGUF.params(type="Q8_0"), small)
-    with pytest.raises(PluginBroken, match="there are no more tensors"):
+    with pytest.raises(PluginBroken, match="next, got None"):
         run.write(iter(list(run.quantize())[:-1]), tmp_path / "short")
