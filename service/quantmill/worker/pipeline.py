@@ -8,7 +8,10 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 from quantmill.checkpoints import Checkpoint, open_checkpoint
@@ -19,7 +22,6 @@ from quantmill.domain.artifacts import Metric
 from quantmill.domain.jobs import Phase
 from quantmill.evaluation import Artifact, Measured, SourceCache, Text, measure, require
 from quantmill.files.atomic import exhaustion_reported
-from quantmill.files.blobs import BlobStore
 from quantmill.plugins import Plugins
 from quantmill.verification import Verification, verify
 from quantmill.worker.environment import capture_environment, peak_memory_bytes
@@ -34,9 +36,11 @@ from quantmill.worker.messages import (
     UnitFinished,
 )
 from quantmill.worker.session import RunnerSession, check_canceled
-from quantmill.worker.units import read_unit, write_unit
+from quantmill.worker.units import PlacedUnits, UnitFiles, UnitStore
 
 Send = Callable[[Message], None]
+
+IN_FLIGHT_BYTES = 64 << 20  # of units that are being written while the next one is made
 
 
 def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) -> None:
@@ -54,13 +58,15 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
         plan = method.plan.load()(checkpoint.index, params)
         require_same_plan(task, plan)
 
-        units = quantize(task, method, params, checkpoint, plan, send, canceled)
+        with closing(unit_store(task, method, params, checkpoint, plan)) as store:
+            quantize(task, method, params, checkpoint, plan, store, send, canceled)
+
+            check_canceled(canceled)
+            send(Progressed(phase=Phase.EXPORT))
+            export(task, method, store)
 
         check_canceled(canceled)
-        send(Progressed(phase=Phase.EXPORT))
-        export(task, method, params, checkpoint, plan, units)
-
-        check_canceled(canceled)
+        send(Progressed(phase=Phase.VERIFY))
         verification = verify(
             checkpoint, plan, method, params, task.export_folder, progress=reporter(send, Phase.VERIFY)
         )
@@ -91,46 +97,79 @@ def require_same_plan(task: Start, plan: Plan) -> None:
         raise SourceRejected("the source's headers have changed since the job was submitted; submit a new job")
 
 
+def unit_store(task: Start, method: Method, params: Any, checkpoint: Checkpoint, plan: Plan) -> UnitStore:
+    """Where the units of this job are kept: in the artifact's own files where the method can say so beforehand."""
+    index = checkpoint.index
+    if method.place is not None:
+        return PlacedUnits(task.unit_store, plan, method.place.load()(plan, index, params))
+    write = method.write.load()
+    return UnitFiles(task.unit_store, plan, lambda tensors, folder: write(tensors, plan, index, params, folder))
+
+
 def quantize(
     task: Start,
     method: Method,
     params: Any,
     checkpoint: Checkpoint,
     plan: Plan,
+    store: UnitStore,
     send: Send,
     canceled: threading.Event,
-) -> dict[str, FinishedUnit]:
-    """Do the units that are missing, checkpoint each, and give all units of the plan by key."""
-    store = BlobStore(task.unit_store, durable=False)  # a later attempt verifies what it takes over
-    units = {unit.key: unit for unit in task.finished}
-    session = RunnerSession(checkpoint, plan, threads=task.threads, seed=task.seed, finished=units, canceled=canceled)
-    send(Progressed(phase=Phase.QUANTIZE, done=len(units), total=len(plan.units)))
-    for key, tensors in by_unit(method.quantize.load()(session, params), plan, skip=units):
-        units[key] = unit = store_unit(store, task, key, tensors)
+) -> None:
+    """Do the units that are missing; each is kept, by threads of its own, while the next ones are made."""
+    done = {unit.key for unit in task.finished if store.holds(unit)}
+    session = RunnerSession(checkpoint, plan, threads=task.threads, seed=task.seed, finished=done, canceled=canceled)
+    send(Progressed(phase=Phase.QUANTIZE, done=len(done), total=len(plan.units)))
+    made = by_unit(method.quantize.load()(session, params), plan, skip=frozenset(done))
+    for unit in kept(made, store, threads=task.threads):
+        done.add(unit.key)
         send(UnitFinished(unit=unit))
-        send(Progressed(phase=Phase.QUANTIZE, done=len(units), total=len(plan.units), message=key))
-    missing = [unit.key for unit in plan.units if unit.key not in units]
+        send(Progressed(phase=Phase.QUANTIZE, done=len(done), total=len(plan.units), message=unit.key))
+    missing = [unit.key for unit in plan.units if unit.key not in done]
     if missing:
         raise PluginBroken(f"method {method.name!r} left out units of its own plan: {missing[:5]}", missing=missing)
-    return units
+
+
+def kept(
+    units: Iterable[tuple[str, Sequence[QuantizedTensor]]], store: UnitStore, threads: int
+) -> Iterator[FinishedUnit]:
+    """Put the units into the store, `threads` at a time; gives each in its order once it is there.
+
+    The next unit is made only when the ones on their way take IN_FLIGHT_BYTES at most.
+    """
+    on_their_way: deque[tuple[int, Future[FinishedUnit]]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="units") as pool:
+        for key, tensors in units:
+            nbytes = sum(tensor.nbytes for tensor in tensors)
+            on_their_way.append((nbytes, pool.submit(store.put, key, tensors)))
+            del tensors
+            while sum(nbytes for nbytes, _ in on_their_way) > IN_FLIGHT_BYTES or (
+                on_their_way and on_their_way[0][1].done()
+            ):
+                yield on_their_way.popleft()[1].result()
+        while on_their_way:
+            yield on_their_way.popleft()[1].result()
 
 
 def by_unit(
     tensors: Iterable[QuantizedTensor], plan: Plan, skip: Iterable[str]
-) -> Iterator[tuple[str, list[QuantizedTensor]]]:
+) -> Iterator[tuple[str, tuple[QuantizedTensor, ...]]]:
     """Group a method's output into the plan's units, refusing whatever the plan does not foresee."""
     done = frozenset(skip)
     expected = (unit for unit in plan.units if unit.key not in done)
     stream = iter(tensors)
     for unit in expected:
-        finished = list(itertools.islice(stream, len(stored_tensors(plan, unit.tensors))))
-        for tensor, name in itertools.zip_longest(finished, stored_tensors(plan, unit.tensors)):
-            require_as_planned(tensor, name, plan)
-        yield unit.key, finished
-        finished.clear()
+        yield unit.key, _next_tensors(stream, stored_tensors(plan, unit.tensors), plan)
     surplus = next(stream, None)
     if surplus is not None:
         raise PluginBroken(f"the method gave {surplus.name!r}, which its plan does not have", tensor=surplus.name)
+
+
+def _next_tensors(stream: Iterator[QuantizedTensor], names: list[str], plan: Plan) -> tuple[QuantizedTensor, ...]:
+    tensors = tuple(itertools.islice(stream, len(names)))
+    for tensor, name in itertools.zip_longest(tensors, names):
+        require_as_planned(tensor, name, plan)
+    return tensors
 
 
 def stored_tensors(plan: Plan, names: Iterable[str]) -> list[str]:
@@ -148,22 +187,10 @@ def require_as_planned(tensor: QuantizedTensor | None, name: str | None, plan: P
         raise PluginBroken(f"tensor {name!r} came as (scheme, shape, bytes) {got}; its plan says {want}", tensor=name)
 
 
-def store_unit(store: BlobStore, task: Start, key: str, tensors: list[QuantizedTensor]) -> FinishedUnit:
-    path = task.export_folder.parent / "unit.safetensors"
-    write_unit(tensors, path)
-    blob = store.put_file(path, move=True)
-    return FinishedUnit(key=key, digest=blob.digest, size=blob.size)
-
-
-def export(
-    task: Start, method: Method, params: Any, checkpoint: Checkpoint, plan: Plan, units: dict[str, FinishedUnit]
-) -> None:
-    """Write the consumer's files from the finished units, one tensor in memory at a time."""
-    store = BlobStore(task.unit_store)
-    stream = (tensor for unit in plan.units for tensor in read_unit(store.path(units[unit.key].digest)))
-    task.export_folder.mkdir()
+def export(task: Start, method: Method, store: UnitStore) -> None:
+    """Make the consumer's files of the finished units."""
     with exhaustion_reported(task.export_folder):
-        written = method.write.load()(stream, plan, checkpoint.index, params, task.export_folder)
+        written = store.export(task.export_folder)
     outside = [str(path) for path in written if not path.resolve().is_relative_to(task.export_folder.resolve())]
     if outside or not written:
         raise PluginBroken(f"method {method.name!r} wrote outside its folder, or nothing: {outside}")

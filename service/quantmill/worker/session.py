@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Collection, Iterator
 
 import numpy as np
 
+import quantmill_kernels
 from quantmill.checkpoints import Checkpoint
 from quantmill.contract.calibration import CalibratedBlock, Calibration, Statistics, required
 from quantmill.contract.errors import Canceled, NonFiniteTensor
 from quantmill.contract.tensors import ModelIndex, Plan, SourceTensor, Unit
 
+WEIGHTS = ("F32", "F16", "BF16")  # dtypes that the kernels look through
 CHUNK_VALUES = 1 << 22  # values looked at in one step, so that the check needs no second copy of a tensor
 
 
@@ -81,7 +84,7 @@ def check_canceled(canceled: threading.Event) -> None:
 
 def require_finite(tensor: SourceTensor) -> None:
     """Raise NonFiniteTensor with the first bad position of a float tensor."""
-    if np.issubdtype(tensor.values.dtype, np.integer) or tensor.values.dtype == np.bool_:
+    if np.issubdtype(tensor.values.dtype, np.integer) or tensor.values.dtype == np.bool_ or _is_finite(tensor):
         return
     flat = tensor.values.reshape(-1)
     for start in range(0, flat.size, CHUNK_VALUES):
@@ -94,3 +97,11 @@ def require_finite(tensor: SourceTensor) -> None:
                 tensor=tensor.info.name,
                 position=position,
             )
+
+
+def _is_finite(tensor: SourceTensor) -> bool:
+    """Whether the largest magnitude is a number, which is found at the speed of memory; False where that cannot say."""
+    values = tensor.values
+    if tensor.info.dtype not in WEIGHTS or values.size == 0:
+        return False
+    return math.isfinite(quantmill_kernels.absmax(values.reshape(-1, values.shape[-1] if values.ndim else 1)))

@@ -29,7 +29,6 @@ from quantmill.contract.tensors import Plan
 from quantmill.domain.escalation import Step, refusal_of
 from quantmill.domain.gates import GateVerdict, judge
 from quantmill.domain.jobs import FINAL, Job, Outcome, Phase, Progress, State
-from quantmill.files.blobs import BlobStore
 from quantmill.services import Services
 from quantmill.store import gates, jobs, units
 from quantmill.worker.child import Child, Ended
@@ -136,7 +135,6 @@ class Supervisor:
 
     def _start_message(self, job: Job, folder: Path, export_folder: Path) -> Start:
         text = job.request.evaluation_text
-        unit_store = folder / "units"
         return Start(
             source=Path(job.request.source),
             method=job.request.method,
@@ -150,24 +148,16 @@ class Supervisor:
             evaluation_cache=self._services.settings.evaluation_cache_dir,
             evaluation_cache_bytes=self._services.settings.evaluation_cache_bytes,
             memory_bytes=self._services.settings.runner_memory_bytes,
-            unit_store=unit_store,
+            unit_store=folder / "units",
             export_folder=export_folder,
-            finished=self._verified_units(job.id, BlobStore(unit_store)),
+            finished=self._recorded_units(job.id),
         )
 
-    def _verified_units(self, job_id: UUID, store: BlobStore) -> tuple[FinishedUnit, ...]:
-        """The units of earlier attempts whose bytes are still what was recorded; others are done again."""
+    def _recorded_units(self, job_id: UUID) -> tuple[FinishedUnit, ...]:
+        """The units of earlier attempts; the runner looks whether their bytes are still what was recorded."""
         with self._services.database.read() as tx:
             recorded = units.finished_units(tx, job_id)
-        verified = []
-        for unit in recorded:
-            try:
-                store.verify(unit.digest)
-            except (QuantmillError, OSError) as error:
-                log.warning("unit_damaged", unit=unit.key, error=str(error))
-                continue
-            verified.append(FinishedUnit(key=unit.key, digest=unit.digest, size=unit.size))
-        return tuple(verified)
+        return tuple(FinishedUnit(key=unit.key, digest=unit.digest, size=unit.size) for unit in recorded)
 
     # While the runner works
 

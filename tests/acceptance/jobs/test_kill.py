@@ -122,15 +122,16 @@ def test_killed_between_any_two_units_a_job_resumes_where_it_was(install):
     installation = install("embedded", slots=1)
     installation.start()
     job = installation.submit_slow()
-    seen = []
-    for _ in range(3):
+    seen, killed = [0], 0
+    while killed < 3:
         running = installation.wait(
             job.id,
-            lambda now: now.progress is not None and now.phase == "quantize" and now.progress.done > (seen or [0])[-1],
+            lambda now: now.progress is not None and now.phase == "quantize" and now.progress.done > seen[-1],
         )
         seen.append(running.progress.done)
-        for runner in installation.runners():
+        for runner in installation.runners():  # none where what was seen came from the one before
             runner.kill()
+            killed += 1
 
     job = installation.wait(job.id)
 
