@@ -23,7 +23,7 @@ STATE = ".quant_state.bitsandbytes__"
 NESTED = ("nested_absmax", "nested_quant_map")
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 NESTED_BLOCK = 256
-CHUNK_VALUES = 1 << 18  # values decoded at once
+CHUNK_VALUES = 1 << 17  # decoded at once, so that they are scaled while they are in the cache
 
 
 def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTensor]:
@@ -120,13 +120,16 @@ def _absmax(artifact: ModelFolder, name: str, state: dict[str, Any]) -> tuple[Fl
 
 
 def _decoded(packed: NDArray[np.uint8], absmax: FloatArray, table: FloatArray, n: int, block: int) -> FloatArray:
-    """`n` values; the first of each pair of codes is in the high nibble."""
-    values = np.empty(n, np.float32)
+    """`n` values; the first of each pair of codes is in the high nibble. A byte is looked up as its two values."""
+    pairs = np.stack([np.repeat(table, 16), np.tile(table, 16)], axis=1).astype(np.float32)  # (256, 2)
+    values = np.empty(2 * -(-n // 2), np.float32)
     step = max(1, CHUNK_VALUES // block) * block
     for start in range(0, n, step):
-        stop = min(n, start + step)
-        nibbles = packed[start // 2 : -(-stop // 2)]
-        codes = np.stack([nibbles >> 4, nibbles & 15], axis=1).reshape(-1)[: stop - start]
-        scales = np.repeat(absmax[start // block : -(-stop // block)], block)[: stop - start]
-        np.multiply(table[codes], scales, out=values[start:stop])
-    return values
+        chunk = values[start : start + step]
+        raw = packed[start // 2 : (start + chunk.size) // 2]
+        pairs.view(np.uint64)[:, 0].take(raw, mode="clip", out=chunk.view(np.uint64))  # no byte is out of the table
+        scales = absmax[start // block : -(-(start + chunk.size) // block)]
+        whole = chunk.size // block
+        chunk[: whole * block].reshape(-1, block)[:] *= scales[:whole, None]
+        chunk[whole * block :] *= scales[-1] if scales.size else np.float32(1)
+    return values[:n]

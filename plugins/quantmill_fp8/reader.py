@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,11 +19,21 @@ from quantmill.contract.model_folder import ModelFolder, read_kept
 from quantmill.contract.reading import ReadTensor
 from quantmill.contract.tensors import FloatArray
 
+
+def _pairs(first: FloatArray, second: FloatArray) -> NDArray[np.uint64]:
+    """The two values that a code of two parts stands for, as one element: second part above, `first` below."""
+    both = np.stack([np.tile(first, len(second)), np.repeat(second, len(first))], axis=1)
+    return both.view(np.uint64).reshape(-1)
+
+
+E4M3 = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+E4M3_PAIRS = _pairs(E4M3, E4M3)  # of two neighbours
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+E2M1_PAIRS = _pairs(E2M1, E2M1)  # the first of two codes is in the low nibble
 SCALES = (".weight_scale", ".weight_scale_inv", ".weight_global_scale")
 PACKED = ".weight_packed"
 BLOCK = 128
-CHUNK_VALUES = 1 << 20  # decoded at once
+CHUNK_VALUES = 1 << 17  # decoded at once, so that they are scaled while they are in the cache
 
 
 def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTensor]:
@@ -59,14 +70,28 @@ def _e8m0(exponents: NDArray[np.uint8]) -> FloatArray:
 
 
 def _scaled(codes: NDArray[Any], scales: FloatArray, group: int) -> FloatArray:
-    """E4M3 codes times the scale of their group of `group` columns; chunks of rows, so that copies stay small."""
+    """E4M3 codes times the scale of their group of `group` columns, in chunks of rows that stay in the cache."""
+    rows, cols = codes.shape
     values = np.empty(codes.shape, np.float32)
-    step = max(1, CHUNK_VALUES // codes.shape[1])
-    for start in range(0, len(codes), step):
-        rows = slice(start, start + step)
-        each = np.repeat(scales[rows], group, axis=1)[:, : codes.shape[1]]
-        np.multiply(codes[rows].astype(np.float32), each, out=values[rows])
+    raw, table, wide = codes.view(np.uint8), E4M3, values
+    if cols % 2 == 0:  # two codes are looked up at once
+        raw, table, wide = raw.view(np.uint16), E4M3_PAIRS, values.view(np.uint64)
+    step = max(1, CHUNK_VALUES // max(1, cols))
+    for start in range(0, rows, step):
+        chunk = slice(start, start + step)
+        table.take(raw[chunk], mode="clip", out=wide[chunk])  # no code is out of the table
+        _scale(values[chunk], scales[chunk], group)
     return values
+
+
+def _scale(values: FloatArray, scales: FloatArray, group: int) -> None:
+    """Multiply groups of `group` columns by their scales, in place; the last group of a row may be shorter."""
+    rows, cols = values.shape
+    if cols % group == 0:
+        groups = values.reshape(rows, -1, group)
+        groups *= scales[:, :, None]
+    else:
+        values *= np.repeat(scales, group, axis=1)[:, :cols]
 
 
 def _fp8(codes: NDArray[Any], scale: NDArray[Any]) -> tuple[str, FloatArray]:
@@ -83,20 +108,16 @@ def _fp8(codes: NDArray[Any], scale: NDArray[Any]) -> tuple[str, FloatArray]:
     return "FP8-128x128", _scaled(codes, np.repeat(scales, BLOCK, axis=0)[:rows], BLOCK)
 
 
-def _unpacked(packed: NDArray[np.uint8]) -> FloatArray:
-    """The first of each pair of codes is in the low nibble."""
-    return E2M1[np.stack([packed & 15, packed >> 4], axis=2).reshape(len(packed), -1)]
-
-
 def _four_bit(packed: NDArray[np.uint8], scales: FloatArray, group: int) -> FloatArray:
     _require(packed.ndim == 2 and packed.dtype == np.uint8, f"packed {packed.dtype} {packed.shape}")
     rows, cols = packed.shape[0], 2 * packed.shape[1]
     _require(scales.shape == (rows, cols // group), f"{rows} x {cols} weights with scales {scales.shape}")
     values = np.empty((rows, cols), np.float32)
-    step = max(1, CHUNK_VALUES // cols)
+    step = max(1, CHUNK_VALUES // max(1, cols))
     for start in range(0, rows, step):
         chunk = slice(start, start + step)
-        np.multiply(_unpacked(packed[chunk]), np.repeat(scales[chunk], group, axis=1), out=values[chunk])
+        E2M1_PAIRS.take(packed[chunk], mode="clip", out=values.view(np.uint64)[chunk])  # no byte is out of the table
+        _scale(values[chunk], scales[chunk], group)
     return values
 
 
