@@ -65,9 +65,11 @@ def compare(values: FloatArray, source: NDArray[Any], bound: BlockBound) -> Tens
             continue
         error.max_abs_error = max(error.max_abs_error, largest)
         peaks = _peaks(wanted, block)
+        error.squared_source += float(_sums_of_squares(wanted, block, float(peaks.max())).sum())
+        if largest == 0.0:  # as in all chunks of what is stored as it is
+            continue
         squared_errors = _sums_of_squares(difference, block, largest)
         error.squared_error += float(squared_errors.sum())
-        error.squared_source += float(_sums_of_squares(wanted, block, float(peaks.max())).sum())
         found = _worst(squared_errors, peaks, bound, floor, (block, group), start)
         if found.share > error.worst.share:
             error.worst = found
