@@ -8,22 +8,43 @@ from typing import Any
 
 from quantmill.contract.model_folder import ModelFolder, carried_observations, config_observations
 from quantmill.contract.reading import Inspection, Observation
-from quantmill.contract.tensors import ModelIndex, Plan
+from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
 from quantmill_fp8.params import Fp8Params
 
 CHECK = "quantization_config"
 FLOATS = "float-quantized"
 
-# scheme -> format, bits, strategy, group size, activations' strategy
-EXPECTED: Mapping[str, tuple[str, int, str, int | None, str | None]] = {
-    "FP8_DYNAMIC": (FLOATS, 8, "channel", None, "token"),
-    "FP8_BLOCK": (FLOATS, 8, "block", None, "group"),
-    "FP8A16": ("naive-quantized", 8, "channel", None, None),
-    "MXFP8": ("mxfp8-quantized", 8, "group", 32, "group"),
-    "MXFP8A16": ("mxfp8-quantized", 8, "group", 32, None),
-    "NVFP4A16": ("nvfp4-pack-quantized", 4, "tensor_group", 16, None),
-    "MXFP4A16": ("mxfp4-pack-quantized", 4, "group", 32, None),
+# scheme -> format, bits, strategy, group size; of the activations strategy and group size
+EXPECTED: Mapping[str, tuple[str, int, str, int | None, str | None, int | None]] = {
+    "FP8_DYNAMIC": (FLOATS, 8, "channel", None, "token", None),
+    "FP8_BLOCK": (FLOATS, 8, "block", None, "group", 128),
+    "FP8A16": ("naive-quantized", 8, "channel", None, None, None),
+    "MXFP8": ("mxfp8-quantized", 8, "group", 32, "group", 32),
+    "MXFP8A16": ("mxfp8-quantized", 8, "group", 32, None, None),
+    "NVFP4A16": ("nvfp4-pack-quantized", 4, "tensor_group", 16, None, None),
+    "MXFP4A16": ("mxfp4-pack-quantized", 4, "group", 32, None, None),
 }
+
+SOURCE = "the source's"
+
+# scheme -> arrays of a weight: their names, dtypes, and how many rows and columns share one of their values
+ARRAYS: Mapping[str, Mapping[str, tuple[str, int, int]]] = {
+    "FP8_DYNAMIC": {"weight": ("F8_E4M3", 1, 1), "weight_scale": (SOURCE, 1, 0)},
+    "FP8A16": {"weight": ("F8_E4M3", 1, 1), "weight_scale": (SOURCE, 1, 0)},
+    "FP8_BLOCK": {"weight": ("F8_E4M3", 1, 1), "weight_scale": (SOURCE, 128, 128)},
+    "FP8_NATIVE": {"weight": ("F8_E4M3", 1, 1), "weight_scale_inv": ("F32", 128, 128)},
+    "MXFP8": {"weight": ("F8_E4M3", 1, 1), "weight_scale": ("U8", 1, 32)},
+    "MXFP8A16": {"weight": ("F8_E4M3", 1, 1), "weight_scale": ("U8", 1, 32)},
+    "NVFP4A16": {
+        "weight_packed": ("U8", 1, 2),
+        "weight_scale": ("F8_E4M3", 1, 16),
+        "weight_global_scale": ("F32", 0, 0),
+    },
+    "MXFP4A16": {"weight_packed": ("U8", 1, 2), "weight_scale": ("U8", 1, 32)},
+}
+
+# Modules that vLLM computes in one product, with one scale of the tensor
+FUSED = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj", "w3": "w1"}
 
 
 def inspect(folder: Path, plan: Plan, index: ModelIndex, params: Fp8Params) -> Inspection:
@@ -34,6 +55,8 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: Fp8Params) -> I
         observations = [
             *(_native(found) if native else _compressed_tensors(found, params)),
             *_ignored(found.get("modules_to_not_convert" if native else "ignore"), plan, index),
+            *_stored(artifact, plan, params),
+            *_shared_scales(artifact),
             *config_observations(artifact, index),
             *carried_observations(folder, index),
         ]
@@ -47,7 +70,7 @@ def _native(found: Mapping[str, Any]) -> Iterator[Observation]:
 
 
 def _compressed_tensors(found: Mapping[str, Any], params: Fp8Params) -> Iterator[Observation]:
-    layout, bits, strategy, group_size, activations = EXPECTED[params.scheme]
+    layout, bits, strategy, group_size, activations, activation_group = EXPECTED[params.scheme]
     group = found.get("config_groups", {}).get("group_0", {})
     weights, inputs = group.get("weights", {}), group.get("input_activations") or {}
     yield Observation(CHECK, "quant_method", found.get("quant_method"), "compressed-tensors")
@@ -60,11 +83,18 @@ def _compressed_tensors(found: Mapping[str, Any], params: Fp8Params) -> Iterator
         "strategy": strategy,
         "group_size": group_size,
         "symmetric": True,
+        "dynamic": False,
+        "actorder": None,
     }
     for key, value in wanted.items():
         yield Observation(CHECK, f"weights.{key}", weights.get(key), value)
-    yield Observation(CHECK, "input_activations.strategy", inputs.get("strategy"), activations)
-    yield Observation(CHECK, "input_activations.dynamic", inputs.get("dynamic"), True if activations else None)
+    blocks = [128, 128] if strategy == "block" else None
+    yield Observation(CHECK, "weights.block_structure", str(weights.get("block_structure")), str(blocks))
+    wanted |= {"num_bits": 8, "strategy": activations, "group_size": activation_group, "dynamic": True}
+    for key, value in wanted.items():
+        yield Observation(CHECK, f"input_activations.{key}", inputs.get(key), value if activations else None)
+    for key in ("kv_cache_scheme", "sparsity_config", "transform_config"):  # would make the consumer expect more
+        yield Observation(CHECK, key, str(found.get(key) or None), "None")
 
 
 def _ignored(listed: Any, plan: Plan, index: ModelIndex) -> Iterator[Observation]:
@@ -75,3 +105,35 @@ def _ignored(listed: Any, plan: Plan, index: ModelIndex) -> Iterator[Observation
             yield Observation("ignored_modules", module, module in (listed or ()), row.action == "keep")
     for name in index.tied:
         yield Observation("ignored_modules", name, name.removesuffix(".weight") in (listed or ()), True)
+
+
+def _stored(artifact: ModelFolder, plan: Plan, params: Fp8Params) -> Iterator[Observation]:
+    """The arrays of each quantized weight, by dtype and shape."""
+    for row in plan.tensors:
+        if row.action == "quantize":
+            for part, wanted in ARRAYS[params.scheme].items():
+                name = f"{row.name.removesuffix('.weight')}.{part}"
+                info = artifact.tensors.get(name)
+                found = None if info is None else f"{info.dtype} {list(info.shape)}"
+                yield Observation("stored_arrays", name, found, _array(row, *wanted))
+
+
+def _array(row: TensorPlan, dtype: str, rows: int, cols: int) -> str:
+    """One value for so many rows and columns; 0 columns: for all of a row, 0 rows: for the whole tensor."""
+    height, width = row.shape
+    shape = [-(-height // rows), -(-width // cols) if cols else 1] if rows else [1]
+    return f"{row.source_dtype if dtype == SOURCE else dtype} {shape}"
+
+
+def _shared_scales(artifact: ModelFolder) -> Iterator[Observation]:
+    ending = ".weight_global_scale"
+    for name in sorted(artifact.tensors):
+        parent, _, leaf = name.removesuffix(ending).rpartition(".")
+        first = f"{parent}.{FUSED.get(leaf)}{ending}"
+        if name.endswith(ending) and first in artifact.tensors:
+            yield Observation("shared_scales", name, _scale(artifact, name), _scale(artifact, first))
+
+
+def _scale(artifact: ModelFolder, name: str) -> str:
+    """As text: a scale that is NaN is the same as itself, and its tensor is not finite."""
+    return str(artifact.values(name).tolist())
