@@ -87,7 +87,8 @@ class Method:
               A method whose files hold tensors only may leave it out.
 
     `ladder` holds sets of parameters, smallest artifact first: a job that may escalate replaces its own parameters of
-    the same names by one of them when it misses its gates. A method without one cannot escalate.
+    the same names by one of them when it misses its gates; a rung that its other parameters do not go with is left
+    out. A method without one cannot escalate.
 
     `error_bounds` gives, for each scheme that `plan` may choose, the largest relative RMSE
     (rms(read - source) / rms(source)) that verification accepts for a tensor; `block_bounds` the largest error of a
