@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "quantmill_bnb": room(f"{CONTRACT} quantmill_kernels", libraries="numpy pydantic"),
     "quantmill_fp8": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic"),
     "quantmill_gguf": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic gguf"),
+    "quantmill_hqq": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic"),
     "quantmill.contract": room(libraries="numpy ml_dtypes pydantic pluggy"),
     "quantmill.contract.testing": room("quantmill.checkpoints", libraries="numpy pydantic pytest hypothesis"),
     "quantmill.domain": room(CONTRACT),
@@ -121,7 +122,7 @@ HEAVY_MODULES = (
 # a file that is not bound by its room's row has one of its own
 OWN_ROW = {"quantmill.contract.testing", "quantmill.evaluation.timed", *HEAVY_MODULES}
 
-OUR_PACKAGES = {"quantmill", "quantmill_bnb", "quantmill_fp8", "quantmill_gguf", "quantmill_kernels"}
+OUR_PACKAGES = {"quantmill", "quantmill_bnb", "quantmill_fp8", "quantmill_gguf", "quantmill_hqq", "quantmill_kernels"}
 COMES_WITH = {
     "starlette": "fastapi is made of it",
     "referencing": "jsonschema takes its registries",
