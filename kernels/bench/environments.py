@@ -16,17 +16,22 @@ class NotInstalled(Exception):
 def environment(kind: str, name: str, requirements: Path) -> Path:
     """Python of the environment for the content of `requirements`, made at the first call.
 
-    It stands in $QUANTMILL_CACHE/<kind>, or in .cache/<kind> of the repository. Raises NotInstalled.
+    A `removed.txt` beside it names what is taken out again: packages that others ask for and that cannot be imported
+    beside the CPU build of torch. The environment stands in $QUANTMILL_CACHE/<kind>, or in .cache/<kind> of the
+    repository. Raises NotInstalled.
     """
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
+    removed = requirements.with_name("removed.txt")
+    contents = requirements.read_bytes() + (removed.read_bytes() if removed.exists() else b"")
+    digest = hashlib.sha256(contents).hexdigest()[:12]
     folder = CACHE / kind / f"{name}-{digest}"
     python, done = folder / "bin" / "python", folder / "installed"
     if not done.exists():
         print(f"{name}: making its environment; the first time takes minutes", file=sys.stderr)
-        for command in (
-            [sys.executable, "-m", "venv", "--clear", folder],
-            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements],
-        ):
+        pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        commands = [[sys.executable, "-m", "venv", "--clear", folder], [*pip, "install", "-r", requirements]]
+        if removed.exists():
+            commands.append([*pip, "uninstall", "--yes", "-r", removed])
+        for command in commands:
             made = subprocess.run(command, capture_output=True, text=True, check=False)
             if made.returncode != 0:
                 raise NotInstalled(made.stderr.strip().splitlines()[-1])

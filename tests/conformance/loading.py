@@ -1,0 +1,199 @@
+"""Model folders of ours in the programs that load them: the same tokens through both, and how far the logits are apart.
+
+A consumer's check.py names its settings in a table and prints `report`. Our side is transformers' model, in float32, on
+the weights that the method's own reader gives; the consumer's side is a script that runs in its environment (an errand
+of `load` tells it what to load, and as what).
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from quantmill.calibration import source_weights
+from quantmill.calibration.decoder import Decoder, limit_threads
+from quantmill.calibration.tokens import tokenize
+from quantmill.checkpoints import Checkpoint, open_checkpoint
+from quantmill.contract.method import Method
+from quantmill.contract.testing import Run
+from quantmill.evaluation.greedy import write
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+WINDOWS, WINDOW = 4, 64  # of the evaluation text, whose logits are compared
+PROMPTS, PROMPT, WRITTEN = 4, 16, 16
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Parameters of a method, and what a consumer may make of them.
+
+    most      the largest mean difference of the logits, over the mean that quantization itself changes them by
+    refused   words of the error that the consumer gives, where it cannot load the setting
+    note      why it is further off, or what it refuses
+    """
+
+    method: Method
+    params: Mapping[str, Any] = field(default_factory=dict)
+    most: float = 0.01
+    refused: str = ""
+    note: str = ""
+
+    @property
+    def label(self) -> str:
+        return " ".join([self.method.name, *(f"{key}={_short(value)}" for key, value in self.params.items())])
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """logits float32 (windows, window, vocabulary), written int64 (prompts, written)."""
+
+    logits: NDArray[np.float32]
+    written: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One setting as both sides see it; `error` is the consumer's, where it did not load."""
+
+    setting: Setting
+    bits_per_weight: float
+    changed: float = 0.0  # mean difference of our logits from the source's
+    largest: float = 0.0
+    mean: float = 0.0
+    same_tokens: int = 0
+    error: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        if self.setting.refused or self.error:
+            return bool(self.setting.refused) and self.setting.refused in self.error
+        return self.mean <= self.setting.most * self.changed
+
+
+def compare(python: Path, scratch: Path, consumer: Path, settings: Sequence[Setting]) -> Iterator[Loaded]:
+    """Each setting on the small model of tests/data, written by us and loaded by the script `consumer`."""
+    scratch.mkdir(exist_ok=True)
+    with open_checkpoint(DATA / "millstone-4m") as checkpoint:
+        ids = tokenize(checkpoint.index, (DATA / "text" / "evaluation.txt").read_text()[:20_000]).ids
+        texts = np.asarray(ids[: WINDOWS * WINDOW], np.int64).reshape(WINDOWS, WINDOW)
+        prompts = texts[:PROMPTS, :PROMPT]
+        folders = [scratch / f"artifact-{number}" for number in range(len(settings))]
+        runs = [Run(each.method, each.method.params(**each.params), checkpoint) for each in settings]
+        for run, folder in zip(runs, folders, strict=True):
+            run.write(run.quantize(THREADS), folder)
+        theirs = consume(python, scratch, consumer, folders, texts, prompts)
+        source = outputs(checkpoint, source_weights(checkpoint), texts, prompts)
+        for setting, run, folder in zip(settings, runs, folders, strict=True):
+            ours = outputs(checkpoint, functools.partial(run.method.weights, folder), texts, prompts)
+            yield _compared(setting, run, source, ours, theirs[folder.name])
+
+
+def _compared(setting: Setting, run: Run, source: Outputs, ours: Outputs, theirs: Outputs | str) -> Loaded:
+    bits = run.plan.quantized_bits_per_weight
+    if isinstance(theirs, str):
+        return Loaded(setting, bits, error=theirs)
+    difference = np.abs(_normalized(theirs.logits) - _normalized(ours.logits))
+    changed = np.abs(_normalized(ours.logits) - _normalized(source.logits))
+    same = int((theirs.written == ours.written).sum())
+    return Loaded(setting, bits, float(changed.mean()), float(difference.max()), float(difference.mean()), same)
+
+
+def _normalized(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logarithms of the probabilities: logits whose constant means nothing are comparable."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def outputs(checkpoint: Checkpoint, weights: Any, texts: NDArray[np.int64], prompts: NDArray[np.int64]) -> Outputs:
+    """By transformers' model in float32 on these weights."""
+    decoder = Decoder.of(checkpoint.index, "cpu", torch.float32)
+    with limit_threads(THREADS):
+        with decoder.whole(weights) as model, torch.inference_mode():
+            logits = model(torch.from_numpy(texts), use_cache=False).logits.numpy()
+        return Outputs(logits, write(decoder, weights, prompts, WRITTEN, lambda _: None))
+
+
+def consume(
+    python: Path,
+    scratch: Path,
+    consumer: Path,
+    folders: Iterable[Path],
+    texts: NDArray[np.int64],
+    prompts: NDArray[np.int64],
+) -> dict[str, Outputs | str]:
+    """What the consumer computes for each folder, by the folder's name; a text where it cannot load it."""
+    errand, answer = scratch / "errand.npz", scratch / "answer.npz"
+    np.savez(errand, texts=texts, prompts=prompts, length=WRITTEN, folders=np.array([*map(str, folders)]))
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(scratch / "cache"), "OMP_NUM_THREADS": str(THREADS)}
+    command = [python, consumer, errand, answer]
+    done = subprocess.run(command, env={**os.environ, **offline}, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stderr[-4000:]}")
+    with np.load(answer) as found:
+        errors: dict[str, str] = json.loads(str(found["errors"]))
+        loaded = [Path(folder).name for folder in folders if Path(folder).name not in errors]
+        return errors | {name: Outputs(found[f"{name}.logits"], found[f"{name}.written"]) for name in loaded}
+
+
+def versions(python: Path, packages: Sequence[str]) -> str:
+    """The packages of an environment with their versions."""
+    script = f"from importlib.metadata import version; print(', '.join(f'{{n}} {{version(n)}}' for n in {packages!r}))"
+    return subprocess.run([python, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def explained() -> str:
+    """What the tables of `report` hold."""
+    return (
+        f"Each artifact of `tests/data/millstone-4m` is loaded; {WINDOWS} windows of {WINDOW} tokens give logarithms "
+        f"of probabilities, {PROMPTS} prompts are continued greedily by {WRITTEN} tokens. Ours are transformers' model "
+        "in float32 on the weights that the method's reader gives. `changed` is the mean by which quantization moves "
+        "ours from the source's; the last column but one is the mean difference as a share of that."
+    )
+
+
+def report(rows: Sequence[Loaded]) -> str:
+    """A table, and below it what each refused setting was refused with."""
+    tokens = PROMPTS * WRITTEN
+    lines = [
+        "| setting | bits/weight | loads | changed | largest difference | mean difference | share | same tokens |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.setting.label} | {row.bits_per_weight:.3f} | {'no' if row.setting.refused else 'NO'} | | | | | |"
+        if row.error
+        else f"| {row.setting.label} | {row.bits_per_weight:.3f} | yes | {row.changed:.4f} | {row.largest:.2g} "
+        f"| {row.mean:.2g} | {row.mean / row.changed:.2%}{'' if row.agrees else ' TOO FAR'} "
+        f"| {row.same_tokens}/{tokens} |"
+        for row in rows
+    ]
+    notes = [f"- {row.setting.label}: {_note(row)}" for row in rows if row.error or row.setting.note]
+    return "\n".join([*lines, "", *notes, ""])
+
+
+def _note(row: Loaded) -> str:
+    return "; ".join(filter(None, [row.setting.note, f"`{row.error}`" if row.error else ""]))
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":")) if isinstance(value, Mapping) else str(value)
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """--python of the consumer's environment and --scratch, a folder."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", type=Path, required=True, help="of the consumer's environment")
+    parser.add_argument("--scratch", type=Path, required=True)
+    return parser.parse_args()
