@@ -1,4 +1,4 @@
-"""Quantizing for GGUF: rows through the native encoders, q and k rows into the order of llama.cpp's rope."""
+"""Quantizing for GGUF: rows through the native encoders, arranged as llama.cpp's graphs want them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import quantmill_kernels
 from quantmill.contract.errors import RangeExceeded
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray, QuantizedTensor, SourceTensor
-from quantmill_gguf.architectures import architecture_of, model_of
+from quantmill_gguf.families import ExpectedTensor, Order, describe
 from quantmill_gguf.importance import given, importance_of, require_unchanged
 from quantmill_gguf.params import GgufParams
+from quantmill_gguf.types import PLUS_ONE
 
 Packed = NDArray[np.uint8]
 
@@ -24,50 +25,56 @@ def quantize(session: Session, params: GgufParams) -> Iterator[QuantizedTensor]:
 
     Raises RangeExceeded, naming tensor and place, for a value whose magnitude the format cannot hold.
     """
-    index = session.index
-    tensors = architecture_of(index).tensors(model_of(index), index.config)
-    heads = {tensor.name: tensor.heads for tensor in tensors}
+    expected = {tensor.name: tensor for tensor in describe(session.index).tensors()}
     matrix = given(params)
     if matrix is not None:
         require_unchanged(matrix, session.plan)
     for unit in session.units():
         for name in unit.tensors:  # no name holds a tensor across the yield: the plan counts one at a time
             row = session.plan.by_name[name]
-            importance = None if matrix is None else importance_of(matrix, row)
-            yield _quantized(session.tensor(name), row.scheme, heads[name], importance, session.threads)
+            importance = None if matrix is None else importance_of(matrix, row, expected[name])
+            yield _quantized(session.tensor(name), expected[name], row.scheme, importance, session.threads)
 
 
 def _quantized(
-    source: SourceTensor, scheme: str, heads: int, importance: FloatArray | None, threads: int
+    source: SourceTensor, expected: ExpectedTensor, scheme: str, importance: FloatArray | None, threads: int
 ) -> QuantizedTensor:
     name, shape = source.info.name, source.info.shape
     try:
-        packed = _encode(scheme, source.values.reshape(-1, shape[-1]), importance, threads)
+        packed = _encoded(source.values, expected, scheme, importance, threads)
     except ValueError as error:  # finite, as the session promises, but beyond what the format holds
         raise RangeExceeded(f"{name}: {error}; choose another type", tensor=name) from error
-    if heads:
-        interleave_halves(packed.reshape(shape[0], -1), heads)
+    if expected.order is Order.NEIGHBOURS:
+        interleave_halves(packed.reshape(expected.stored[0], -1), expected.heads)
+    if expected.order is Order.QKV:
+        rows = packed.reshape(expected.stored[0], -1)
+        packed = gather_kinds(rows, expected.heads).reshape(packed.shape)
     return QuantizedTensor(name, scheme, shape, {"packed": packed})
 
 
-def _encode(scheme: str, rows: NDArray[Any], importance: FloatArray | None, threads: int) -> Packed:
-    """Rows packed; of a stack of matrices each has its own row of `importance`, (matrices, cols)."""
-    if importance is None or len(importance) == 1:
-        weights = None if importance is None else importance[0]
-        return quantmill_kernels.encode(scheme, rows, imatrix=weights, threads=threads)
-    matrices = rows.reshape(len(importance), -1, rows.shape[1])
-    encoded = [
-        quantmill_kernels.encode(scheme, matrix, imatrix=weights, threads=threads)
-        for matrix, weights in zip(matrices, importance, strict=True)
-    ]
-    return np.concatenate(encoded)
+def _encoded(
+    values: NDArray[Any], expected: ExpectedTensor, scheme: str, importance: FloatArray | None, threads: int
+) -> Packed:
+    """Rows of one matrix packed; `importance` is float32 (cols,)."""
+    if scheme == PLUS_ONE.name:
+        scheme, values = "F32", values.astype(np.float32) + np.float32(1)
+    if expected.transposed:
+        values = np.ascontiguousarray(values.T)
+    rows = values.reshape(-1, expected.stored[-1])
+    return quantmill_kernels.encode(scheme, rows, imatrix=importance, threads=threads)
 
 
 def interleave_halves(rows: Packed, heads: int) -> None:
     """Reorder the rows of each head in place: row 2p + s comes from row s * size / 2 + p.
 
-    Checkpoints rotate a head's row p with row p + size / 2, llama.cpp's graph for this architecture with its
+    Checkpoints rotate a head's row p with row p + size / 2, llama.cpp's graph for these architectures with its
     neighbour. Whole rows move, so it makes no difference that they are packed already.
     """
     for head in rows.reshape(heads, -1, rows.shape[1]):  # (size, row_bytes)
         head[:] = np.stack(np.split(head.copy(), 2), axis=1).reshape(head.shape)
+
+
+def gather_kinds(rows: Packed, heads: int) -> Packed:
+    """From queries, keys and values of each head to the queries of all heads, their keys, their values."""
+    by_head = rows.reshape(heads, 3, -1, rows.shape[1])  # (heads, q k v, size, row_bytes)
+    return np.ascontiguousarray(by_head.swapaxes(0, 1)).reshape(rows.shape)

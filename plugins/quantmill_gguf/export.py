@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from io import BufferedWriter, BytesIO
+from itertools import groupby
 from pathlib import Path
 from typing import cast
 
@@ -11,12 +12,12 @@ import gguf
 import numpy as np
 
 from quantmill.contract.placement import Place, Placement, WeightFile, write_placed
-from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, QuantizedTensor
-from quantmill_gguf.architectures import ROPE_FREQS, Model, architecture_of, model_of, rope_divisors
+from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor
+from quantmill_gguf.families import PREFIX_KEY, Described, ExpectedTensor, describe
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.policies import MIXES
 from quantmill_gguf.tokenizer import Tokenizer, read_tokenizer
-from quantmill_gguf.types import TYPES
+from quantmill_gguf.types import SCHEMES
 
 QUANTIZATION_VERSION = 2  # GGML's, of the block layouts
 
@@ -33,38 +34,41 @@ def write(
 
 
 def place(plan: Plan, index: ModelIndex, params: GgufParams) -> Placement:
-    """Where `write` puts each byte: metadata, generated tensors, then the source's in the plan's order."""
+    """Where `write` puts each byte: metadata, generated tensors, then the source's in the plan's order.
+
+    Source tensors that are one tensor of the file stand side by side.
+    """
     file = f"model-{params.type}.gguf"
-    model = model_of(index)
-    generated = _generated(model)
-    writer = gguf.GGUFWriter(None, architecture_of(index).name)
-    _describe_model(writer, model, params)
+    described = describe(index)
+    generated = {name: np.array(values, np.float32) for name, values in described.generated().items()}
+    writer = gguf.GGUFWriter(None, described.architecture.name)
+    _describe_model(writer, described, params)
     _describe_imatrix(writer, plan)
-    _describe_tokenizer(writer, read_tokenizer(index, model.vocab))
+    _describe_tokenizer(writer, read_tokenizer(index, described.model.vocab))
     for name, values in generated.items():
         _announce(writer, name, "F32", values.shape, values.nbytes)
+    shapes = {tensor.output: _shape(tensor) for tensor in described.tensors()}
     stored = [row for row in plan.tensors if row.action != "drop"]
-    for row in stored:
-        _announce(writer, row.output, row.scheme, row.shape, row.nbytes)
+    outputs = [(output, list(rows)) for output, rows in groupby(stored, key=lambda row: row.output)]
+    for output, rows in outputs:
+        _announce(writer, output, rows[0].scheme, shapes[output], sum(row.nbytes for row in rows))
     head = _padded(_header(writer)) + b"".join(_padded(values.tobytes()) for values in generated.values())
     places, end = {}, len(head)
-    for row in stored:
-        begin = end + _padding(end)
-        end = begin + row.nbytes
-        places[row.name] = (Place("packed", row.output, file, begin, row.nbytes),)
+    for _, rows in outputs:
+        end += _padding(end)
+        for row in rows:
+            places[row.name] = (Place("packed", row.output, file, end, row.nbytes),)
+            end += row.nbytes
     return Placement({file: WeightFile(head, end + _padding(end))}, places)
 
 
-def _generated(model: Model) -> dict[str, FloatArray]:
-    """Tensors that no checkpoint has: the divisors of Llama 3's rope scaling."""
-    if model.rope.type != "llama3":
-        return {}
-    return {ROPE_FREQS: np.array(rope_divisors(model.rope, model.head_dim), np.float32)}
+def _shape(tensor: ExpectedTensor) -> tuple[int, ...]:
+    return (tensor.parts, *tensor.stored) if tensor.parts else tensor.stored
 
 
 def _announce(writer: gguf.GGUFWriter, name: str, scheme: str, shape: tuple[int, ...], nbytes: int) -> None:
     # float32 here only says that `shape` counts values, not bytes; the type is `raw_dtype`
-    type_ = gguf.GGMLQuantizationType(TYPES[scheme].id)
+    type_ = gguf.GGMLQuantizationType(SCHEMES[scheme].id)
     writer.add_tensor_info(name, shape, np.dtype(np.float32), nbytes, raw_dtype=type_)
 
 
@@ -86,25 +90,24 @@ def _padding(position: int) -> int:
     return -position % gguf.GGUF_DEFAULT_ALIGNMENT
 
 
-def _describe_model(writer: gguf.GGUFWriter, model: Model, params: GgufParams) -> None:
+VALUE_TYPES = {
+    bool: gguf.GGUFValueType.BOOL,
+    int: gguf.GGUFValueType.UINT32,
+    float: gguf.GGUFValueType.FLOAT32,
+    str: gguf.GGUFValueType.STRING,
+}
+
+
+def _describe_model(writer: gguf.GGUFWriter, described: Described, params: GgufParams) -> None:
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_file_type(MIXES[params.type].file_type)
     writer.add_quantization_version(QUANTIZATION_VERSION)
-    writer.add_vocab_size(model.vocab)
-    writer.add_context_length(model.context)
-    writer.add_embedding_length(model.hidden)
-    writer.add_block_count(model.blocks)
-    writer.add_feed_forward_length(model.ffn)
-    writer.add_head_count(model.heads)
-    writer.add_head_count_kv(model.kv_heads)
-    writer.add_key_length(model.head_dim)
-    writer.add_value_length(model.head_dim)
-    writer.add_layer_norm_rms_eps(model.norm_epsilon)
-    writer.add_rope_dimension_count(model.head_dim)
-    writer.add_rope_freq_base(model.rope.base)
-    if model.rope.type == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(model.rope.factor)
+    for key, value in described.metadata.items():
+        writer.add_key_value(f"{described.architecture.name}.{key}", value, VALUE_TYPES[type(value)])
+    if described.model.token_types:
+        writer.add_token_type_count(described.model.token_types)
+    if described.prefix:
+        writer.add_string(PREFIX_KEY, described.prefix)
 
 
 def _describe_imatrix(writer: gguf.GGUFWriter, plan: Plan) -> None:

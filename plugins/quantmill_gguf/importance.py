@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -10,9 +10,11 @@ from pathlib import Path
 from quantmill.contract.errors import ParamsRejected, SourceRejected
 from quantmill.contract.strictjson import shown
 from quantmill.contract.tensors import FloatArray, Plan, TensorPlan
+from quantmill_gguf.families import ExpectedTensor
 from quantmill_gguf.imatrix import Entry, ImportanceMatrix, read_imatrix
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.policies import NEED_IMATRIX
+from quantmill_gguf.types import PLUS_ONE
 
 # How many times its type's block bound a block may be off when its columns are weighted. Measured on millstone-4m's
 # weights: up to 8.4 with log-normal importances of sigma 3 and 4, one column of 10^4, and one used column in 64.
@@ -22,7 +24,7 @@ BLOCK_SLACK = 12.0
 SELDOM_GATHERED = ("token_embd.weight", "output.weight")
 EMBEDDING = "token_embd.weight"
 
-IGNORE_IMPORTANCE = ("F32", "F16", "BF16", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4")
+IGNORE_IMPORTANCE = ("F32", PLUS_ONE.name, "F16", "BF16", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4")
 
 
 def given(params: GgufParams) -> ImportanceMatrix | None:
@@ -39,24 +41,28 @@ def given(params: GgufParams) -> ImportanceMatrix | None:
         raise rejected(error.detail) from error
 
 
-def weighted(matrix: ImportanceMatrix | None, row: TensorPlan) -> TensorPlan:
+def weighted(matrix: ImportanceMatrix | None, row: TensorPlan, tensor: ExpectedTensor) -> TensorPlan:
     """The row with the slack that its importance asks for."""
-    if matrix is None or entry_of(matrix, row) is None:
+    if matrix is None or entry_of(matrix, row, tensor) is None:
         return row
     return replace(row, block_slack=BLOCK_SLACK)
 
 
-def check(matrix: ImportanceMatrix, rows: Iterable[TensorPlan], params: GgufParams) -> Iterator[str]:
+def check(
+    matrix: ImportanceMatrix, planned: Sequence[tuple[TensorPlan, ExpectedTensor]], params: GgufParams
+) -> Iterator[str]:
     """Warnings of tensors that the matrix says nothing of, and of experts that no token reached.
 
     Raises ParamsRejected for a matrix of another model, and where a type needs an entry that is missing.
     """
     weighted, missing = 0, []
-    for row in filter(_takes_importance, rows):
-        entry = entry_of(matrix, row)
+    for row, tensor in planned:
+        if tensor.part or not _takes_importance(row, tensor):  # the first part speaks for all
+            continue
+        entry = entry_of(matrix, row, tensor)
         if entry is not None:
             weighted += 1
-            yield from _unreached(entry, row)
+            yield from _unreached(entry, tensor)
         elif row.scheme == NEED_IMATRIX.get(params.type) and row.output != EMBEDDING:
             raise rejected(f"has nothing for {row.output}, and {params.type} needs it there")
         elif row.output not in SELDOM_GATHERED:
@@ -68,27 +74,30 @@ def check(matrix: ImportanceMatrix, rows: Iterable[TensorPlan], params: GgufPara
         yield f"the importance matrix has nothing for {len(missing)} tensors, quantized without it: {names}"
 
 
-def importance_of(matrix: ImportanceMatrix, row: TensorPlan) -> FloatArray | None:
-    """Weights of the squared error, float32 (matrices, cols); None where the matrix has none for this tensor."""
-    entry = entry_of(matrix, row)
-    return None if entry is None else entry.means(*_stack(row))
-
-
-def entry_of(matrix: ImportanceMatrix, row: TensorPlan) -> Entry | None:
-    entry = matrix.entries.get(row.output) if _takes_importance(row) else None
-    if entry is None or (row.output == EMBEDDING and not entry.fits(*_stack(row))):
+def importance_of(matrix: ImportanceMatrix, row: TensorPlan, tensor: ExpectedTensor) -> FloatArray | None:
+    """Weights of the squared error, float32 (cols,); None where the matrix has none for this tensor."""
+    entry = entry_of(matrix, row, tensor)
+    if entry is None:
         return None
-    if not entry.fits(*_stack(row)):
-        matrices, cols = _stack(row)
+    means: FloatArray = entry.means(*_stack(tensor))[tensor.part]
+    return means
+
+
+def entry_of(matrix: ImportanceMatrix, row: TensorPlan, tensor: ExpectedTensor) -> Entry | None:
+    entry = matrix.entries.get(row.output) if _takes_importance(row, tensor) else None
+    if entry is None or (row.output == EMBEDDING and not entry.fits(*_stack(tensor))):
+        return None
+    if not entry.fits(*_stack(tensor)):
+        matrices, cols = _stack(tensor)
         raise rejected(
             f"is of another model: it has {entry.sums.size} values for {row.output}, not {matrices} x {cols}"
         )
     return entry
 
 
-def working_bytes(matrix: ImportanceMatrix | None, row: TensorPlan) -> int:
+def working_bytes(matrix: ImportanceMatrix | None, tensor: ExpectedTensor) -> int:
     """Of a tensor's sums, their means and what they are made with."""
-    return 0 if matrix is None else 4 * 4 * prod(_stack(row))
+    return 0 if matrix is None else 4 * 4 * prod(_stack(tensor))
 
 
 def require_unchanged(matrix: ImportanceMatrix, plan: Plan) -> None:
@@ -97,25 +106,25 @@ def require_unchanged(matrix: ImportanceMatrix, plan: Plan) -> None:
         raise SourceRejected("the importance matrix has changed since the job was planned; submit a new job")
 
 
-def _unreached(entry: Entry, row: TensorPlan) -> Iterator[str]:
+def _unreached(entry: Entry, tensor: ExpectedTensor) -> Iterator[str]:
     try:
-        entry.means(*_stack(row))
+        entry.means(*_stack(tensor))
     except SourceRejected as error:
-        raise rejected(f"{error.detail}, for {row.output}") from error
-    experts = entry.unreached(*_stack(row))
+        raise rejected(f"{error.detail}, for {tensor.output}") from error
+    experts = entry.unreached(*_stack(tensor))
     if experts:
         which = ", ".join(map(str, experts[:20])) + (", ..." if len(experts) > 20 else "")
-        what = f"experts {which}" if _stack(row)[0] > 1 else "it"
-        yield f"{row.output}: no token of the importance matrix's text reached {what}; quantized without weights"
+        what = f"experts {which}" if tensor.parts else "it"
+        yield f"{tensor.output}: no token of the importance matrix's text reached {what}; quantized without weights"
 
 
-def _takes_importance(row: TensorPlan) -> bool:
-    return len(row.shape) > 1 and row.scheme not in IGNORE_IMPORTANCE
+def _takes_importance(row: TensorPlan, tensor: ExpectedTensor) -> bool:
+    return len(tensor.stored) > 1 and row.scheme not in IGNORE_IMPORTANCE
 
 
-def _stack(row: TensorPlan) -> tuple[int, int]:
-    """How many matrices the tensor holds, and their columns."""
-    return prod(row.shape[:-2]), row.shape[-1]
+def _stack(tensor: ExpectedTensor) -> tuple[int, int]:
+    """How many matrices the file's tensor holds, and their columns."""
+    return tensor.parts or 1, tensor.stored[-1]
 
 
 def _first(matrix: ImportanceMatrix) -> str:

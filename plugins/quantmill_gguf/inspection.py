@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,16 @@ from typing import Any
 from quantmill.contract.gguf import Scalar
 from quantmill.contract.reading import Inspection, Observation
 from quantmill.contract.tensors import ModelIndex, Plan
+from quantmill_gguf.expectations import EXPECTED, embedding_of, expected_factors, expected_settings
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.reader import GgufFile, only_file
 
-EMBEDDING = "model.embed_tokens.weight"
-FACTORS = "rope_freqs.weight"
 PADDING = 32  # bytes; where general.alignment is not given
 
 # llama.h, enum llama_ftype
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q2_K_S": 21}
 FILE_TYPES |= {"Q3_K_S": 11, "Q3_K_M": 12, "Q3_K_L": 13, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17}
-FILE_TYPES |= {"Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32, "TQ1_0": 36, "TQ2_0": 37}
+FILE_TYPES |= {"Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32, "TQ1_0": 36, "TQ2_0": 37, "MXFP4_MOE": 38}
 
 
 def inspect(folder: Path, plan: Plan, index: ModelIndex, params: GgufParams) -> Inspection:
@@ -60,7 +58,9 @@ def _layout(file: GgufFile) -> Iterator[Observation]:
 
 
 def _metadata(file: GgufFile, plan: Plan, index: ModelIndex, params: GgufParams) -> Iterator[Observation]:
-    wanted = _general(params) | _imatrix(plan) | _model(index.config, index.tensors[EMBEDDING].shape[0])
+    embedding = embedding_of(index.config, index.tensors)
+    settings = expected_settings(index.config, embedding, index.tensors[embedding].shape[0])
+    wanted = _general(index, params) | _imatrix(plan) | settings
     for key, value in wanted.items():
         yield Observation("metadata", key, file.metadata.get(key), value)
     for key in sorted((file.metadata.keys() | file.array_keys) - wanted.keys()):
@@ -68,9 +68,9 @@ def _metadata(file: GgufFile, plan: Plan, index: ModelIndex, params: GgufParams)
             yield Observation("metadata", key, str(file.metadata.get(key, "an array")), None)
 
 
-def _general(params: GgufParams) -> dict[str, Scalar]:
+def _general(index: ModelIndex, params: GgufParams) -> dict[str, Scalar]:
     return {
-        "general.architecture": "llama",
+        "general.architecture": EXPECTED[index.architecture].name,
         "general.type": "model",
         "general.file_type": FILE_TYPES[params.type],
         "general.quantization_version": 2,
@@ -81,77 +81,23 @@ def _imatrix(plan: Plan) -> dict[str, Scalar]:
     return {f"quantize.{name}.file": digest for name, digest in plan.inputs.items() if name == "imatrix"}
 
 
-def _model(config: Mapping[str, Any], rows: int) -> dict[str, Scalar]:
-    heads = config["num_attention_heads"]
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    keys: dict[str, Scalar] = {
-        "vocab_size": rows,
-        "context_length": config["max_position_embeddings"],
-        "embedding_length": config["hidden_size"],
-        "block_count": config["num_hidden_layers"],
-        "feed_forward_length": config["intermediate_size"],
-        "attention.head_count": heads,
-        "attention.head_count_kv": config.get("num_key_value_heads") or heads,
-        "attention.key_length": head_dim,
-        "attention.value_length": head_dim,
-        "attention.layer_norm_rms_epsilon": _single(config.get("rms_norm_eps") or 1e-6),
-        "rope.dimension_count": head_dim,
-        "rope.freq_base": _single(_rope_base(config, rope)),
-    }
-    if rope.get("rope_type", rope.get("type")) == "linear":
-        keys |= {"rope.scaling.type": "linear", "rope.scaling.factor": _single(rope["factor"])}
-    return {f"llama.{key}": value for key, value in keys.items()}
-
-
-def _rope_base(config: Mapping[str, Any], rope: Mapping[str, Any]) -> float:
-    return float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
-
-
-def _single(value: float) -> float:
-    """As float32 holds it, which is what the file has."""
-    return float(struct.unpack("<f", struct.pack("<f", value))[0])
-
-
-# Llama 3's rope
+# Tensors that no checkpoint has
 
 
 def _factors(file: GgufFile, index: ModelIndex) -> Iterator[Observation]:
-    """The stored divisors of the rope frequencies are those by which transformers' Llama 3 slows them."""
-    config = index.config
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if rope.get("rope_type", rope.get("type")) != "llama3":
-        stored = FACTORS if FACTORS in file.tensors else None
-        yield Observation("rope_factors", "a tensor of rope factors", stored, None)
-        return
-    wanted = list(_llama3_divisors(config, rope))
-    found: list[float] = []
-    if FACTORS in file.tensors:
-        found = file.values(file.tensors[FACTORS]).reshape(-1).tolist()
-    yield Observation("rope_factors", "count", len(found), len(wanted))
-    for n, (have, want) in enumerate(zip(found, wanted, strict=False)):
-        close = math.isclose(have, want, rel_tol=1e-5)
-        yield Observation("rope_factors", f"{FACTORS}[{n}]", want if close else have, want)
-
-
-def _llama3_divisors(config: Mapping[str, Any], rope: Mapping[str, Any]) -> Iterator[float]:
-    """Plain frequency over scaled frequency, after transformers' `_compute_llama3_parameters`."""
-    heads = config["num_attention_heads"]
-    size = config.get("head_dim") or config["hidden_size"] // heads
-    base, factor = _rope_base(config, rope), float(rope["factor"])
-    low, high = float(rope.get("low_freq_factor") or 1.0), float(rope.get("high_freq_factor") or 4.0)
-    context = float(rope.get("original_max_position_embeddings") or 8192)
-    for pair in range(size // 2):
-        plain = base ** (-2 * pair / size)
-        wavelength = 2 * math.pi / plain
-        if wavelength < context / high:
-            scaled = plain
-        elif wavelength > context / low:
-            scaled = plain / factor
-        else:
-            smooth = (context / wavelength - low) / (high - low)
-            scaled = (1 - smooth) * plain / factor + smooth * plain
-        yield plain / scaled
+    """The stored divisors of the rope frequencies are those by which transformers slows them."""
+    factors = expected_factors(index.config)
+    stored = {name for name in file.tensors if name.startswith("rope_")}
+    for name in sorted(stored - factors.keys()):
+        yield Observation("rope_factors", "a tensor of rope factors", name, None)
+    if not factors:
+        yield Observation("rope_factors", "tensors of rope factors", len(stored), 0)
+    for name, wanted in factors.items():
+        found = file.values(file.tensors[name]).reshape(-1).tolist() if name in stored else []
+        yield Observation("rope_factors", f"{name}: count", len(found), len(wanted))
+        for n, (have, want) in enumerate(zip(found, wanted, strict=False)):
+            close = math.isclose(have, want, rel_tol=1e-5)
+            yield Observation("rope_factors", f"{name}[{n}]", want if close else have, want)
 
 
 # Tokenizer
@@ -164,10 +110,13 @@ def _tokenizer(file: GgufFile, index: ModelIndex) -> Iterator[Observation]:
     settings = {}
     if "tokenizer_config.json" in index.files:
         settings = json.loads(index.files["tokenizer_config.json"].read_bytes())
-    tokens, types = _vocabulary(data, index.tensors[EMBEDDING].shape[0])
+    embedding = embedding_of(index.config, index.tensors)
+    tokens, types = _vocabulary(data, index.tensors[embedding].shape[0])
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in data["model"]["merges"]]
     wanted = {"model": "gpt2", "pre": _pre(data), **_special_ids(index.config, settings, tokens)}
     wanted |= dict(zip(("add_bos_token", "add_eos_token"), _added(data, settings), strict=True))
+    if "type_vocab_size" in index.config:
+        wanted["token_type_count"] = index.config["type_vocab_size"]
     for key, value in wanted.items():
         yield Observation("tokenizer", key, file.metadata.get(f"tokenizer.ggml.{key}"), value)
     lists: dict[str, Sequence[Scalar]] = {"tokens": tokens, "token_type": types, "merges": merges}

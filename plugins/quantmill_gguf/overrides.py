@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from quantmill.contract.errors import ParamsRejected
-from quantmill_gguf.architectures import EMBEDDING, ExpectedTensor
+from quantmill_gguf.families import EMBEDDING, ExpectedTensor
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.policies import Choice, Place
 
@@ -31,7 +31,7 @@ def check_patterns(params: GgufParams, tensors: Iterable[ExpectedTensor]) -> Non
 
     Raises ParamsRejected, pointing at the pattern.
     """
-    matrices = [tensor for tensor in tensors if len(tensor.shape) > 1]
+    matrices = [tensor for tensor in tensors if len(tensor.stored) > 1]
     owners: dict[str, str] = {}
     for pattern, type_ in params.overrides.items():
         found = [tensor.output for tensor in matrices if matches(pattern, tensor)]

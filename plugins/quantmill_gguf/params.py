@@ -32,6 +32,7 @@ FileType = Literal[
     "Q2_K_S",
     "TQ2_0",
     "TQ1_0",
+    "MXFP4_MOE",
 ]
 
 TypeName = Literal[

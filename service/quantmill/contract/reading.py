@@ -16,12 +16,15 @@ class ReadTensor:
     scheme   how it is stored, as its own label in the file says; the plan's name for it
     nbytes   what it takes in the file, without the container's overhead
     values   float32, in the source's shape and row order
+
+    `transposed` says that the artifact's rows are the source's columns: its blocks run along those.
     """
 
     name: str
     scheme: str
     nbytes: int
     values: FloatArray
+    transposed: bool = False
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ class TensorPlan:
     source_dtype: str
     action: Action
     scheme: str
-    output: str  # its name in the artifact
+    output: str  # its name in the artifact; parts of one stored tensor have the same, and follow each other
     nbytes: int  # bytes in the artifact, without container overhead
     reason: str = ""
     block_slack: float = 1.0

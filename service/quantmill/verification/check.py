@@ -216,12 +216,14 @@ def _examine(tensor: ReadTensor, checkpoint: Checkpoint, plan: Plan, method: Met
         findings.misshapen[name] = f"{values.dtype} {list(values.shape)} instead of float32 {list(planned.shape)}"
         return
     source = checkpoint.tensor(name).values
+    if tensor.transposed:
+        values, source = values.T, source.T
     bound = method.block_bounds.get(planned.scheme, ANYTHING).relaxed(planned.block_slack)
     error = compare(values, source, bound)
     if error.not_finite:
         findings.not_finite[name] = f"{error.not_finite} of {values.size} values are NaN or infinite"
         return
-    _judge(planned, error, method, findings)
+    _judge(planned, values.shape, error, method, findings)
     if planned.action == "quantize" and error.max_abs_error == 0.0 and _is_a_copy(planned, distinct_values(source)):
         findings.copied[name] = f"all values are the source's, which {planned.scheme} cannot hold"
 
@@ -230,8 +232,13 @@ def _examine(tensor: ReadTensor, checkpoint: Checkpoint, plan: Plan, method: Met
 ANYTHING = BlockBound(values=32, relative=0.0, absolute=math.inf)
 
 
-def _judge(planned: TensorPlan, error: TensorError, method: Method, findings: _Findings) -> None:
-    """Note the tensor's error, and whether it is within the bounds of the scheme that was planned."""
+def _judge(
+    planned: TensorPlan, shape: tuple[int, ...], error: TensorError, method: Method, findings: _Findings
+) -> None:
+    """Note the tensor's error, and whether it is within the bounds of the scheme that was planned.
+
+    `shape` is that in which blocks run along rows.
+    """
     name, scheme = planned.name, planned.scheme
     relative_rmse = _ratio(error.squared_error, error.squared_source)
     findings.results[name] = TensorResult(
@@ -245,7 +252,7 @@ def _judge(planned: TensorPlan, error: TensorError, method: Method, findings: _F
     elif not relative_rmse <= bound:  # so that NaN fails
         findings.too_far[name] = f"relative RMSE {relative_rmse:.6g}, at most {bound:g} for {scheme}"
     if error.worst.share > 1.0:
-        row, column = divmod(error.worst.start, planned.shape[-1] if planned.shape else 1)
+        row, column = divmod(error.worst.start, shape[-1] if shape else 1)
         findings.bad_block[name] = (
             f"row {row}, values {column} to {column + error.worst.values - 1}: "
             f"rms error {error.worst.rms_error:.3g}, at most {error.worst.allowed:.3g} for {scheme}"

@@ -3,9 +3,10 @@
     python consumer.py ERRAND.json ANSWER.json
 
 The errand: `text` and `window`, `load` (paths of GGUF files), `quantize` (source, target, file type
-number, options of llama_model_quantize_params). The answer: for each loaded file the text it generates, the digest of
-its tokens of the text, the perplexity over all tokens but the first of each window, and over the second half of each
-window, as llama-perplexity has it.
+number, options of llama_model_quantize_params), `outputs` (path, tokens, context, where to save them). The answer: for
+each loaded file the text it generates, the digest of its tokens of the text, the perplexity over all tokens but the
+first of each window, and over the second half of each window, as llama-perplexity has it. Outputs are saved as .npy:
+float32 (tokens, vocabulary), or (tokens, hidden) of a model that gives embeddings.
 """
 
 from __future__ import annotations
@@ -68,6 +69,32 @@ def window_nll(model: Llama, tokens: list[int]) -> Any:
     return total - logits[np.arange(len(logits)), tokens[1:]]
 
 
+def outputs(path: str, tokens: list[int], context: int, save: str, embeds: bool) -> None:
+    """Every token's logits, or its embedding where the model is one for those. Keys and values are kept in float32."""
+    model = Llama(
+        path,
+        n_ctx=context,
+        n_batch=context,
+        n_threads=THREADS,
+        logits_all=not embeds,
+        embedding=embeds,
+        pooling_type=llama_cpp.LLAMA_POOLING_TYPE_NONE,
+        type_k=llama_cpp.GGML_TYPE_F32,
+        type_v=llama_cpp.GGML_TYPE_F32,
+        verbose=False,
+    )
+    if embeds:
+        model._batch.set_batch(tokens, 0, True)
+        model._ctx.decode(model._batch)
+        width = model.n_embd()
+        found = [llama_cpp.llama_get_embeddings_ith(model._ctx.ctx, n)[:width] for n in range(len(tokens))]
+        np.save(save, np.array(found, np.float32))
+    else:
+        model.eval(tokens)
+        np.save(save, model.scores[: len(tokens)].astype(np.float32))
+    model.close()
+
+
 def quantize(source: str, target: str, file_type: int, options: dict[str, Any]) -> None:
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.nthread = file_type, THREADS
@@ -83,6 +110,8 @@ def main() -> None:
     llama_cpp.llama_model_default_params = params_without_repacking
     for task in errand["quantize"]:
         quantize(**task)
+    for task in errand["outputs"]:
+        outputs(**task)
     answer = {path: load(path, errand["text"], errand["window"]) for path in errand["load"]}
     Path(sys.argv[2]).write_text(json.dumps(answer))
 

@@ -21,6 +21,7 @@ from quantmill.contract.errors import ParamsRejected, SourceRejected
 from quantmill.contract.tensors import Plan, TensorPlan
 from quantmill.contract.testing import Run
 from quantmill_gguf import importance
+from quantmill_gguf.families import ExpectedTensor
 from quantmill_gguf.imatrix import Entry, ImportanceMatrix, read_imatrix, write_imatrix
 from quantmill_gguf.plugin import GGUF
 
@@ -246,12 +247,19 @@ def test_a_tensor_without_an_entry_is_named(small: Checkpoint, file_for: Write) 
 
 
 def test_experts_that_no_token_reached_are_named() -> None:
-    row = TensorPlan("experts", (3, 8, 2), "BF16", "quantize", "Q4_0", "blk.0.ffn_up_exps.weight", 0)
-    matrix = ImportanceMatrix({row.output: EXPERTS})
+    experts = []
+    for part in range(3):
+        name, output = f"experts.{part}", "blk.0.ffn_up_exps.weight"
+        row = TensorPlan(name, (8, 2), "BF16", "quantize", "Q4_0", output, 0)
+        experts.append((row, ExpectedTensor(name, output, "ffn_up_exps", 0, (8, 2), (8, 2), parts=3, part=part)))
+    matrix = ImportanceMatrix({"blk.0.ffn_up_exps.weight": EXPERTS})
 
-    (warning,) = importance.check(matrix, [row], GGUF.params())
+    (warning,) = importance.check(matrix, experts, GGUF.params())
 
     assert warning.startswith("blk.0.ffn_up_exps.weight: no token of the importance matrix's text reached experts 1;")
+    last = importance.importance_of(matrix, *experts[2])
+    assert last is not None
+    assert last.tolist() == EXPERTS.means(3, 2)[2].tolist()
 
 
 @pytest.mark.parametrize(

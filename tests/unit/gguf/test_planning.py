@@ -134,7 +134,7 @@ def test_a_missing_tensor_is_refused_by_name(with_tensors: Change, name: str) ->
         ({"head_dim": 63}, "even head_dim"),
         ({"vocab_size": 2**31}, "vocab_size must be"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a positive number"),
-        ({"hidden_act": "gelu"}, "not silu"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not 'silu'"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn'"),
         ({"rope_scaling": {"type": "linear"}}, "factor must be a positive number"),
         ({"rope_scaling": [1]}, "must be an object"),

@@ -519,9 +519,9 @@ def a_tensor_is_added(file: Gguf) -> None:
     file.tensors["bias"] = Tensor("blk.0.attn_q.bias", (256,), 0, np.zeros((1, 1024), np.uint8))
 
 
-@corruption("Q4_K_M", "readable", "'blk.0.ffn_gate_inp.weight' is no tensor of the architecture llama")
+@corruption("Q4_K_M", "readable", "'blk.0.attn_q_norm.weight' is no tensor of the architecture llama")
 def a_tensor_of_another_architecture_is_added(file: Gguf) -> None:
-    file.tensors["router"] = Tensor("blk.0.ffn_gate_inp.weight", (256,), 0, np.zeros((1, 1024), np.uint8))
+    file.tensors["router"] = Tensor("blk.0.attn_q_norm.weight", (256,), 0, np.zeros((1, 1024), np.uint8))
 
 
 @corruption("Q4_K_M", "readable", "has the tensor 'blk.1.ffn_up.weight' twice")
@@ -620,7 +620,7 @@ SETTINGS: dict[str, tuple[Edit, str, str]] = {
     "head size": (set_u32("llama.attention.key_length", 32), "metadata", "key_length: 32 instead of 64"),
     "file type": (set_u32("general.file_type", 2), "metadata", "general.file_type: 2 instead of 15"),
     "file type forgotten": (remove("general.file_type"), "metadata", "general.file_type: nothing instead of 15"),
-    "architecture": (set_text("general.architecture", "qwen2"), "readable", "general.architecture is 'qwen2'"),
+    "architecture": (set_text("general.architecture", "mamba"), "readable", "general.architecture is 'mamba'"),
     "a number of another kind": (set_f32("llama.context_length", 512.0), "metadata", "512.0 instead of 512"),
     "a key of somebody else": (set_text("general.author", "me"), "metadata", "general.author: 'me' instead of nothing"),
     "no tokens": (remove("tokenizer.ggml.tokens"), "tokenizer", "number of tokens: 0 instead of 4096"),
