@@ -86,7 +86,7 @@ class Client:
         **more: Any,
     ) -> JobView:
         """Queue a job. `more` are the other fields of SubmitJob: evaluation_text, evaluation, seed, timeout_seconds,
-        labels, gates, escalation."""
+        labels, gates, escalation, calibration."""
         body = {"source": source, "method": method, "params": dict(params or {}), **more}
         return self._view(JobView, "POST", "/v1/jobs", json=body, headers=_key(idempotency_key))
 
@@ -149,7 +149,7 @@ class Client:
         **more: Any,
     ) -> ComparisonView:
         """Queue a job for each variant (method, params). `more` are the other fields of SubmitComparison: seed,
-        timeout_seconds, labels, gates, evaluation, escalation."""
+        timeout_seconds, labels, gates, evaluation, escalation, calibration."""
         asked = [{"method": method, "params": dict(params)} for method, params in variants]
         body = {"source": source, "evaluation_text": evaluation_text, "variants": asked, **more}
         return self._view(ComparisonView, "POST", "/v1/comparisons", json=body, headers=_key(idempotency_key))

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     evaluation_cache_bytes: NonNegativeInt = Field(
         default=4 << 30, description="disk for what sources gave for texts, so that the next job need not run them"
     )
+    statistics_cache_bytes: NonNegativeInt = Field(
+        default=16 << 30, description="disk for statistics of sources on calibration texts, so that they are made once"
+    )
     idempotency_seconds: PositiveInt = Field(default=86_400, description="how long an Idempotency-Key is remembered")
 
     @property
@@ -72,6 +75,10 @@ class Settings(BaseSettings):
     @property
     def staging_dir(self) -> Path:
         return self.data_dir / "staging"
+
+    @property
+    def statistics_cache_dir(self) -> Path:
+        return self.data_dir / "statistics-cache"
 
     @property
     def evaluation_cache_dir(self) -> Path:

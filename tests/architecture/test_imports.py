@@ -53,7 +53,9 @@ MAY_IMPORT = {
     "quantmill.services": room("quantmill.settings quantmill.plugins quantmill.files quantmill.store"),
     "quantmill.verification": room(f"{VALUES} quantmill.checkpoints", libraries="numpy"),
     "quantmill.calibration": room(
-        f"{VALUES} quantmill.checkpoints quantmill.files", libraries="numpy", lazily="tokenizers"
+        f"{VALUES} quantmill.checkpoints quantmill.files quantmill.texts",
+        libraries="numpy safetensors",
+        lazily="jinja2 tokenizers",
     ),
     "quantmill.calibration.decoder": room(CONTRACT, libraries="torch transformers"),
     "quantmill.calibration.origins": room(CONTRACT, libraries="torch transformers"),
@@ -83,7 +85,7 @@ MAY_IMPORT = {
     ),
     "quantmill.worker": room(
         f"{OPENED} quantmill.checkpoints quantmill.files quantmill.store quantmill.verification quantmill.evaluation "
-        "quantmill_kernels",
+        "quantmill.calibration quantmill.texts quantmill_kernels",
         libraries="numpy psutil pydantic safetensors structlog",
     ),
     "quantmill.dispatch": room(f"{OPENED} quantmill.store quantmill.worker", libraries="celery structlog"),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.conformance.calibrated_rounding import ROUNDING
+from tests.plugins.rounding import ROUNDING
 
 from quantmill.contract.method import lazy
 from quantmill.contract.synthetic import SyntheticLlama

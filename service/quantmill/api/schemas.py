@@ -11,8 +11,10 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from quantmill.contract.calibration import calibration_cost
 from quantmill.contract.tensors import Plan
 from quantmill.domain.artifacts import Artifact, ArtifactFile, Lineage, Metric
+from quantmill.domain.calibration import CalibrationOptions
 from quantmill.domain.comparisons import Comparison, ComparisonRequest, Variant, VariantRequest
 from quantmill.domain.escalation import Escalation, Step
 from quantmill.domain.evaluation import EvaluationOptions
@@ -104,6 +106,29 @@ class Evaluation(BaseModel):
     task_documents: int | None = Field(default=None, ge=1, le=10_000_000, description="of each task; by default all")
 
 
+class CalibrationBody(BaseModel):
+    """The text that a method is calibrated on, and which of its tokens a model sees."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: Uri = Field(description='a UTF-8 text, or .jsonl with a "text" or "messages" on each line')
+    samples: int = Field(default=128, ge=1, le=1_000_000, description="windows, chosen by the seed if there are more")
+    window: int | None = Field(
+        default=None, ge=2, le=LARGEST_WINDOW, description="tokens of a window; by default 512 or the model's limit"
+    )
+    seed: int = Field(default=0, ge=0, le=LARGEST_INTEGER)
+    packing: Literal["packed", "documents"] = Field(
+        default="packed", description="documents one after the other, or the beginning of each a window"
+    )
+    truncate: Literal["end", "start"] = Field(default="end", description="which end of a long document goes")
+    least_expert_tokens: int = Field(
+        default=32, ge=0, le=LARGEST_INTEGER, description="an expert that was sent fewer is starved"
+    )
+    starved_experts: Literal["report", "all_tokens"] = Field(
+        default="report", description="say which those are, or feed them every token"
+    )
+
+
 SUBMIT_EXAMPLE: dict[str, Any] = {
     "source": "/models/millstone-4m",
     "method": "gguf",
@@ -154,13 +179,19 @@ class SubmitJob(SubmitPlan):
     labels: Labels = Field(default_factory=dict, description="yours; list jobs by them")
     gates: Gates = Field(default=(), description="what the artifact must meet, or the job fails and publishes nothing")
     escalation: EscalationBody | None = Field(default=None, description="larger parameters until the gates are met")
+    calibration: CalibrationBody | None = Field(default=None, description="for methods that are calibrated")
 
     def to_request(self) -> JobRequest:
         given = {
+            "calibration": _calibration(self.calibration),
             "evaluation": EvaluationOptions(**dict(self.evaluation)),
             "escalation": _escalation(self.escalation),
         }
         return JobRequest(**dict(self) | given)
+
+
+def _calibration(body: CalibrationBody | None) -> CalibrationOptions | None:
+    return None if body is None else CalibrationOptions(**dict(body))
 
 
 def _escalation(body: EscalationBody | None) -> Escalation | None:
@@ -198,10 +229,12 @@ class SubmitComparison(Body):
     labels: Labels = Field(default_factory=dict, description="of each job; list jobs by them")
     gates: Gates = Field(default=(), description="what each artifact must meet, or its job fails")
     escalation: EscalationBody | None = Field(default=None, description="of each job")
+    calibration: CalibrationBody | None = Field(default=None, description="of each job that is calibrated")
 
     def to_request(self) -> ComparisonRequest:
         asked = tuple(VariantRequest(variant.method, variant.params) for variant in self.variants)
         given = {
+            "calibration": _calibration(self.calibration),
             "variants": asked,
             "evaluation": EvaluationOptions(**dict(self.evaluation)),
             "escalation": _escalation(self.escalation),
@@ -319,6 +352,37 @@ class TensorPlanView(View):
     reason: str
 
 
+class CalibrationPlan(View):
+    """What calibration takes beside the method's own memory, for `windows` of `window` tokens.
+
+    `source_statistics` come from a pass of the source, `block_statistics` from each of the `blocks` that are walked.
+    """
+
+    source_statistics: list[str]
+    block_statistics: list[str]
+    blocks: int
+    windows: int
+    window: int
+    memory_bytes: int
+    disk_bytes: int
+
+    @classmethod
+    def of(cls, planned: Planned, windows: int = 128, window: int = 512) -> CalibrationPlan | None:
+        need = planned.plan.calibration
+        if need is None:
+            return None
+        cost = calibration_cost(planned.index, planned.plan, windows=windows, window=window)
+        return cls(
+            source_statistics=list(need.of_source),
+            block_statistics=list(need.of_blocks),
+            blocks=sum(unit.block is not None for unit in planned.plan.units),
+            windows=windows,
+            window=window,
+            memory_bytes=cost.memory,
+            disk_bytes=cost.disk,
+        )
+
+
 class PlanView(View):
     """What a job would do, tensor by tensor."""
 
@@ -327,6 +391,7 @@ class PlanView(View):
     architecture: str
     source_nbytes: int
     summary: PlanSummary
+    calibration: CalibrationPlan | None = Field(description="null for a job that takes no calibration text")
     tensors: list[TensorPlanView]
 
     @classmethod
@@ -337,6 +402,7 @@ class PlanView(View):
             architecture=planned.index.architecture,
             source_nbytes=planned.index.nbytes,
             summary=PlanSummary.of(planned.plan),
+            calibration=CalibrationPlan.of(planned),
             tensors=[TensorPlanView(**row) for row in planned.plan.to_json()["tensors"]],
         )
 
@@ -387,6 +453,7 @@ class JobSummary(View):
     params: dict[str, Any]
     evaluation_text: str | None
     evaluation: Evaluation
+    calibration: CalibrationBody | None
     seed: int
     timeout_seconds: int | None
     labels: dict[str, str]
@@ -423,6 +490,8 @@ class JobView(JobSummary):
 def _job_fields(job: Job) -> dict[str, Any]:
     fields = vars(job.request) | vars(job) | {"progress": ProgressView.of(job.progress) if job.progress else None}
     fields["evaluation"] = Evaluation(**vars(job.request.evaluation))
+    asked = job.request.calibration
+    fields["calibration"] = CalibrationBody(**vars(asked)) if asked else None
     fields["gates"] = [GateView.of(verdict) for verdict in job.gates]
     fields["escalation"] = _escalation_view(job)
     return {name: fields[name] for name in JobSummary.model_fields}

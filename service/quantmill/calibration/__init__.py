@@ -3,7 +3,8 @@
 Importing this imports no torch: `decoder` and `forward` do, where a model is run.
 """
 
+from quantmill.calibration.known import StatisticsCache
 from quantmill.calibration.tokens import Windows, cut, tokenize, windows_of
 from quantmill.calibration.weights import Weights, source_weights
 
-__all__ = ["Weights", "Windows", "cut", "source_weights", "tokenize", "windows_of"]
+__all__ = ["StatisticsCache", "Weights", "Windows", "cut", "source_weights", "tokenize", "windows_of"]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import uuid4
 
 import numpy as np
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from quantmill.calibration.activations import Activations
 from quantmill.calibration.block import ExpertRules, RunningBlock, Threads
 from quantmill.calibration.decoder import Call, Decoder, limit_threads
+from quantmill.calibration.known import KnownStatistics, StatisticsCache, Writing
 from quantmill.calibration.resident import Tensors, aligned, resident
-from quantmill.contract.calibration import CalibratedBlock, Statistics
+from quantmill.contract.calibration import CalibratedBlock, CalibrationNeed, Statistics
 from quantmill.contract.errors import CalibrationMissing, SourceRejected
 from quantmill.contract.tensors import ModelIndex, Plan, SourceTensor, Unit
 
@@ -58,9 +59,15 @@ class Engine:
         threads: int = 1,
         carries: MutableMapping[str, Path] | None = None,
         experts: ExpertRules | None = None,
+        cache: StatisticsCache | None = None,
+        key: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
+        pause: Callable[[], None] = lambda: None,
     ) -> None:
-        """Raises ArchitectureUnsupported where transformers does not have the model, SourceRejected for a token that it
+        """`key` names source and windows for the `cache` of the source's own pass. `progress(done, total)` counts its
+        blocks; `pause` is called between them and while another job makes what this one needs, and may raise.
+
+        Raises ArchitectureUnsupported where transformers does not have the model, SourceRejected for a token that it
         does not know."""
         self._index = index
         self._plan = plan
@@ -69,7 +76,10 @@ class Engine:
         self._folder = folder
         self._carries = {} if carries is None else carries
         self._rules = experts or ExpertRules()
+        self._cache = cache or StatisticsCache(folder / "statistics", 0)
+        self._key = dict(key or {})
         self._progress = progress
+        self._pause = pause
         self._decoder = Decoder.of(index)
         self._decoder.run_experts_alone()
         highest = max(int(window.max()) for window in ids)
@@ -79,7 +89,8 @@ class Engine:
             )
         self._threads = Threads(threads)
         self._calls: dict[int, list[Call]] = {}  # by the window's length
-        self._known: dict[str, Statistics] | None = None
+        self._known: KnownStatistics | None = None
+        self._stack = ExitStack()
         self.seconds: dict[str, float] = defaultdict(float)
         self.routed: dict[str, list[int]] = {}
         self._walked = [unit for unit in plan.units if unit.block is not None]
@@ -90,39 +101,52 @@ class Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._stack.close()
         self._threads.close()
         self._leave()
 
     # The source's own pass
 
     def statistics(self, name: str) -> Statistics:
-        if self._known is None:
-            self._known = dict(self._source_pass())
-        if name not in self._known:
-            raise CalibrationMissing(f"the plan does not ask for statistics of {name!r}", tensor=name)
-        return self._known[name]
-
-    def _source_pass(self) -> Iterator[tuple[str, Statistics]]:
-        """The statistics of every wanted Linear, block by block."""
         need = self._plan.calibration
-        if need is None or not need.of_source:
-            return
+        if need is None or name not in need.weights or not need.of_source:
+            raise CalibrationMissing(f"the plan does not ask for statistics of {name!r}", tensor=name)
+        found = self.know(need).get(name)
+        if found is None:
+            raise CalibrationMissing(f"the source's pass gave no statistics of {name!r}", tensor=name)
+        return found
+
+    def know(self, need: CalibrationNeed) -> KnownStatistics:
+        """The source's own pass: made now, or by an earlier job."""
+        if self._known is None:
+            key = {**self._key, "kinds": sorted(need.of_source), "weights": sorted(need.weights), **vars(self._rules)}
+            opened = self._cache.opened(
+                key, lambda writing: self._source_pass(need, writing), self._folder, self._pause
+            )
+            self._known = self._stack.enter_context(opened)
+            self.routed = self._known.routed | self.routed
+        return self._known
+
+    def _source_pass(self, need: CalibrationNeed, writing: Writing) -> None:
+        """The statistics of every wanted Linear, block by block."""
         where = self._decoder.block_of()
         unknown = sorted(set(need.weights) - where.keys())
         if unknown:
             raise CalibrationMissing(f"{unknown[0]!r} is in no block of the model ({len(unknown)} in all)")
         last = max((where[name] for name in need.weights), default=-1)
-        before = self._embed()
+        before, routed = self._embed(), dict[str, list[int]]()
         for number in range(last + 1):
+            self._pause()
             names = [name for name in need.weights if where[name] == number]
             after = self._room() if number < last else None
             with self._block(number, "", before) as block, self._timed("source"):
-                yield from block.gather_named(names, need.of_source, after).items()
-                self.routed |= block.routed
+                writing.add(number, block.gather_named(names, need.of_source, after))
+                routed |= block.routed
             before.discard()
             before = after or before
             if self._progress is not None:
                 self._progress(number + 1, last + 1)
+        writing.note_routed(routed)
 
     # The walk
 
@@ -201,6 +225,11 @@ class Engine:
     # Windows
 
     @property
+    def from_cache(self) -> bool:
+        """Whether the source's own pass was an earlier job's."""
+        return self._known is not None and self._known.from_cache
+
+    @property
     def _lengths(self) -> list[int]:
         return [len(window) for window in self._ids]
 
@@ -265,18 +294,7 @@ def calibrate(
     source: TensorSource,
     plan: Plan,
     ids: Ids,
-    *,
-    folder: Path,
-    threads: int = 1,
-    carries: MutableMapping[str, Path] | None = None,
+    **options: Any,
 ) -> Engine:
-    """An engine over an opened checkpoint."""
-    return Engine(
-        source.index,
-        plan,
-        lambda name: source.tensor(name).values,
-        ids,
-        folder=folder,
-        threads=threads,
-        carries=carries,
-    )
+    """An engine over an opened checkpoint; `options` are Engine's."""
+    return Engine(source.index, plan, lambda name: source.tensor(name).values, ids, **options)

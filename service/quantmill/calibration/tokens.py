@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,25 +68,40 @@ def tokenize(index: ModelIndex, text: str) -> Tokens:
     Raises SourceRejected when there is no tokenizer.json or it cannot be used, TextRejected when `text` is not
     Unicode.
     """
-    from tokenizers import Tokenizer
-
-    if TOKENIZER not in index.files:
-        raise SourceRejected(f"The checkpoint has no {TOKENIZER}; without it a text cannot be evaluated.")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise TextRejected(f"The text is not valid Unicode at character {error.start}.") from error
+    tokenizer = open_tokenizer(index)
+    encoded = tokenizer.encode(text, add_special_tokens=False)
+    return Tokens(encoded.ids, prefix_of(tokenizer), _words_per_token(text, encoded.offsets))
+
+
+def open_tokenizer(index: ModelIndex) -> Any:
+    """The checkpoint's tokenizer; it neither cuts nor pads, and a text that spells a control token is no control token.
+
+    Raises SourceRejected when there is no tokenizer.json or it cannot be used.
+    """
+    from tokenizers import Tokenizer
+
+    if TOKENIZER not in index.files:
+        raise SourceRejected(f"The checkpoint has no {TOKENIZER}; without it a text cannot be used.")
     try:
         tokenizer = Tokenizer.from_file(str(index.files[TOKENIZER]))
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        tokenizer.encode_special_tokens = True  # a text that spells a control token is no control token
-        probe = tokenizer.encode("a", add_special_tokens=True)
-        encoded = tokenizer.encode(text, add_special_tokens=False)
+        tokenizer.encode_special_tokens = True
+        tokenizer.encode("a", add_special_tokens=True)
     except Exception as error:  # the library raises nothing more special
         raise SourceRejected(f"{TOKENIZER} cannot be used: {str(error)[:300]}", file=TOKENIZER) from error
+    return tokenizer
+
+
+def prefix_of(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts in front of any text: BOS, or nothing."""
+    probe = tokenizer.encode("a", add_special_tokens=True)
     in_front = takewhile(lambda pair: pair[1], zip(probe.ids, probe.special_tokens_mask, strict=True))
-    return Tokens(encoded.ids, [token for token, _ in in_front], _words_per_token(text, encoded.offsets))
+    return [token for token, _ in in_front]
 
 
 def _words_per_token(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[int, ...]:

@@ -68,6 +68,8 @@ def compare(
     gate: options.Gates = None,
     escalate: options.Escalate = None,
     escalate_mb: options.EscalateMb = None,
+    calibration: options.Calibrate = None,
+    calibrate: options.Samples = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
     data_dir: options.DataDir = None,
@@ -86,6 +88,7 @@ def compare(
         gates=tuple(gate or ()),
         evaluation=options.parse_measures(measures),
         escalation=options.parse_escalation(escalate, escalate_mb),
+        calibration=options.parse_calibration(as_seen_there(calibration) if calibration else None, calibrate),
     )
     with place(request, server, data_dir, threads) as chosen, interruptible():
         ended = see_through(chosen, request, as_json)
@@ -174,6 +177,7 @@ class There:
             gates=list(request.gates),
             evaluation=request.evaluation.asked(),
             escalation=vars(request.escalation) if request.escalation else None,
+            calibration=request.calibration.asked() if request.calibration else None,
         )
 
 
@@ -191,6 +195,7 @@ def place(
 
     log_to_stderr(level=logging.ERROR)
     named = [Path(request.source), Path(request.evaluation_text)]
+    named += [Path(request.calibration.text)] if request.calibration else []
     named += [path for variant in request.variants for path in files_of(variant)]
     with (
         embedded_store(data_dir, named, threads) as services,

@@ -42,6 +42,8 @@ def quantize(
     gate: options.Gates = None,
     escalate: options.Escalate = None,
     escalate_mb: options.EscalateMb = None,
+    calibration: options.Calibrate = None,
+    calibrate: options.Samples = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
     data_dir: options.DataDir = None,
@@ -63,8 +65,10 @@ def quantize(
         gates=tuple(gate or ()),
         evaluation=options.parse_measures(measures),
         escalation=options.parse_escalation(escalate, escalate_mb),
+        calibration=options.parse_calibration(str(Path(calibration).resolve()) if calibration else None, calibrate),
     )
-    with embedded_store(data_dir, [model, evaluate, *files_of(request)], threads) as services:
+    calibrated_on = Path(calibration) if calibration else None
+    with embedded_store(data_dir, [model, evaluate, calibrated_on, *files_of(request)], threads) as services:
         with Embedded(services), interruptible():
             job = run_to_end(services, request, watch(as_json))
         if job.state is not State.SUCCEEDED or job.artifact_digest is None:
@@ -294,6 +298,7 @@ def show_result(
     show_fields(fields | {f"run with {name}": line for name, line in commands.items()})
     description, _ = read_description(output)
     say_shortcomings(description["measured"])
+    say_shortcomings(description.get("calibration", {}))
 
 
 def command(template: str, artifact: Artifact, folder: Path) -> str:
@@ -325,11 +330,22 @@ def show_plan(planned: Planned) -> None:
             "bits per weight": f"{plan.bits_per_weight:.3f}",
             "quantized tensors": f"{plan.quantized_bits_per_weight:.3f} bits per weight",
             "working memory": size(plan.peak_memory_bytes),
+            **calibration_fields(planned),
             **{f"{name} file": digest for name, digest in plan.inputs.items()},
         }
     )
     for warning in plan.warnings:
         note(f"warning: {warning}")
+
+
+def calibration_fields(planned: Planned) -> dict[str, str]:
+    from quantmill.api.schemas import CalibrationPlan
+
+    found = CalibrationPlan.of(planned)
+    if found is None:
+        return {}
+    needed = f"{size(found.memory_bytes)} of memory and {size(found.disk_bytes)} of disk"
+    return {"calibration": f"{needed} for {found.windows} windows of {found.window} tokens"}
 
 
 # An artifact's folder

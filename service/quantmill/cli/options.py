@@ -14,6 +14,7 @@ from quantmill.domain.escalation import Escalation
 
 if TYPE_CHECKING:
     from quantmill.client import Client
+    from quantmill.domain.calibration import CalibrationOptions
     from quantmill.domain.evaluation import EvaluationOptions
     from quantmill.settings import Settings
 
@@ -47,6 +48,16 @@ TaskDocuments = Annotated[int | None, typer.Option(min=1, help="How many documen
 Calibration = Annotated[
     Path | None, typer.Option("--calibration", metavar="FILE", help="What ARTIFACT was calibrated on, to tell overlap.")
 ]
+Calibrate = Annotated[
+    str | None,
+    typer.Option("--calibration", metavar="FILE", help="Text, or .jsonl of texts or conversations, to calibrate on."),
+]
+Samples = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--calibrate", metavar="KEY=VALUE", help="How, as samples=256, window=1024 or packing=documents; repeatable."
+    ),
+]
 Text = Annotated[Path, typer.Option("--text", metavar="FILE", help="UTF-8 text to evaluate on.")]
 Gates = Annotated[
     list[str] | None,
@@ -79,6 +90,17 @@ def parse_measures(pairs: Sequence[str] | None) -> EvaluationOptions:
     for key, value in ((key, _value(text)) for key, text in map(_pair, pairs or ())):
         given[key] = (*given.get(key, ()), value) if key == "tasks" else value
     return EvaluationOptions.of(given)
+
+
+def parse_calibration(text: str | None, pairs: Sequence[str] | None) -> CalibrationOptions | None:
+    """What `--calibration` and `--calibrate` ask for."""
+    from quantmill.domain.calibration import CalibrationOptions
+
+    if text is None:
+        if pairs:
+            raise RequestRejected("--calibrate says how to use the text of --calibration; give both")
+        return None
+    return CalibrationOptions.of({"text": text, **parse_sets(pairs)})
 
 
 def parse_escalation(attempts: int | None, size_mb: float | None) -> Escalation | None:

@@ -39,6 +39,8 @@ def submit(
     gate: options.Gates = None,
     escalate: options.Escalate = None,
     escalate_mb: options.EscalateMb = None,
+    calibration: options.Calibrate = None,
+    calibrate: options.Samples = None,
     seed: options.Seed = 0,
     label: Label = None,
     time_limit: TimeLimit = None,
@@ -49,6 +51,7 @@ def submit(
 ) -> int:
     """Queue a job. A path that exists here is sent absolute, any other as it is written."""
     escalation = options.parse_escalation(escalate, escalate_mb)
+    calibrated = options.parse_calibration(as_seen_there(calibration) if calibration else None, calibrate)
     with options.client(server) as service:
         job = service.submit(
             as_seen_there(model),
@@ -60,6 +63,7 @@ def submit(
             seed=seed,
             gates=gate or [],
             escalation=vars(escalation) if escalation else None,
+            calibration=calibrated.asked() if calibrated else None,
             labels=options.parse_labels(label),
             timeout_seconds=time_limit,
         )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from quantmill.contract.errors import CalibrationMissing
+from quantmill.contract.errors import CalibrationMissing, RequestRejected
 
 if TYPE_CHECKING:
     from quantmill.contract.tensors import FloatArray, ModelIndex, Plan
@@ -76,13 +76,11 @@ class CalibrationNeed:
     of_source  kinds of statistics that the source model's own pass gives to `Session.statistics`
     weights    for which weights that pass gives them
     of_blocks  kinds that the method asks blocks for; units with a `block` are walked by `Session.blocks`
-    optional   the method does without calibration where there is no text
     """
 
     of_source: tuple[Statistic, ...] = ()
     weights: tuple[str, ...] = ()
     of_blocks: tuple[Statistic, ...] = ()
-    optional: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` reads them back."""
@@ -90,7 +88,7 @@ class CalibrationNeed:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CalibrationNeed:
-        return cls(tuple(data["of_source"]), tuple(data["weights"]), tuple(data["of_blocks"]), data["optional"])
+        return cls(tuple(data["of_source"]), tuple(data["weights"]), tuple(data["of_blocks"]))
 
 
 class CalibratedBlock(Protocol):
@@ -155,6 +153,14 @@ def required(calibration: Calibration | None) -> Calibration:
     if calibration is None:
         raise CalibrationMissing("the job has no calibration text; give one")
     return calibration
+
+
+def require_calibration(plan: Plan, method: str, *, given: bool) -> None:
+    """Raises RequestRejected where a plan that needs a calibration text has none, or one that needs none has one."""
+    if plan.calibration is not None and not given:
+        raise RequestRejected(f"method {method!r} is calibrated with these parameters; give calibration with a text")
+    if plan.calibration is None and given:
+        raise RequestRejected(f"method {method!r} takes no calibration with these parameters; leave it out")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from quantmill.domain.calibration import CalibrationOptions
 from quantmill.domain.escalation import Escalation
 from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.jobs import FINAL, Job, JobRequest, State
@@ -42,6 +43,7 @@ class ComparisonRequest:
     gates: tuple[str, ...] = ()
     escalation: Escalation | None = None
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    calibration: CalibrationOptions | None = None
 
     def job(self, variant: VariantRequest) -> JobRequest:
         return JobRequest(
@@ -55,6 +57,7 @@ class ComparisonRequest:
             gates=self.gates,
             escalation=self.escalation,
             evaluation=self.evaluation,
+            calibration=self.calibration,
         )
 
 

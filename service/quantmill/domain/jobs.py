@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from quantmill.domain.calibration import CalibrationOptions
 from quantmill.domain.escalation import Escalation, Step
 from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.gates import GateVerdict
@@ -62,6 +63,7 @@ class Phase(StrEnum):
 
     FETCH = "fetch"
     PLAN = "plan"
+    CALIBRATE = "calibrate"
     QUANTIZE = "quantize"
     EXPORT = "export"
     VERIFY = "verify"
@@ -94,6 +96,7 @@ class JobRequest:
     gates: tuple[str, ...] = ()
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     escalation: Escalation | None = None
+    calibration: CalibrationOptions | None = None
 
 
 @dataclass(frozen=True)

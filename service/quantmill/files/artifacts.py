@@ -83,12 +83,13 @@ def describe(
     environment: Mapping[str, Any],
     job_id: UUID | None,
     created_at: datetime,
-    calibration_digest: str | None = None,
+    calibration: Mapping[str, Any] | None = None,
     measured: Mapping[str, Any] | None = None,
     steps: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """What quantmill.json says: enough to know what the artifact is and to make it again.
 
+    `calibration` says which windows of which text the method saw, by the digest of all that they follow from.
     `measured` says on what text and how the metrics were measured, and what was left out; `steps` are smaller attempts
     that missed the job's gates. `digest` is the artifact's, over `files` without quantmill.json itself.
     """
@@ -104,7 +105,8 @@ def describe(
         "params": dict(params),
         "seed": seed,
         "steps": [dict(step) for step in steps],
-        "calibration_digest": calibration_digest,
+        "calibration_digest": calibration.get("digest") if calibration else None,
+        "calibration": dict(calibration or {}),
         "files": [
             {"path": file.path, "digest": file.digest, "size": file.size, "media_type": file.media_type}
             for file in sorted(files, key=lambda file: file.path)

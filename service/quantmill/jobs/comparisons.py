@@ -57,8 +57,9 @@ def submit(services: Services, request: ComparisonRequest, *, idempotency_key: s
 def request_digest(request: ComparisonRequest) -> str:
     """sha256 over the RFC 8785 form of what was asked for; `variants` sets it apart from every single job's."""
     body = {**asdict(request), "evaluation": request.evaluation.asked()}
-    if not body["evaluation"]:  # requests of before there were such options keep their digest
-        del body["evaluation"]
+    for name in ("evaluation", "calibration"):  # requests of before there were such options keep their digest
+        if not body[name]:
+            del body[name]
     return "sha256:" + hashlib.sha256(rfc8785.dumps(body)).hexdigest()
 
 
@@ -83,7 +84,7 @@ def _accept_all(services: Services, request: ComparisonRequest) -> list[Accepted
     for position, variant in enumerate(request.variants):
         try:
             with _pointing_into(position):
-                accepted.append(accept(services, request.job(variant)))
+                accepted.append(accept(services, request.job(variant), shared_calibration=True))
         except QuantmillError as error:
             if "errors" not in error.fields:  # nothing about the request
                 raise
@@ -94,6 +95,9 @@ def _accept_all(services: Services, request: ComparisonRequest) -> list[Accepted
         first.fields["errors"] = list({str(place): place for place in places}.values())
         raise first
     _refuse_repeats(accepted)
+    if request.calibration is not None and all(each.request.calibration is None for each in accepted):
+        with pointing_at("/calibration"):
+            raise RequestRejected("none of the variants is calibrated; leave calibration out")
     return accepted
 
 

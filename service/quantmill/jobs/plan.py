@@ -70,9 +70,9 @@ def find_inputs(services: Services, schema: Mapping[str, Any], params: Mapping[s
     return found
 
 
-def find_text(services: Services, uri: str) -> Path:
-    """The readable, non-empty text file that `uri` names below one of the source roots."""
-    with pointing_at("/evaluation_text"):
+def find_text(services: Services, uri: str, place: str = "/evaluation_text") -> Path:
+    """The readable, non-empty text file that `uri`, which stands at `place`, names below one of the source roots."""
+    with pointing_at(place):
         path = resolve(uri, services.settings.source_roots)
         if not path.is_file():
             raise TextRejected(f"{uri!r} is not a file; name a UTF-8 text file")

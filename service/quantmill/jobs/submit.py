@@ -11,16 +11,19 @@ from uuid import UUID
 import rfc8785
 
 from quantmill.checkpoints.uris import resolve
+from quantmill.contract.calibration import require_calibration
 from quantmill.contract.errors import RequestRejected
 from quantmill.domain.gates import parse
 from quantmill.domain.identifiers import uuid7
 from quantmill.domain.jobs import Job, JobRequest
 from quantmill.jobs.methods import published_method
 from quantmill.jobs.params import validate_by_schema
-from quantmill.jobs.plan import find_inputs, find_text, make_plan, pointing_at
+from quantmill.jobs.plan import Planned, find_inputs, find_text, make_plan, pointing_at
 from quantmill.services import Services
 from quantmill.store.idempotency import recall, remember
 from quantmill.store.jobs import get_job, insert_job
+
+WINDOW_LIMITS = ("max_position_embeddings", "n_positions")  # config.json's names for the tokens that a model takes
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,12 @@ def request_digest(request: JobRequest, retry_of: UUID | None = None) -> str:
     """sha256 over the RFC 8785 form of what was asked for, before anything is resolved or filled in."""
     body: dict[str, Any] = {**asdict(request), "retry_of": str(retry_of) if retry_of else None}
     body["evaluation"] = request.evaluation.asked()
-    for name in ("gates", "evaluation", "escalation"):  # requests of before there were such keep their digest
+    for name in (
+        "gates",
+        "evaluation",
+        "escalation",
+        "calibration",
+    ):  # requests of before there were such keep their digest
         if not body[name]:
             del body[name]
     return "sha256:" + hashlib.sha256(rfc8785.dumps(body)).hexdigest()
@@ -77,8 +85,11 @@ def _recall(services: Services, key: str, digest: str) -> Job | None:
         return None if job_id is None else get_job(tx, job_id)
 
 
-def accept(services: Services, request: JobRequest) -> Accepted:
-    """The request as it will run; nothing is written. Raises what `submit` raises, but for its idempotency key."""
+def accept(services: Services, request: JobRequest, *, shared_calibration: bool = False) -> Accepted:
+    """The request as it will run; nothing is written. Raises what `submit` raises, but for its idempotency key.
+
+    A calibration that is shared with other jobs is left out where the method needs none; else it is refused.
+    """
     timeout = _timeout(services, request)
     _check_gates(request)
     if request.evaluation_text is None and request.evaluation.asked():
@@ -86,12 +97,18 @@ def accept(services: Services, request: JobRequest) -> Accepted:
             raise RequestRejected("what is measured, is measured on a text; give evaluation_text")
     if request.evaluation_text is not None:
         request = replace(request, evaluation_text=str(find_text(services, request.evaluation_text)))
+    if request.calibration is not None:
+        text = find_text(services, request.calibration.text, "/calibration/text")
+        request = replace(request, calibration=replace(request.calibration, text=str(text)))
     with pointing_at("/source"):
         folder = resolve(request.source, services.settings.source_roots)
     if request.method in services.plugins.methods:
         planned = make_plan(services, request.source, request.method, request.params)
         installed = services.plugins.methods[request.method]
         _check_escalation(request, installed.ladder)
+        if shared_calibration and planned.plan.calibration is None:
+            request = replace(request, calibration=None)
+        _check_calibration(request, planned)
         resolved = replace(request, source=str(folder), params=planned.params.model_dump(mode="json"))
         return Accepted(resolved, installed.version, planned.plan.to_json(), timeout)
     with pointing_at("/method"):
@@ -119,6 +136,16 @@ def _check_escalation(request: JobRequest, ladder: Sequence[Mapping[str, Any]]) 
             raise RequestRejected("escalation goes on until the gates are met; give gates")
         if not ladder:
             raise RequestRejected(f"method {request.method!r} has no ladder to escalate on; leave escalation out")
+
+
+def _check_calibration(request: JobRequest, planned: Planned) -> None:
+    with pointing_at("/calibration"):
+        require_calibration(planned.plan, request.method, given=request.calibration is not None)
+        if request.calibration is not None and request.calibration.window is not None:
+            limits = (planned.index.config.get(key) for key in WINDOW_LIMITS)
+            limit = next((limit for limit in limits if isinstance(limit, int)), None)
+            if limit is not None and request.calibration.window > limit:
+                raise RequestRejected(f"a window of {request.calibration.window} tokens; the model takes {limit}")
 
 
 def _timeout(services: Services, request: JobRequest) -> int:

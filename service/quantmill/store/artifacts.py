@@ -20,7 +20,7 @@ from quantmill.store.types import clock
 from quantmill.store.upsert import upsert
 
 QUANTIZED = "quantized"  # derivation.relation
-SOURCE = "source"  # job_input.role
+SOURCE, CALIBRATION = "source", "calibration"  # job_input.role
 DEEPEST_LINEAGE = 100
 
 
@@ -35,6 +35,7 @@ def publish(
     metrics: Sequence[Metric],
     environment: Mapping[str, Any],
     verification: Mapping[str, Any],
+    calibration: tuple[str, str] | None = None,
 ) -> Job:
     """Publish what a job made: files, lineage, metrics, environment, and running -> succeeded, all or nothing.
 
@@ -52,6 +53,9 @@ def publish(
         source_digest=source_digest,
     )
     _insert_provenance(tx, job_id, artifact, source_digest, source_uri, verification)
+    if calibration is not None:
+        digest, uri = calibration
+        tx.execute(insert(tables.job_input).values(job_id=job_id, role=CALIBRATION, digest=digest, uri=uri))
     _insert_environment(tx, job_id, epoch, environment)
     _insert_metrics(tx, job_id, artifact.digest, metrics)
     return get_job(tx, job_id)

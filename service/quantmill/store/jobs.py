@@ -22,6 +22,7 @@ from quantmill.contract.errors import (
     WorkerLost,
     describe,
 )
+from quantmill.domain.calibration import CalibrationOptions
 from quantmill.domain.escalation import Escalation, Rung, Step
 from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.gates import GateVerdict
@@ -95,6 +96,7 @@ def insert_job(
             params=dict(request.params),
             evaluation_text=request.evaluation_text,
             evaluation=request.evaluation.asked() or None,
+            calibration=request.calibration.asked() if request.calibration else None,
             seed=request.seed,
             timeout_seconds=timeout_seconds,
             retry_of=retry_of,
@@ -117,7 +119,10 @@ def _check_storable(request: JobRequest) -> None:
         raise RequestRejected(f"seed {request.seed} is out of range; use 0 to 2**63 - 1", pointer="/seed")
     fields = {
         name: getattr(request, name) for name in ("source", "method", "params", "evaluation_text", "labels", "gates")
-    } | {"evaluation": request.evaluation.asked()}
+    } | {
+        "evaluation": request.evaluation.asked(),
+        "calibration": request.calibration.asked() if request.calibration else {},
+    }
     for name, value in fields.items():
         text = "".join(_texts(value))
         if text != storable(text):
@@ -220,6 +225,7 @@ def _to_job(row: Row[Any], parts: _Parts) -> Job:
             params=row.params,
             evaluation_text=row.evaluation_text,
             evaluation=EvaluationOptions.of(row.evaluation or {}),
+            calibration=CalibrationOptions.of(row.calibration) if row.calibration else None,
             seed=row.seed,
             timeout_seconds=row.timeout_seconds,
             labels=parts.labels.get(row.id, {}),

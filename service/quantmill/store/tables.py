@@ -92,6 +92,7 @@ class JobColumns(TypedColumns):
     ended_at: Named[datetime | None] = Column(UtcDateTime)
 
     evaluation: Named[dict[str, Any] | None] = Column(Json)  # options as asked for; null where all are defaults
+    calibration: Named[dict[str, Any] | None] = Column(Json)  # as asked for; null where the job is not calibrated
 
 
 job = Table(
@@ -224,6 +225,7 @@ class JobUnitColumns(TypedColumns):
     digest: Named[str] = Column(String, index=True)
     size: Named[int] = Column(BigInteger)
     finished_at: Named[datetime] = Column(UtcDateTime)
+    carry_digest: Named[str | None]  # of the hidden states behind a calibrated block; the newest is kept
 
 
 job_unit = Table("job_unit", metadata, JobUnitColumns)

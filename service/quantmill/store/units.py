@@ -17,14 +17,16 @@ from quantmill.store.upsert import upsert
 
 @dataclass(frozen=True)
 class FinishedUnit:
-    """`digest` and `size` are those of the blob that holds the unit's tensors."""
+    """`digest` and `size` are those of the blob that holds the unit's tensors, `carry` is that of the hidden states
+    behind a calibrated block."""
 
     key: str
     digest: str
     size: int
+    carry: str | None = None
 
 
-def finish_unit(tx: Connection, job_id: UUID, epoch: int, key: str, blob_digest: str, size: int, worker: str) -> bool:
+def finish_unit(tx: Connection, job_id: UUID, epoch: int, unit: FinishedUnit, worker: str) -> bool:
     """Note a unit as finished; one finished before is replaced (its blob may have been damaged).
 
     False when the job is no longer held at this epoch; then nothing was noted.
@@ -32,10 +34,17 @@ def finish_unit(tx: Connection, job_id: UUID, epoch: int, key: str, blob_digest:
     held = select(job.c.id).where(is_held(job_id, epoch)).with_for_update(read=True)
     if tx.execute(held).one_or_none() is None:
         return False
-    values = {"epoch": epoch, "worker": worker, "digest": blob_digest, "size": size, "finished_at": clock()}
+    values = {
+        "epoch": epoch,
+        "worker": worker,
+        "digest": unit.digest,
+        "size": unit.size,
+        "carry_digest": unit.carry,
+        "finished_at": clock(),
+    }
     tx.execute(
         upsert(tx, job_unit)
-        .values(job_id=job_id, key=key, **values)
+        .values(job_id=job_id, key=unit.key, **values)
         .on_conflict_do_update(index_elements=["job_id", "key"], set_=values)
     )
     return True
@@ -44,7 +53,7 @@ def finish_unit(tx: Connection, job_id: UUID, epoch: int, key: str, blob_digest:
 def finished_units(tx: Connection, job_id: UUID) -> list[FinishedUnit]:
     """The units that are finished, by whichever attempt, in the order of their keys."""
     wanted = select(job_unit).where(job_unit.c.job_id == job_id).order_by(job_unit.c.key)
-    return [FinishedUnit(row.key, row.digest, row.size) for row in tx.execute(wanted)]
+    return [FinishedUnit(row.key, row.digest, row.size, row.carry_digest) for row in tx.execute(wanted)]
 
 
 def forget_units(tx: Connection, job_id: UUID) -> list[str]:

@@ -8,12 +8,12 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from quantmill.contract.errors import TextRejected
-from quantmill.texts.reading import read_documents
+from quantmill.texts.reading import Conversation, read_documents, words_of
 
 REGISTER = "texts.json"  # in a folder of texts: what is known of each
 PIECE = 2000  # characters whose language is told at once
@@ -123,6 +123,19 @@ def registered(path: Path) -> tuple[tuple[str, ...], TextSet]:
     """
     documents = read_documents(path)
     return documents, describe(documents, registrations(path.parent).get(path.name))
+
+
+def describe_samples(samples: Sequence[str | Conversation], path: Path) -> TextSet:
+    """What `read_samples` gave for `path`, with its registration; of a conversation's roles only the digest knows.
+
+    Raises TextRejected for a text that has changed since it was registered.
+    """
+    if not any(isinstance(sample, Conversation) for sample in samples):
+        return describe([words_of(sample) for sample in samples], registrations(path.parent).get(path.name))
+    described = describe([words_of(sample) for sample in samples])
+    whole = [sample if isinstance(sample, str) else list(sample.messages) for sample in samples]
+    digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    return replace(described, digest=f"sha256:{digest}")
 
 
 def registrations(folder: Path) -> dict[str, Registration]:

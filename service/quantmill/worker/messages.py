@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from quantmill.domain.calibration import CalibrationOptions
 from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.jobs import Phase
 
@@ -26,11 +27,17 @@ class Message(BaseModel):
 
 
 class FinishedUnit(Message):
-    """A unit that is done: its tensors are in the blob `digest` of the job's own unit store."""
+    """A unit that is done: its tensors are in the blob `digest` of the job's own unit store, and what a calibrated
+    block hands to the next one in the blob `carry`."""
 
     key: str
     digest: str
     size: int
+    carry: str | None = None
+
+
+def carry_store(unit_store: Path) -> Path:
+    return unit_store / "carries"
 
 
 class Start(Message):
@@ -46,12 +53,20 @@ class Start(Message):
     source_digest: str | None  # as an earlier attempt found it
     evaluation_text: Path | None
     evaluation: EvaluationOptions
+    calibration: CalibrationOptions | None  # its text is a path
+    statistics_cache: Path
+    statistics_cache_bytes: int
     evaluation_cache: Path
     evaluation_cache_bytes: int
     memory_bytes: int | None  # that the runner may hold
     unit_store: Path
     export_folder: Path
     finished: tuple[FinishedUnit, ...]
+
+    @property
+    def carry_store(self) -> Path:
+        """The blobs of hidden states behind calibrated blocks."""
+        return carry_store(self.unit_store)
 
 
 class Cancel(Message):
@@ -100,6 +115,7 @@ class Finished(Message):
     verification: dict[str, Any]
     metrics: tuple[MetricValue, ...]
     measured: dict[str, Any]  # on what, and what was left out
+    calibration: dict[str, Any]  # on what, and what the experts saw of it
     environment: dict[str, Any]
     peak_memory_bytes: int
 

@@ -24,6 +24,7 @@ from quantmill.evaluation import Artifact, Measured, SourceCache, Text, measure,
 from quantmill.files.atomic import exhaustion_reported
 from quantmill.plugins import Plugins
 from quantmill.verification import Verification, verify
+from quantmill.worker.calibrated import CalibrationRun, calibration_of, usable, windows_of_task
 from quantmill.worker.environment import capture_environment, peak_memory_bytes
 from quantmill.worker.messages import (
     Finished,
@@ -53,13 +54,19 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
     with open_checkpoint(task.source) as checkpoint:
         if text is not None:
             require(checkpoint, text, task.evaluation)  # now, not after hours of work
+        samples = windows_of_task(task, checkpoint)
         source_digest = identify_source(checkpoint, task, send)
         send(Progressed(phase=Phase.PLAN))
         plan = method.plan.load()(checkpoint.index, params)
         require_same_plan(task, plan)
 
         with closing(unit_store(task, method, params, checkpoint, plan)) as store:
-            quantize(task, method, params, checkpoint, plan, store, send, canceled)
+            done = usable(plan, [unit for unit in task.finished if store.holds(unit)], task.carry_store)
+            progress = reporter(send, Phase.CALIBRATE)
+            with calibration_of(
+                task, checkpoint, plan, samples, source_digest, done, progress, canceled
+            ) as calibration:
+                quantize(task, method, params, checkpoint, plan, store, done, calibration, send, canceled)
 
             check_canceled(canceled)
             send(Progressed(phase=Phase.EXPORT))
@@ -74,9 +81,10 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
         check_canceled(canceled)
         measured = None
         if text is not None:
-            measured = evaluate(task, method, checkpoint, text, source_digest, verification.nbytes, send)
+            seen = samples.documents if samples is not None else None
+            measured = evaluate(task, method, checkpoint, text, source_digest, verification.nbytes, seen, send)
         metrics = [*size_metrics(plan), *verification.metrics(), *(measured.metrics if measured else ())]
-    send(finished(method, plan, verification, metrics, measured))
+    send(finished(method, plan, verification, metrics, measured, calibration))
 
 
 def identify_source(checkpoint: Checkpoint, task: Start, send: Send) -> str:
@@ -113,17 +121,33 @@ def quantize(
     checkpoint: Checkpoint,
     plan: Plan,
     store: UnitStore,
+    finished: Iterable[FinishedUnit],
+    calibration: CalibrationRun | None,
     send: Send,
     canceled: threading.Event,
 ) -> None:
-    """Do the units that are missing; each is kept, by threads of its own, while the next ones are made."""
-    done = {unit.key for unit in task.finished if store.holds(unit)}
-    session = RunnerSession(checkpoint, plan, threads=task.threads, seed=task.seed, finished=done, canceled=canceled)
+    """Do the units that are missing; each is kept, by threads of its own, while the next ones are made.
+
+    A block has been run through as it has become before it counts as finished: what it hands on belongs to it.
+    """
+    done = {unit.key for unit in finished}
+    session = RunnerSession(
+        checkpoint,
+        plan,
+        threads=task.threads,
+        seed=task.seed,
+        finished=done,
+        canceled=canceled,
+        calibration=calibration.engine if calibration is not None else None,
+    )
     send(Progressed(phase=Phase.QUANTIZE, done=len(done), total=len(plan.units)))
     made = by_unit(method.quantize.load()(session, params), plan, skip=frozenset(done))
+    carries: dict[str, str] = {}
+    if calibration is not None:
+        made = calibration.handing_on(made, carries)
     for unit in kept(made, store, threads=task.threads):
         done.add(unit.key)
-        send(UnitFinished(unit=unit))
+        send(UnitFinished(unit=unit.model_copy(update={"carry": carries.get(unit.key)})))
         send(Progressed(phase=Phase.QUANTIZE, done=len(done), total=len(plan.units), message=unit.key))
     missing = [unit.key for unit in plan.units if unit.key not in done]
     if missing:
@@ -197,15 +221,24 @@ def export(task: Start, method: Method, store: UnitStore) -> None:
 
 
 def evaluate(
-    task: Start, method: Method, checkpoint: Checkpoint, text: Text, source_digest: str, nbytes: int, send: Send
+    task: Start,
+    method: Method,
+    checkpoint: Checkpoint,
+    text: Text,
+    source_digest: str,
+    nbytes: int,
+    calibration: Sequence[str] | None,
+    send: Send,
 ) -> Measured:
-    """What the artifact has lost against its source on the text; `nbytes` are its files'."""
+    """What the artifact has lost against its source on the text; `nbytes` are its files', `calibration` the documents
+    that it was calibrated on."""
     weights = functools.partial(method.weights, task.export_folder)
     return measure(
         checkpoint,
         Artifact(weights, task.export_folder, nbytes, [runtime.name for runtime in method.runtimes]),
         text,
         task.evaluation,
+        calibration=calibration,
         threads=task.threads,
         cache=SourceCache(task.evaluation_cache, source_digest, task.evaluation_cache_bytes),
         folder=task.export_folder.parent,
@@ -232,7 +265,12 @@ def reporter(send: Send, phase: Phase, message: str = "") -> Callable[[int, int]
 
 
 def finished(
-    method: Method, plan: Plan, verification: Verification, metrics: list[Metric], measured: Measured | None
+    method: Method,
+    plan: Plan,
+    verification: Verification,
+    metrics: list[Metric],
+    measured: Measured | None,
+    calibration: CalibrationRun | None,
 ) -> Finished:
     return Finished(
         format=method.formats[0],
@@ -240,6 +278,7 @@ def finished(
         verification=verification.to_json(),
         metrics=tuple(MetricValue(**vars(metric)) for metric in metrics),
         measured=measured.to_json() if measured else {},
+        calibration=calibration.to_json() if calibration else {},
         environment=capture_environment(),
         peak_memory_bytes=peak_memory_bytes(),
     )

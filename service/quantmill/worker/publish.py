@@ -28,6 +28,13 @@ def size_of(metrics: Iterable[Metric]) -> int:
     return next(int(metric.value) for metric in metrics if (metric.subject, metric.name) == ("artifact", "size"))
 
 
+def calibration_input(job: Job, result: Finished) -> tuple[str, str] | None:
+    """Digest and place of the text that the artifact was calibrated on."""
+    if job.request.calibration is None or not result.calibration:
+        return None
+    return result.calibration["text"]["digest"], job.request.calibration.text
+
+
 def publish(services: Services, job: Job, result: Finished, folder: Path, verdicts: Sequence[GateVerdict] = ()) -> Job:
     """Store the folder's files as blobs and move the job to succeeded.
 
@@ -54,6 +61,7 @@ def publish(services: Services, job: Job, result: Finished, folder: Path, verdic
         verification=result.verification,
         metrics=metrics,
         measured=result.measured,
+        calibration=result.calibration,
         environment=result.environment,
         job_id=job.id,
         created_at=now,
@@ -80,6 +88,7 @@ def publish(services: Services, job: Job, result: Finished, folder: Path, verdic
             artifact,
             source_digest=source_digest,
             source_uri=job.request.source,
+            calibration=calibration_input(job, result),
             metrics=metrics,
             environment=result.environment,
             verification=result.verification,

@@ -29,6 +29,7 @@ from quantmill.contract.tensors import Plan
 from quantmill.domain.escalation import Step, refusal_of
 from quantmill.domain.gates import GateVerdict, judge
 from quantmill.domain.jobs import FINAL, Job, Outcome, Phase, Progress, State
+from quantmill.files.blobs import BlobStore
 from quantmill.services import Services
 from quantmill.store import gates, jobs, units
 from quantmill.worker.child import Child, Ended
@@ -44,6 +45,7 @@ from quantmill.worker.messages import (
     SourceKnown,
     Start,
     UnitFinished,
+    carry_store,
 )
 from quantmill.worker.publish import metrics_of, publish, size_of
 
@@ -52,6 +54,7 @@ log = structlog.get_logger()
 POLL_SECONDS = 0.1  # how soon a lost lease, a cancellation or a shutdown is noticed
 PROGRESS_SECONDS = 0.5  # progress is written at most this often
 MEMORY_SECONDS = 1.0  # resident memory is looked at this often
+UNITS = "units"  # in a job's staging folder
 CANCELED = describe(Canceled(""))["type"]
 
 
@@ -75,6 +78,7 @@ class Attempt:
     memory_checked: float = 0.0
     cancel_steps: list[tuple[float, signal.Signals]] | None = None
     phase: Phase | None = None
+    carry: str | None = None  # digest of the hidden states behind the newest block
 
 
 class Supervisor:
@@ -127,7 +131,9 @@ class Supervisor:
             child = Child()
             attempt = Attempt(step, child, lease, work / "artifact")
             try:
-                child.send(self._start_message(step, folder, attempt.export_folder))
+                start = self._start_message(step, folder, attempt.export_folder)
+                attempt.carry = newest_carry(start)
+                child.send(start)
                 step = self._settle(attempt, self._follow(attempt))
             finally:
                 child.close()
@@ -145,10 +151,13 @@ class Supervisor:
             source_digest=job.source_digest,
             evaluation_text=Path(text) if text else None,
             evaluation=job.request.evaluation,
+            calibration=job.request.calibration,
+            statistics_cache=self._services.settings.statistics_cache_dir,
+            statistics_cache_bytes=self._services.settings.statistics_cache_bytes,
             evaluation_cache=self._services.settings.evaluation_cache_dir,
             evaluation_cache_bytes=self._services.settings.evaluation_cache_bytes,
             memory_bytes=self._services.settings.runner_memory_bytes,
-            unit_store=folder / "units",
+            unit_store=folder / UNITS,
             export_folder=export_folder,
             finished=self._recorded_units(job.id),
         )
@@ -157,7 +166,7 @@ class Supervisor:
         """The units of earlier attempts; the runner looks whether their bytes are still what was recorded."""
         with self._services.database.read() as tx:
             recorded = units.finished_units(tx, job_id)
-        return tuple(FinishedUnit(key=unit.key, digest=unit.digest, size=unit.size) for unit in recorded)
+        return tuple(FinishedUnit(**vars(unit)) for unit in recorded)
 
     # While the runner works
 
@@ -182,14 +191,25 @@ class Supervisor:
         match message:
             case UnitFinished(unit=unit):
                 with self._services.database.write() as tx:
-                    kept = units.finish_unit(tx, job.id, job.epoch, unit.key, unit.digest, unit.size, self._worker)
+                    done = units.FinishedUnit(unit.key, unit.digest, unit.size, unit.carry)
+                    kept = units.finish_unit(tx, job.id, job.epoch, done, self._worker)
                 if not kept:
                     raise LeaseLost
+                self._drop_carry(attempt, unit)
             case SourceKnown(digest=digest):
                 with self._services.database.write() as tx:
                     jobs.record_source(tx, job.id, job.epoch, digest)
             case Progressed():
                 self._note_progress(attempt, message)
+
+    def _drop_carry(self, attempt: Attempt, unit: FinishedUnit) -> None:
+        """The hidden states before a block are of no use once those behind it are known."""
+        if unit.carry is None:
+            return
+        if attempt.carry is not None and attempt.carry != unit.carry:
+            unit_store = self._services.settings.staging_dir / str(attempt.job.id) / UNITS
+            BlobStore(carry_store(unit_store)).delete(attempt.carry)
+        attempt.carry = unit.carry
 
     def _note_progress(self, attempt: Attempt, message: Progressed) -> None:
         """Write a new phase at once, and progress within one at a bearable rate."""
@@ -283,7 +303,7 @@ class Supervisor:
         with self._services.database.write() as tx:
             going_on = jobs.escalate(tx, job.id, job.epoch, missed, rung)
         if going_on is not None:
-            shutil.rmtree(self._services.settings.staging_dir / str(job.id) / "units", ignore_errors=True)
+            shutil.rmtree(self._services.settings.staging_dir / str(job.id) / UNITS, ignore_errors=True)
         return going_on
 
     def _end(
@@ -326,3 +346,9 @@ class Supervisor:
                 units.forget_units(tx, job_id)
         if over:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def newest_carry(start: Start) -> str | None:
+    """The one that is still there: others were removed when the next one was known."""
+    store = BlobStore(start.carry_store)
+    return next((unit.carry for unit in start.finished if unit.carry is not None and store.exists(unit.carry)), None)

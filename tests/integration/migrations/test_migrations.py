@@ -48,6 +48,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "progress_message": "größe", "source_digest": "sha256:s", "error": {"was": ["once"]},
         "artifact_digest": "sha256:a", "cancel_requested_at": None, "deadline_at": NOW, "created_at": NOW,
         "started_at": NOW, "ended_at": NOW, "evaluation": {"window": 256, "tasks": ["piqa"]},
+        "calibration": {"text": "text.txt", "samples": 8},
     },
     "job_plan": {"job_id": JOB, "plan": {"tensors": [{"name": "a"}]}},
     "job_label": {"job_id": JOB, "key": "team", "value": "a"},
@@ -59,7 +60,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "outbox": {"id": 2**33, "job_id": JOB, "seq": 1},
     "job_unit": {
         "job_id": JOB, "key": "block.0", "epoch": 3, "worker": "w1", "digest": "sha256:u", "size": 1,
-        "finished_at": NOW,
+        "finished_at": NOW, "carry_digest": "sha256:carry",
     },
     "idempotency_key": {"key": "k", "request_digest": "sha256:r", "job_id": JOB, "expires_at": NOW},
     "job_input": {"job_id": JOB, "role": "source", "digest": "sha256:s", "uri": "/models/any"},
@@ -251,7 +252,7 @@ def test_a_migration_does_not_wait_long_for_a_table(postgres_url: str, monkeypat
     database = Database.open(postgres_url)
 
     with database.read() as reader:
-        reader.execute(select(func.count()).select_from(tables.escalation_step))  # what the newest revision drops
+        reader.execute(select(func.count()).select_from(tables.job_unit))  # what the newest revision changes
         with pytest.raises(DatabaseUnavailable, match="lock timeout"):
             migrate.downgrade(database, "base")
 
@@ -273,5 +274,5 @@ def test_developers_can_use_alembic_in_a_checkout(empty_sqlite_url: str) -> None
 
     alembic("upgrade", "head")
 
-    assert "0006 (head)" in alembic("current")
+    assert "0007 (head)" in alembic("current")
     assert "No new upgrade operations detected" in alembic("check")

@@ -218,7 +218,7 @@ class JobLife(RuleBasedStateMachine):
         with self.database.write() as tx:
             state = jobs.renew_lease(tx, job_id, epoch, worker, 3600)
             kept = jobs.record_progress(tx, job_id, epoch, Phase.QUANTIZE, Progress(1, 9), event=draw(st.booleans()))
-            unit = units.finish_unit(tx, job_id, epoch, "block.0", "sha256:unit", 10, worker)
+            unit = units.finish_unit(tx, job_id, epoch, units.FinishedUnit("block.0", "sha256:unit", 10), worker)
 
         holds = job.state in HELD and job.epoch == epoch
         mine = holds and job.worker == worker

@@ -216,6 +216,7 @@ def test_quantmill_json_says_how_the_artifact_was_made() -> None:
         "seed": 7,
         "steps": [],
         "calibration_digest": None,
+        "calibration": {},
         "files": [{"path": "model.gguf", "digest": HELLO, "size": 5, "media_type": "application/octet-stream"}],
         "bits_per_weight": 8.5,
         "plan": plan.to_json(),

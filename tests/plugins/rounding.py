@@ -1,7 +1,8 @@
 """A calibrated method as small as one can be: rounds each row to the grid that its inputs' second moments favour.
 
-The weights of a block are quantized stage by stage, behind what has been quantized before; the head, where it is
-stored, by the source's own statistics. It stands for every method that walks blocks in the tests of what carries them.
+The weights of a block are quantized stage by stage, behind what has been quantized before; the last of each, and the
+head where it is stored, by the source's own statistics. It stands for every method that walks blocks in the tests of
+what carries them.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def plan(index: ModelIndex, params: RoundingParams) -> Plan:
     walked = tuple(Unit(f"block {number}", tuple(blocks[number]), number) for number in sorted(blocks))
     inside = {name for unit in walked for name in unit.tensors}
     others = tuple(Unit(row.name, (row.name,)) for row in rows if row.name not in inside)
-    head = tuple(name for name, linear in found.items() if linear.block is None)
-    need = CalibrationNeed(("second_moment",) if head else (), head, ("second_moment",))
+    by_source = tuple(name for name, linear in found.items() if linear.block is None or is_last(name))
+    need = CalibrationNeed(("second_moment",), by_source, ("second_moment",))
     peak = max(4 * 4 * info.values for info in index.tensors.values())
     return Plan(rows, walked + others, peak, calibration=need)
 
@@ -69,10 +70,10 @@ def quantize(session: Session, params: RoundingParams) -> Iterator[QuantizedTens
         unit = next(unit for unit in session.plan.units if unit.key == block.unit)
         made: dict[str, QuantizedTensor] = {}
         for stage in block.stages:
-            names = [name for name in stage if name in unit.tensors]
-            known = block.statistics(names, ("second_moment",)) if names else {}
-            for name in names:
-                made[name] = _rounded(session, name, block.weight(name), known[name], params.bits)
+            known = block.statistics([name for name in stage if not is_last(name)], ("second_moment",))
+            for name in stage:
+                inputs = session.statistics(name) if is_last(name) else known[name]
+                made[name] = _rounded(session, name, block.weight(name), inputs, params.bits)
                 block.replace(name, made[name].parts["codes"] * made[name].parts["scale"])
         yield from (made.pop(name) for name in unit.tensors)
     for unit in session.units():
@@ -82,6 +83,10 @@ def quantize(session: Session, params: RoundingParams) -> Iterator[QuantizedTens
             yield QuantizedTensor(name, row.scheme, row.shape, {"values": np.asarray(values)})
         else:
             yield _rounded(session, name, values.astype(np.float32), session.statistics(name), params.bits)
+
+
+def is_last(name: str) -> bool:
+    return name.endswith("down_proj.weight")
 
 
 def _rounded(session: Session, name: str, weight: FloatArray, inputs: Statistics, bits: int) -> QuantizedTensor:
@@ -111,7 +116,7 @@ def write(
     for tensor in tensors:
         schemes[tensor.name] = tensor.scheme
         for part, values in tensor.parts.items():
-            stored = values.astype(np.float32) if part == "values" and values.dtype.name == "bfloat16" else values
+            stored = values.view(np.uint16) if tensor.scheme == "BF16" else values
             arrays[f"{tensor.name}/{part}"] = np.ascontiguousarray(stored)
     save_file(arrays, folder / FILE, metadata={"schemes": json.dumps(schemes)})
     return [folder / FILE]
@@ -127,8 +132,9 @@ def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTen
                 yield ReadTensor(name, scheme, codes.nbytes + scale.nbytes, codes * scale)
             else:
                 values = file.get_tensor(f"{name}/values")
-                nbytes = values.size * (2 if scheme in {"BF16", "F16"} else 4)
-                yield ReadTensor(name, scheme, nbytes, values.astype(np.float32))
+                widened = values.astype(np.uint32) << 16 if scheme == "BF16" else values  # its bits are float32's upper
+                floats = widened.view(np.float32) if scheme == "BF16" else widened.astype(np.float32)
+                yield ReadTensor(name, scheme, values.nbytes, floats)
 
 
 ROUNDING = Method(

@@ -1,0 +1,176 @@
+"""A job's calibration: windows from its text, the engine over them, and what is reported of it."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantmill.calibration import StatisticsCache
+from quantmill.calibration.samples import Samples, read_windows
+from quantmill.checkpoints import Checkpoint
+from quantmill.contract.calibration import calibration_cost, require_calibration
+from quantmill.contract.errors import QuantmillError, ResourceExhausted
+from quantmill.contract.tensors import Plan, QuantizedTensor
+from quantmill.domain.calibration import CalibrationOptions
+from quantmill.files.blobs import BlobStore
+from quantmill.worker.messages import FinishedUnit, Start
+from quantmill.worker.session import check_canceled, require_finite
+
+if TYPE_CHECKING:
+    from quantmill.calibration.engine import Engine
+
+LISTED = 20  # starved experts in a warning; the report has all
+
+
+@dataclass(frozen=True)
+class CalibrationRun:
+    """The engine of a job that is calibrated, the windows that it runs on, and how they were asked for."""
+
+    engine: Engine
+    samples: Samples
+    options: CalibrationOptions
+    store: BlobStore
+
+    def handing_on(
+        self, units: Iterable[tuple[str, tuple[QuantizedTensor, ...]]], carries: MutableMapping[str, str]
+    ) -> Iterator[tuple[str, tuple[QuantizedTensor, ...]]]:
+        """The units, each once its block has been run as it has become; `carries` get what is behind it, by digest."""
+        for key, tensors in units:
+            behind = self.engine.advance()
+            if behind is not None:
+                carries[key] = self.store.put_file(behind, move=True).digest
+            yield key, tensors
+
+    def to_json(self) -> dict[str, Any]:
+        """What quantmill.json keeps: the windows by their digest, what the experts saw of them, what is doubtful."""
+        samples, starved = self.samples, dict(self._starved())
+        return {
+            "digest": samples.digest,
+            "text": {**samples.text.to_json(), "tokens": samples.tokens, "unknown": samples.unknown},
+            "options": self.options.asked() | {"windows": len(samples.ids), "window": samples.window},
+            "experts": [
+                {"module": module, "tokens": counts, "starved": starved.get(module, [])}
+                for module, counts in self.engine.routed.items()
+            ],
+            "statistics_from_cache": self.engine.from_cache,
+            "seconds": {phase: round(seconds, 3) for phase, seconds in self.engine.seconds.items()},
+            "warnings": [*samples.warnings, *self._expert_warnings(starved)],
+        }
+
+    def _starved(self) -> Iterator[tuple[str, list[int]]]:
+        for module, counts in self.engine.routed.items():
+            few = [expert for expert, count in enumerate(counts) if count < self.options.least_expert_tokens]
+            if few:
+                yield module, few
+
+    def _expert_warnings(self, starved: dict[str, list[int]]) -> Iterator[str]:
+        if not starved:
+            return
+        names = [f"{module}.{expert}" for module, few in starved.items() for expert in few]
+        listed = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+        fed = "were fed all tokens" if self.options.starved_experts == "all_tokens" else "rest on few samples or none"
+        yield (
+            f"{len(names)} experts were sent fewer than {self.options.least_expert_tokens} calibration tokens and "
+            f"{fed}: {listed}"
+        )
+
+
+def windows_of_task(task: Start, checkpoint: Checkpoint) -> Samples | None:
+    """Now, so that a text that cannot be used ends the job before its source is read."""
+    if task.calibration is None:
+        return None
+    return read_windows(checkpoint.index, Path(task.calibration.text), task.calibration)
+
+
+@contextmanager
+def calibration_of(
+    task: Start,
+    checkpoint: Checkpoint,
+    plan: Plan,
+    samples: Samples | None,
+    source_digest: str,
+    finished: Sequence[FinishedUnit],
+    progress: Callable[[int, int], None],
+    canceled: threading.Event,
+) -> Iterator[CalibrationRun | None]:
+    """The engine over `samples`, going on behind the `finished` units; None for a job without calibration.
+
+    Raises RequestRejected where the plan and the request disagree on that, ResourceExhausted when the disk has no room.
+    """
+    require_calibration(plan, task.method, given=samples is not None)
+    if samples is None or task.calibration is None:
+        yield None
+        return
+    from quantmill.calibration.block import ExpertRules
+    from quantmill.calibration.engine import Engine
+
+    folder = task.export_folder.parent
+    require_room(folder, checkpoint, plan, samples, task.threads)
+    store = BlobStore(task.carry_store, durable=False)  # a later attempt checks what it takes over
+    carries: MutableMapping[str, Path] = {unit.key: store.path(unit.carry) for unit in finished if unit.carry}
+    options = task.calibration
+    with Engine(
+        checkpoint.index,
+        plan,
+        lambda name: finite(checkpoint, name),
+        samples.ids,
+        folder=folder,
+        threads=task.threads,
+        carries=carries,
+        experts=ExpertRules(options.least_expert_tokens, options.starved_experts == "all_tokens"),
+        cache=StatisticsCache(task.statistics_cache, task.statistics_cache_bytes),
+        key={"source": source_digest, "windows": samples.digest},
+        progress=progress,
+        pause=lambda: check_canceled(canceled),
+    ) as engine:
+        if plan.calibration is not None and plan.calibration.of_source:
+            engine.know(plan.calibration)
+        yield CalibrationRun(engine, samples, options, store)
+
+
+def finite(checkpoint: Checkpoint, name: str) -> Any:
+    tensor = checkpoint.tensor(name)
+    require_finite(tensor)
+    return tensor.values
+
+
+def require_room(folder: Path, checkpoint: Checkpoint, plan: Plan, samples: Samples, threads: int) -> None:
+    """Raises ResourceExhausted with both numbers where the disk has too little for hidden states and statistics."""
+    cost = calibration_cost(checkpoint.index, plan, windows=len(samples.ids), window=samples.window, threads=threads)
+    free = shutil.disk_usage(folder).free
+    if cost.disk > free:
+        raise ResourceExhausted(
+            f"calibration takes {cost.disk} bytes of disk, {folder} has {free}; use fewer samples or a smaller window, "
+            "or make room in the data folder",
+            needed_bytes=cost.disk,
+            free_bytes=free,
+        )
+
+
+def usable(plan: Plan, finished: Sequence[FinishedUnit], carries: Path) -> tuple[FinishedUnit, ...]:
+    """Those finished units that a new attempt can build on.
+
+    Blocks stand on each other: they count as far as they are there without a gap, and only with the hidden states
+    behind the last of them, unless that is the last of all. Else all blocks are done anew.
+    """
+    by_key = {unit.key: unit for unit in finished}
+    walked = [unit.key for unit in plan.units if unit.block is not None]
+    done = [key for key in walked if key in by_key]
+    whole = done == walked[: len(done)] and (done == walked or _is_whole(BlobStore(carries), by_key, done))
+    return tuple(unit for unit in finished if unit.key not in walked or whole)
+
+
+def _is_whole(store: BlobStore, by_key: Mapping[str, FinishedUnit], done: Sequence[str]) -> bool:
+    carry = by_key[done[-1]].carry if done else None
+    if carry is None:
+        return not done
+    try:
+        store.verify(carry)
+    except (QuantmillError, OSError):
+        return False
+    return True

@@ -1,0 +1,80 @@
+"""Calibrated jobs: their blocks stand on each other, and still a job goes on where another process stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import select
+
+from quantmill.contract.errors import RequestRejected
+from quantmill.domain.calibration import CalibrationOptions
+from quantmill.domain.jobs import JobRequest, Outcome, State
+from quantmill.jobs.submit import submit
+from quantmill.store import tables
+
+DATA = Path(__file__).parents[2] / "data"
+MODEL, TEXT = DATA / "millstone-4m", DATA / "text" / "calibration.txt"
+ON_TEXT = CalibrationOptions(str(TEXT), samples=8, window=64)
+
+
+def calibrated(installation, bits=4, calibration=ON_TEXT):
+    request = JobRequest(source=str(MODEL), method="rounding", params={"bits": bits}, calibration=calibration)
+    return submit(installation.services, request)
+
+
+def description(installation, job):
+    """What the job's own quantmill.json says; jobs that made the same bytes share the artifact."""
+    output = tables.job_output
+    with installation.services.database.read() as tx:
+        wanted = select(output.c.description_digest).where(output.c.job_id == job.id)
+        digest = tx.execute(wanted).scalar_one()
+    return json.loads(installation.services.blobs.open(digest).read())
+
+
+def test_killed_after_a_block_a_job_resumes_to_the_same_artifact(install):
+    installation = install("embedded", slots=1)
+    installation.start()
+    undisturbed = installation.wait(calibrated(installation).id, seconds=200)
+    job = calibrated(installation)
+    for block in (1, 3):
+        installation.wait(
+            job.id, lambda now, done=block: now.phase == "quantize" and now.progress and now.progress.done >= done, 200
+        )
+        for runner in installation.runners():
+            kill(runner)
+
+    job = installation.wait(job.id, seconds=200)
+
+    assert job.state is State.SUCCEEDED, job.error
+    assert job.artifact_digest == undisturbed.artifact_digest
+    assert {attempt.outcome for attempt in job.attempts} == {Outcome.LOST, Outcome.SUCCEEDED}
+    first, second = description(installation, undisturbed), description(installation, job)
+    assert [each["calibration"]["statistics_from_cache"] for each in (first, second)] == [False, True]
+    assert first["calibration_digest"] == second["calibration_digest"] == first["calibration"]["digest"]
+    assert not (installation.settings.staging_dir / str(job.id)).exists()
+
+
+def kill(runner):
+    try:
+        runner.kill()
+    except psutil.NoSuchProcess:
+        return
+
+
+@pytest.mark.parametrize(
+    ("method", "calibration", "said"),
+    [("rounding", None, "give calibration"), ("gguf", ON_TEXT, "leave it out")],
+)
+def test_a_text_that_a_method_lacks_or_does_not_take_is_refused_at_once(install, method, calibration, said):
+    params = {"type": "Q4_0"} if method == "gguf" else {}
+
+    with pytest.raises(RequestRejected, match=said) as caught:
+        submit(
+            install("embedded").services,
+            JobRequest(source=str(MODEL), method=method, params=params, calibration=calibration),
+        )
+
+    assert caught.value.fields["errors"][0]["pointer"] == "/calibration"
