@@ -1,8 +1,8 @@
-"""Writing the GGUF file: metadata that llama.cpp needs, then the tensors one by one."""
+"""Writing the GGUF files: metadata that llama.cpp needs, then the tensors one by one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from io import BufferedWriter, BytesIO
 from itertools import groupby
 from pathlib import Path
@@ -12,10 +12,12 @@ import gguf
 import numpy as np
 
 from quantmill.contract.placement import Place, Placement, WeightFile, write_placed
-from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor
+from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, QuantizedTensor
 from quantmill_gguf.families import PREFIX_KEY, Described, ExpectedTensor, describe
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.policies import MIXES
+from quantmill_gguf.readme import plain_files
+from quantmill_gguf.shards import Stored, file_names, split
 from quantmill_gguf.tokenizer import Tokenizer, read_tokenizer
 from quantmill_gguf.types import SCHEMES
 
@@ -25,9 +27,9 @@ QUANTIZATION_VERSION = 2  # GGML's, of the block layouts
 def write(
     tensors: Iterable[QuantizedTensor], plan: Plan, index: ModelIndex, params: GgufParams, folder: Path
 ) -> list[Path]:
-    """Write `model-<type>.gguf` into `folder`; holds one tensor at a time.
+    """Write `model-<type>.gguf` or its parts, README.md and a Modelfile into `folder`; holds one tensor at a time.
 
-    The bytes depend on the tensors, the model's config and its tokenizer only: no paths, no dates. Raises
+    The bytes depend on the tensors, the parameters and the source only: no paths, no dates. Raises
     PluginBroken when the tensors are not those of the plan, in its order.
     """
     return write_placed(tensors, plan, place(plan, index, params), folder)
@@ -36,30 +38,56 @@ def write(
 def place(plan: Plan, index: ModelIndex, params: GgufParams) -> Placement:
     """Where `write` puts each byte: metadata, generated tensors, then the source's in the plan's order.
 
-    Source tensors that are one tensor of the file stand side by side.
+    Source tensors that are one tensor of the file stand side by side. Of several files the first has all metadata and
+    the generated tensors.
     """
-    file = f"model-{params.type}.gguf"
     described = describe(index)
     generated = {name: np.array(values, np.float32) for name, values in described.generated().items()}
-    writer = gguf.GGUFWriter(None, described.architecture.name)
-    _describe_model(writer, described, params)
-    _describe_imatrix(writer, plan)
-    _describe_tokenizer(writer, read_tokenizer(index, described.model.vocab))
+    parts = split(_stored(plan, described), params)
+    names = file_names(params, len(parts))
+    total = len(generated) + sum(map(len, parts))
+    weights: dict[str, WeightFile] = {}
+    places: dict[str, tuple[Place, ...]] = {}
+    for number, (file, tensors) in enumerate(zip(names, parts, strict=True)):
+        writer = gguf.GGUFWriter(None, described.architecture.name)
+        if number == 0:
+            _describe_source(writer, index, params)
+            _describe_model(writer, described, params)
+            _describe_imatrix(writer, plan)
+            _describe_tokenizer(writer, read_tokenizer(index, described.model.vocab))
+        if len(parts) > 1:
+            _describe_split(writer, number, len(parts), total)
+        weights[file] = _place(writer, file, tensors, generated if number == 0 else {}, places)
+    return Placement(weights, places, plain_files(plan, index, params, names))
+
+
+def _stored(plan: Plan, described: Described) -> list[Stored]:
+    shapes = {tensor.output: _shape(tensor) for tensor in described.tensors()}
+    kept = [row for row in plan.tensors if row.action != "drop"]
+    outputs = [(output, tuple(rows)) for output, rows in groupby(kept, key=lambda row: row.output)]
+    return [Stored(output, rows[0].scheme, shapes[output], rows) for output, rows in outputs]
+
+
+def _place(
+    writer: gguf.GGUFWriter,
+    file: str,
+    tensors: list[Stored],
+    generated: Mapping[str, FloatArray],
+    places: dict[str, tuple[Place, ...]],
+) -> WeightFile:
+    """One file that begins with the writer's keys and the generated tensors; adds to `places`."""
     for name, values in generated.items():
         _announce(writer, name, "F32", values.shape, values.nbytes)
-    shapes = {tensor.output: _shape(tensor) for tensor in described.tensors()}
-    stored = [row for row in plan.tensors if row.action != "drop"]
-    outputs = [(output, list(rows)) for output, rows in groupby(stored, key=lambda row: row.output)]
-    for output, rows in outputs:
-        _announce(writer, output, rows[0].scheme, shapes[output], sum(row.nbytes for row in rows))
+    for tensor in tensors:
+        _announce(writer, tensor.name, tensor.scheme, tensor.shape, tensor.nbytes)
     head = _padded(_header(writer)) + b"".join(_padded(values.tobytes()) for values in generated.values())
-    places, end = {}, len(head)
-    for _, rows in outputs:
+    end = len(head)
+    for tensor in tensors:
         end += _padding(end)
-        for row in rows:
+        for row in tensor.rows:
             places[row.name] = (Place("packed", row.output, file, end, row.nbytes),)
             end += row.nbytes
-    return Placement({file: WeightFile(head, end + _padding(end))}, places)
+    return WeightFile(head, end + _padding(end))
 
 
 def _shape(tensor: ExpectedTensor) -> tuple[int, ...]:
@@ -96,6 +124,23 @@ VALUE_TYPES = {
     float: gguf.GGUFValueType.FLOAT32,
     str: gguf.GGUFValueType.STRING,
 }
+
+
+def _describe_split(writer: gguf.GGUFWriter, number: int, count: int, tensors: int) -> None:
+    writer.add_uint16("split.no", number)
+    writer.add_uint16("split.count", count)
+    writer.add_int32("split.tensors.count", tensors)
+
+
+def _describe_source(writer: gguf.GGUFWriter, index: ModelIndex, params: GgufParams) -> None:
+    """What the user says of the model, how large it is, and the digest of the source's files."""
+    for key, text in sorted(params.general.items()):
+        writer.add_string(f"general.{key}", text)
+    if any(key.startswith("base_model.0") for key in params.general):
+        writer.add_base_model_count(1)
+    writer.add_size_label(gguf.size_label(sum(tensor.values for tensor in index.tensors.values()), 0, 0, 0))
+    if index.digest:
+        writer.add_string("quantmill.source.digest", index.digest)
 
 
 def _describe_model(writer: gguf.GGUFWriter, described: Described, params: GgufParams) -> None:

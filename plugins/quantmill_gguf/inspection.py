@@ -17,7 +17,7 @@ from quantmill.contract.reading import Inspection, Observation
 from quantmill.contract.tensors import ModelIndex, Plan
 from quantmill_gguf.expectations import EXPECTED, embedding_of, expected_factors, expected_settings
 from quantmill_gguf.params import GgufParams
-from quantmill_gguf.reader import GgufFile, only_file
+from quantmill_gguf.reader import GgufFile, GgufModel
 
 PADDING = 32  # bytes; where general.alignment is not given
 
@@ -28,18 +28,22 @@ FILE_TYPES |= {"Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32, "TQ1_0": 36, 
 
 
 def inspect(folder: Path, plan: Plan, index: ModelIndex, params: GgufParams) -> Inspection:
-    """The one file, and every key, gap and generated tensor in it.
+    """The files, and every key, gap and generated tensor in them.
 
     Raises VerificationFailed for a file that cannot be read.
     """
-    with GgufFile(only_file(folder)) as file:
+    with GgufModel(folder) as file:
+        count = len(file.files)
         observations = [
-            *_layout(file),
+            *(each for part in file.files for each in _layout(part)),
+            *_split(file, params),
             *_metadata(file, plan, index, params),
             *_tokenizer(file, index),
             *_factors(file, index),
         ]
-    return Inspection((f"model-{params.type}.gguf",), observations)
+    parts = [f"-{number:05}-of-{count:05}" for number in range(1, count + 1)] if count > 1 else [""]
+    beside = ("README.md", "Modelfile") if count == 1 else ("README.md",)
+    return Inspection((*(f"model-{params.type}{part}.gguf" for part in parts), *beside), observations)
 
 
 # Layout
@@ -54,13 +58,29 @@ def _layout(file: GgufFile) -> Iterator[Observation]:
     yield Observation("layout", "bytes of the file", file.size, end)
 
 
+def _split(model: GgufModel, params: GgufParams) -> Iterator[Observation]:
+    """Parts are numbered, know each other, and take no more than was asked for, but where one tensor does."""
+    count, tensors = len(model.files), len(model.tensors)
+    for number, part in enumerate(model.files if count > 1 else ()):
+        for key, value in {"no": number, "count": count, "tensors.count": tensors}.items():
+            yield Observation("split", f"{part.path.name}: {key}", part.metadata.get(f"split.{key}"), value)
+        if number > 0:
+            others = sorted(part.metadata.keys() | part.array_keys)
+            wanted = ["general.architecture", "split.count", "split.no", "split.tensors.count"]
+            yield Observation("split", f"{part.path.name}: keys", ", ".join(others), ", ".join(wanted))
+    for part in model.files if params.split_max_size_mb is not None else ():
+        most = (params.split_max_size_mb or 0) * 10**6
+        held = [tensor.nbytes for name, tensor in part.tensors.items() if not name.startswith("rope_")]
+        yield Observation("split", f"{part.path.name}: as small as asked", len(held) == 1 or sum(held) <= most, True)
+
+
 # Settings
 
 
-def _metadata(file: GgufFile, plan: Plan, index: ModelIndex, params: GgufParams) -> Iterator[Observation]:
+def _metadata(file: GgufModel, plan: Plan, index: ModelIndex, params: GgufParams) -> Iterator[Observation]:
     embedding = embedding_of(index.config, index.tensors)
     settings = expected_settings(index.config, embedding, index.tensors[embedding].shape[0])
-    wanted = _general(index, params) | _imatrix(plan) | settings
+    wanted = _general(index, params) | _source(file, index, params) | _imatrix(plan) | settings
     for key, value in wanted.items():
         yield Observation("metadata", key, file.metadata.get(key), value)
     for key in sorted((file.metadata.keys() | file.array_keys) - wanted.keys()):
@@ -77,6 +97,26 @@ def _general(index: ModelIndex, params: GgufParams) -> dict[str, Scalar]:
     }
 
 
+def _source(file: GgufModel, index: ModelIndex, params: GgufParams) -> dict[str, Scalar]:
+    """What is said of the model; an index without a digest leaves that of the source unseen."""
+    wanted: dict[str, Scalar] = {f"general.{key}": text for key, text in params.general.items()}
+    if any(key.startswith("base_model.0") for key in params.general):
+        wanted["general.base_model.count"] = 1
+    wanted["general.size_label"] = _size_label(sum(tensor.values for tensor in index.tensors.values()))
+    if len(file.files) > 1:
+        wanted |= {"split.no": 0, "split.count": len(file.files), "split.tensors.count": len(file.tensors)}
+    digest = index.digest or file.metadata.get("quantmill.source.digest")
+    return wanted | ({"quantmill.source.digest": digest} if digest else {})
+
+
+def _size_label(values: int) -> str:
+    """The number of weights as the hubs write it: 4.2M, 1.1B."""
+    units = ((1e12, "T"), (1e9, "B"), (1e6, "M"))
+    unit, suffix = next((each for each in units if values > each[0]), (1e3, "K"))
+    number = values / unit
+    return f"{number:.{max(2 - len(str(round(number)).lstrip('0')), 0)}f}{suffix}"
+
+
 def _imatrix(plan: Plan) -> dict[str, Scalar]:
     return {f"quantize.{name}.file": digest for name, digest in plan.inputs.items() if name == "imatrix"}
 
@@ -84,7 +124,7 @@ def _imatrix(plan: Plan) -> dict[str, Scalar]:
 # Tensors that no checkpoint has
 
 
-def _factors(file: GgufFile, index: ModelIndex) -> Iterator[Observation]:
+def _factors(file: GgufModel, index: ModelIndex) -> Iterator[Observation]:
     """The stored divisors of the rope frequencies are those by which transformers slows them."""
     factors = expected_factors(index.config)
     stored = {name for name in file.tensors if name.startswith("rope_")}
@@ -105,7 +145,7 @@ def _factors(file: GgufFile, index: ModelIndex) -> Iterator[Observation]:
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.h, enum llama_token_type
 
 
-def _tokenizer(file: GgufFile, index: ModelIndex) -> Iterator[Observation]:
+def _tokenizer(file: GgufModel, index: ModelIndex) -> Iterator[Observation]:
     data = json.loads(index.files["tokenizer.json"].read_bytes())
     settings = {}
     if "tokenizer_config.json" in index.files:
@@ -130,7 +170,7 @@ def _tokenizer(file: GgufFile, index: ModelIndex) -> Iterator[Observation]:
             yield Observation("tokenizer", key, str(file.metadata.get(key, "an array")), None)
 
 
-def _list_facts(file: GgufFile, key: str, wanted: Sequence[Scalar]) -> Iterator[Observation]:
+def _list_facts(file: GgufModel, key: str, wanted: Sequence[Scalar]) -> Iterator[Observation]:
     """How many there are, and the first that differs."""
     full = f"tokenizer.ggml.{key}"
     found = file.array(full) if full in file.array_keys else []

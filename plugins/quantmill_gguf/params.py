@@ -56,6 +56,22 @@ TypeName = Literal[
     "TQ1_0",
 ]
 
+GeneralKey = Literal[
+    "name",
+    "author",
+    "organization",
+    "version",
+    "description",
+    "license",
+    "license.link",
+    "source.url",
+    "source.repo_url",
+    "base_model.0.name",
+    "base_model.0.organization",
+    "base_model.0.repo_url",
+]
+GeneralText = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
 Pattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.*?\[\]!-]{1,200}$")]
 
 
@@ -80,4 +96,11 @@ class GgufParams(BaseModel):
         max_length=256,
         description="Tensor type by pattern (* ? [abc]) of the GGUF name or the source's: "
         '{"blk.*.ffn_down.weight": "Q6_K"}. A tensor that two patterns give different types is refused.',
+    )
+    split_max_size_mb: float | None = Field(
+        default=None, gt=0, le=1e7, description="Files of at most so many MB (10^6 bytes) of tensors; else one file."
+    )
+    general: Mapping[GeneralKey, GeneralText] = Field(
+        default_factory=dict,
+        description="What the file says of the model under general.*: name, license, source.repo_url, ...",
     )

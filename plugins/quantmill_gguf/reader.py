@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 
 from quantmill.contract.errors import VerificationFailed
-from quantmill.contract.gguf import GgufContainer, StoredTensor
+from quantmill.contract.gguf import GgufContainer, Scalar, StoredTensor
 from quantmill.contract.reading import ReadTensor
 from quantmill.contract.tensors import FloatArray
 from quantmill_gguf.decode import DECODERS
@@ -32,20 +35,59 @@ class GgufFile(GgufContainer):
         return values
 
 
-def only_file(folder: Path) -> Path:
-    """The folder's GGUF file. Raises VerificationFailed where there is not exactly one."""
+PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+
+
+class GgufModel:
+    """A folder's GGUF model: one file, or all parts of one that was split; a context manager.
+
+    `files` are in their order. `metadata` and arrays are the first one's, `tensors` those of all. Raises
+    VerificationFailed for another number of files, a part that is missing and a tensor that is in two.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._opened = ExitStack()
+        try:
+            self.files = [self._opened.enter_context(GgufFile(path)) for path in _paths(folder)]
+            self._file_of = {name: file for file in self.files for name in file.tensors}
+            if len(self._file_of) < sum(len(file.tensors) for file in self.files):
+                raise VerificationFailed("a tensor is stored in two parts of the model")
+        except BaseException:
+            self._opened.close()
+            raise
+        self.metadata, self.array_keys = self.files[0].metadata, self.files[0].array_keys
+        self.tensors = {name: tensor for file in self.files for name, tensor in file.tensors.items()}
+
+    def array(self, key: str) -> list[Scalar]:
+        return self.files[0].array(key)
+
+    def values(self, tensor: StoredTensor) -> FloatArray:
+        return self._file_of[tensor.name].values(tensor)
+
+    def __enter__(self) -> GgufModel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._opened.close()
+
+
+def _paths(folder: Path) -> list[Path]:
     paths = sorted(folder.glob("*.gguf"))
-    if len(paths) != 1:
-        raise VerificationFailed(f"expected one GGUF file in the artifact, found {len(paths)}")
-    return paths[0]
+    parts = [match for path in paths if (match := PART.fullmatch(path.name))]
+    whole = [(parts[0][1], f"{number:05}", f"{len(paths):05}") for number in range(1, len(paths) + 1)] if parts else []
+    if [part.groups() for part in parts] != whole or (len(paths) != 1 and not parts):
+        raise VerificationFailed(f"expected one GGUF file in the artifact, or all its parts; found {len(paths)}")
+    return paths
 
 
 def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTensor]:
-    """The tensors of the folder's GGUF file under their source names, in the source's shape and row order.
+    """The tensors of the folder's GGUF model under their source names, in the source's shape and row order.
 
     Raises VerificationFailed for a damaged file or one whose tensors are not those of its architecture.
     """
-    with GgufFile(only_file(folder)) as file:
+    with GgufModel(folder) as file:
         source = Names(file.metadata, len(file.tensors))
         for tensor in file.tensors.values():
             for each in source.of(tensor):
@@ -53,7 +95,7 @@ def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTen
                     yield _read(file, each)
 
 
-def _read(file: GgufFile, each: Restored) -> ReadTensor:
+def _read(file: GgufModel, each: Restored) -> ReadTensor:
     stored = each.stored
     values = each.arrange(file.values(stored).reshape(stored.shape))
     return ReadTensor(each.name, each.scheme, stored.nbytes, values, each.transposed)

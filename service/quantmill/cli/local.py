@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import re
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -302,8 +303,9 @@ def show_result(
 
 
 def command(template: str, artifact: Artifact, folder: Path) -> str:
-    main = max(artifact.files, key=lambda file: file.size)
-    return template.format(file=folder / main.path, folder=folder)
+    main = max(artifact.files, key=lambda file: file.size).path
+    first = re.sub(r"-\d{5}-of-(\d{5})\.gguf$", r"-00001-of-\1.gguf", main)  # a split model is loaded by its first part
+    return template.format(file=folder / first, folder=folder)
 
 
 def show_plan(planned: Planned) -> None:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from quantmill.checkpoints import Checkpoint, open_checkpoint
@@ -96,6 +97,7 @@ def identify_source(checkpoint: Checkpoint, task: Start, send: Send) -> str:
             expected=task.source_digest,
             found=digest,
         )
+    checkpoint.index = replace(checkpoint.index, digest=digest)  # for the files that name their source
     send(SourceKnown(digest=digest))
     return digest
 

@@ -32,7 +32,7 @@ def test_a_job_ends_in_a_verified_artifact(installation):
     assert [attempt.outcome for attempt in job.attempts] == [Outcome.SUCCEEDED]
     with installation.services.database.read() as tx:
         artifact = artifacts.get_artifact(tx, job.artifact_digest)
-    assert [file.path for file in artifact.files] == ["model-Q4_K_M.gguf"]
+    assert [file.path for file in artifact.files] == ["Modelfile", "README.md", "model-Q4_K_M.gguf"]
     for file in (*artifact.files, artifact.description):
         installation.services.blobs.verify(file.digest)
 
@@ -150,7 +150,7 @@ def test_a_job_that_misses_its_gates_goes_on_with_the_next_larger_type_until_the
     with installation.services.database.read() as tx:
         artifact = artifacts.get_artifact(tx, job.artifact_digest)
         (step,) = artifacts.lineage(tx, job.artifact_digest)
-    assert [file.path for file in artifact.files] == ["model-Q5_K_M.gguf"]
+    assert [file.path for file in artifact.files] == ["Modelfile", "README.md", "model-Q5_K_M.gguf"]
     assert step.params["type"] == "Q5_K_M"
     description = json.loads(installation.services.blobs.path(artifact.description.digest).read_bytes())
     assert [each["params"]["type"] for each in description["steps"]] == ["Q4_0", "Q4_K_M"]

@@ -118,7 +118,7 @@ class Compared:
 
 def export(checkpoint: Checkpoint, params: dict[str, Any], folder: Path) -> Path:
     run = Run(GGUF, GGUF.params(**params), checkpoint)
-    (path,) = run.write(run.quantize(threads=2), folder)
+    path, *_ = run.write(run.quantize(threads=2), folder)
     return path
 
 

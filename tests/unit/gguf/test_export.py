@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from quantmill.checkpoints import Checkpoint, open_checkpoint
-from quantmill.contract.errors import PluginBroken
+from quantmill.contract.errors import PluginBroken, VerificationFailed
 from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.contract.testing import Run
 from quantmill_gguf.plugin import GGUF
@@ -26,7 +27,7 @@ def export(tmp_path: Path) -> Export:
 
     def run(checkpoint: Checkpoint, folder: str = "artifact", **params: Any) -> Path:
         run = Run(GGUF, GGUF.params(**params), checkpoint)
-        (path,) = run.write(run.quantize(), tmp_path / folder)
+        path, *_ = run.write(run.quantize(), tmp_path / folder)
         return path
 
     return run
@@ -48,9 +49,10 @@ def test_the_metadata_is_what_llama_cpp_needs(export: Export, millstone: Checkpo
     assert found == {
         "GGUF.version": 3,
         "GGUF.tensor_count": 38,
-        "GGUF.kv_count": 25,
+        "GGUF.kv_count": 26,
         "general.architecture": "llama",
         "general.type": "model",
+        "general.size_label": "4.2M",
         "general.file_type": 15,
         "general.quantization_version": 2,
         "llama.vocab_size": 4096,
@@ -121,3 +123,110 @@ def test_missing_tensors_are_refused(small: Checkpoint, tmp_path: Path) -> None:
     run = Run(GGUF, GGUF.params(type="Q8_0"), small)
     with pytest.raises(PluginBroken, match="next, got None"):
         run.write(iter(list(run.quantize())[:-1]), tmp_path / "short")
+
+
+# Files
+
+
+GENERAL = {
+    "name": "Millstone 4M",
+    "license": "apache-2.0",
+    "source.repo_url": "https://huggingface.co/example/millstone-4m",
+    "base_model.0.name": "Millstone",
+    "base_model.0.repo_url": "https://huggingface.co/example/millstone",
+}
+
+
+def test_what_is_said_of_the_model_stands_under_general(export: Export, small: Checkpoint) -> None:
+    found = metadata(export(small, general=GENERAL))
+    assert {name: found[f"general.{name}"] for name in GENERAL} == GENERAL
+    assert found["general.base_model.count"] == 1
+
+
+def test_the_source_s_digest_stands_in_the_file(small: Checkpoint) -> None:
+    index = replace(small.index, digest="sha256:" + "0" * 64)
+    params = GGUF.params(type="Q8_0")
+    placement = GGUF.place.load()(GGUF.plan.load()(index, params), index, params)  # type: ignore[union-attr]
+    assert b"quantmill.source.digest" in placement.weights["model-Q8_0.gguf"].head
+    assert b"sha256:" + b"0" * 64 in placement.weights["model-Q8_0.gguf"].head
+
+
+def test_the_readme_has_the_commands_and_what_hubs_read(export: Export, small: Checkpoint) -> None:
+    folder = export(small, type="Q4_0", general=GENERAL).parent
+    lines = (folder / "README.md").read_text().splitlines()
+    assert lines[:4] == ["---", "license: 'apache-2.0'", "base_model: 'example/millstone'", "---"]
+    assert "# Millstone 4M, Q4_0" in lines
+    assert "    llama-cli -m model-Q4_0.gguf" in lines
+    assert "    ollama create millstone-4m:q4_0 -f Modelfile" in lines
+    assert "    lms import model-Q4_0.gguf" in lines
+    assert (folder / "Modelfile").read_text() == "FROM ./model-Q4_0.gguf\n"
+
+
+def test_a_split_model_has_llama_cpp_s_names_and_numbers(export: Export, millstone: Checkpoint) -> None:
+    first = export(millstone, type="Q4_K_M", split_max_size_mb=1)
+    files = sorted(path.name for path in first.parent.iterdir())
+    readers = [gguf.GGUFReader(path) for path in sorted(first.parent.glob("*.gguf"))]
+
+    assert files == ["README.md", *(f"model-Q4_K_M-0000{n}-of-00003.gguf" for n in (1, 2, 3))]
+    for number, reader in enumerate(readers):
+        split = {key: reader.fields[f"split.{key}"].contents() for key in ("no", "count", "tensors.count")}
+        assert split == {"no": number, "count": 3, "tensors.count": 38}
+        assert sum(int(tensor.n_bytes) for tensor in reader.tensors) <= 1e6
+    assert "tokenizer.ggml.tokens" in readers[0].fields
+    assert "tokenizer.ggml.tokens" not in readers[1].fields
+    plan = GGUF.plan.load()(millstone.index, GGUF.params(type="Q4_K_M"))
+    assert [tensor.name for reader in readers for tensor in reader.tensors] == [row.output for row in plan.tensors]
+
+
+def test_the_parts_hold_what_the_whole_file_holds(export: Export, millstone: Checkpoint) -> None:
+    whole = dict(GGUF.weights(export(millstone, "whole", type="Q4_0").parent))
+    parts = dict(GGUF.weights(export(millstone, "parts", type="Q4_0", split_max_size_mb=0.5).parent))
+    assert whole.keys() == parts.keys()
+    assert all(np.array_equal(values, parts[name]) for name, values in whole.items())
+
+
+def test_a_split_model_passes_inspection(millstone: Checkpoint, tmp_path: Path) -> None:
+    run = Run(GGUF, GGUF.params(type="Q4_0", split_max_size_mb=0.5), millstone)
+    written = run.write(run.quantize(), tmp_path / "artifact")
+
+    inspection = GGUF.inspect.load()(tmp_path / "artifact", run.plan, millstone.index, run.params)  # type: ignore[union-attr]
+
+    assert sorted(inspection.files) == sorted(path.name for path in written)
+    assert [each for each in inspection.observations if not each.holds] == []
+
+
+def lose(folder: Path) -> None:
+    next(iter(sorted(folder.glob("*.gguf")))).unlink()
+
+
+def rename(folder: Path) -> None:
+    path = sorted(folder.glob("*.gguf"))[-1]
+    path.rename(folder / path.name.replace("model", "other"))
+
+
+def repeat(folder: Path) -> None:
+    first, second, *_ = sorted(folder.glob("*.gguf"))
+    second.write_bytes(first.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(lose, "or all its parts; found"), (rename, "or all its parts; found"), (repeat, "stored in two parts")],
+)
+def test_parts_that_do_not_belong_together_are_refused(
+    export: Export, millstone: Checkpoint, damage: Callable[[Path], None], message: str
+) -> None:
+    folder = export(millstone, type="Q4_0", split_max_size_mb=0.5).parent
+    damage(folder)
+    with pytest.raises(VerificationFailed, match=message):
+        list(GGUF.weights(folder))
+
+
+def test_offsets_beyond_four_gigabytes_are_written(small: Checkpoint) -> None:
+    params = GGUF.params(type="F32")
+    plan = GGUF.plan.load()(small.index, params)
+    large = replace(plan, tensors=tuple(replace(row, nbytes=row.nbytes * 5000) for row in plan.tensors))
+    placement = GGUF.place.load()(large, small.index, params)  # type: ignore[union-attr]
+    last = placement.places[plan.tensors[-1].name][0]
+    assert last.begin > 2**32
+    assert placement.weights["model-F32.gguf"].size > last.begin + last.nbytes - 1

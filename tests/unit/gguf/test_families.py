@@ -93,7 +93,7 @@ def test_names_are_those_of_the_gguf_package(exported: Exported) -> None:
 def test_experts_follow_each_other_in_one_tensor(tmp_path: Path) -> None:
     with open_checkpoint(RANDOM_MODELS["mixtral, 4 experts"].write(tmp_path / "model")) as checkpoint:
         run = Run(GGUF, GGUF.params(type="F32"), checkpoint)
-        (path,) = run.write(run.quantize(), tmp_path / "artifact")
+        path, *_ = run.write(run.quantize(), tmp_path / "artifact")
         found = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
         stacked = [checkpoint.tensor(f"model.layers.1.block_sparse_moe.experts.{n}.w2.weight").values for n in range(4)]
         unit = next(unit for unit in run.plan.units if unit.key == "blk.1.ffn_down_exps.weight")

@@ -189,7 +189,7 @@ def test_the_plan_and_the_file_name_the_matrix_by_its_digest(
     run = Run(GGUF, GGUF.params(type="Q2_K_S", imatrix=str(path)), small)
     digest = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
 
-    (artifact,) = run.write(run.quantize(), tmp_path / "artifact")
+    artifact, *_ = run.write(run.quantize(), tmp_path / "artifact")
 
     assert run.plan.inputs == {"imatrix": digest}
     keys = gguf.GGUFReader(artifact).fields

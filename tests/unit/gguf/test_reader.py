@@ -126,7 +126,7 @@ def test_a_lying_file_is_refused(tmp_path: Path, content: bytes, message: str) -
 @pytest.fixture(scope="module")
 def artifact(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     run = Run(GGUF, GGUF.params(type="Q4_0"), small)
-    (path,) = run.write(run.quantize(), tmp_path_factory.mktemp("artifact") / "a")
+    path, *_ = run.write(run.quantize(), tmp_path_factory.mktemp("artifact") / "a")
     return path.read_bytes()
 
 

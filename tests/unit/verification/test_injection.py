@@ -141,7 +141,7 @@ class Made:
     def file(self, type_: str, scratch: Path) -> bytes:
         if type_ not in self.files:
             run = self.run(type_)
-            (path,) = run.write(run.quantize(threads=2), scratch / f"made-{type_}")
+            path, *_ = run.write(run.quantize(threads=2), scratch / f"made-{type_}")
             self.files[type_] = path.read_bytes()
         return self.files[type_]
 
