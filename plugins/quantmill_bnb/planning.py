@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from math import prod
+from typing import Any
 
 from quantmill.contract.errors import ParamsRejected
-from quantmill.contract.linears import Linear, plan_linears
+from quantmill.contract.linears import Linear, plan_linears, promote_linears
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
 from quantmill_bnb.layout import DTYPES, STORAGE, parts_of
 from quantmill_bnb.params import BnbParams
@@ -20,6 +22,11 @@ def plan(index: ModelIndex, params: BnbParams) -> Plan:
     Raises what `plan_linears` does, and ParamsRejected for a `quant_storage` that does not divide a weight.
     """
     return plan_linears(index, params.skip_modules, lambda linear: _row(linear, params))
+
+
+def promote(index: ModelIndex, plan: Plan, params: BnbParams, names: Collection[str]) -> Mapping[str, Any]:
+    """More bits for single Linears: they keep their weights."""
+    return promote_linears(index, plan, params.skip_modules, names)
 
 
 def scheme_of(params: BnbParams) -> str:

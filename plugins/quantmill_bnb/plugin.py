@@ -69,6 +69,7 @@ BNB = Method(
         {"quant_type": "nf4", "double_quant": False, "block_size": 32},
         {"quant_type": "int8", "double_quant": None, "block_size": 64, "quant_storage": "uint8"},
     ),
+    promote=lazy("quantmill_bnb.planning:promote"),
     bits=(4, 8),
     granularity="blocks of 32 to 4096 values of the flattened weight; int8: rows",
 )

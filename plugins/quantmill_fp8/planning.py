@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 from quantmill.contract.errors import ParamsRejected
-from quantmill.contract.linears import Linear, plan_linears
+from quantmill.contract.linears import Linear, plan_linears, promote_linears
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
 from quantmill_fp8.params import Fp8Params
 from quantmill_fp8.schemes import SCALE_DTYPES, SCHEMES, Fp8Scheme, parts_of
@@ -17,6 +19,11 @@ def plan(index: ModelIndex, params: Fp8Params) -> Plan:
     Raises what `plan_linears` does, and ParamsRejected for a Linear whose features the scheme's blocks do not divide.
     """
     return plan_linears(index, params.skip_modules, lambda linear: _row(linear, SCHEMES[params.scheme], params.scheme))
+
+
+def promote(index: ModelIndex, plan: Plan, params: Fp8Params, names: Collection[str]) -> Mapping[str, Any]:
+    """More bits for single Linears: they keep their weights."""
+    return promote_linears(index, plan, params.skip_modules, names)
 
 
 def _row(linear: Linear, scheme: Fp8Scheme, name: str) -> TensorPlan | str:

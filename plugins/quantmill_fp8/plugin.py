@@ -48,6 +48,7 @@ FP8 = Method(
     ),
     # Activations stay as they are on each rung: evaluation would not see what quantizing them loses
     ladder=({"scheme": "MXFP4A16"}, {"scheme": "NVFP4A16"}, {"scheme": "FP8A16"}),
+    promote=lazy("quantmill_fp8.planning:promote"),
     bits=(4, 8),
     granularity="rows, blocks of 128 x 128, or groups of 16 or 32 values along a row",
 )

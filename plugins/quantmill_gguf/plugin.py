@@ -79,6 +79,7 @@ GGUF = Method(
         Runtime("transformers", "AutoModelForCausalLM.from_pretrained('{folder}', gguf_file='{file}')"),
     ),
     ladder=tuple({"type": type_} for type_ in ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "BF16")),
+    promote=lazy("quantmill_gguf.promotion:promote"),
     bits=(2, 3, 4, 5, 6, 8, 16, 32),
     granularity="blocks of 32 or 256 values along a row",
 )

@@ -161,10 +161,13 @@ class SubmitPlan(Body):
 
 
 class EscalationBody(Body):
-    """Leave to go on with larger parameters of the method's ladder while gates are missed."""
+    """Leave to go on with larger parameters while gates are missed: up the method's ladder, or for the worst blocks."""
 
     attempts: int = Field(ge=2, le=16, description="at most this many, the first included")
     size_mb: float | None = Field(default=None, gt=0, le=1e9, description="none planned for more, in 10^6 bytes")
+    by: Literal["ladder", "blocks"] = Field(
+        default="ladder", description="what grows: all of it, or the blocks that add most to the output's error"
+    )
 
 
 class SubmitJob(SubmitPlan):
@@ -436,6 +439,7 @@ class EscalationView(View):
 
     attempts: int
     size_mb: float | None
+    by: str
     steps: list[StepView]
 
 
@@ -502,7 +506,7 @@ def _escalation_view(job: Job) -> EscalationView | None:
     if asked is None:
         return None
     steps = [StepView.of(step) for step in job.steps]
-    return EscalationView(attempts=asked.attempts, size_mb=asked.size_mb, steps=steps)
+    return EscalationView(attempts=asked.attempts, size_mb=asked.size_mb, by=asked.by, steps=steps)
 
 
 class VariantView(View):
@@ -613,6 +617,7 @@ class MethodView(View):
     ladder: list[dict[str, Any]] = Field(
         default=[], description="parameters that a job may escalate by, smallest first"
     )
+    promotes: bool = Field(default=False, description="whether a job may escalate by its worst blocks")
     runtimes: list[RuntimeView]
 
 

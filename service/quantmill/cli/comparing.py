@@ -68,6 +68,7 @@ def compare(
     gate: options.Gates = None,
     escalate: options.Escalate = None,
     escalate_mb: options.EscalateMb = None,
+    escalate_by: options.EscalateBy = None,
     calibration: options.Calibrate = None,
     calibrate: options.Samples = None,
     seed: options.Seed = 0,
@@ -87,7 +88,7 @@ def compare(
         seed=seed,
         gates=tuple(gate or ()),
         evaluation=options.parse_measures(measures),
-        escalation=options.parse_escalation(escalate, escalate_mb),
+        escalation=options.parse_escalation(escalate, escalate_mb, escalate_by),
         calibration=options.parse_calibration(as_seen_there(calibration) if calibration else None, calibrate),
     )
     with place(request, server, data_dir, threads) as chosen, interruptible():
@@ -176,7 +177,7 @@ class There:
             seed=request.seed,
             gates=list(request.gates),
             evaluation=request.evaluation.asked(),
-            escalation=vars(request.escalation) if request.escalation else None,
+            escalation=request.escalation.asked() if request.escalation else None,
             calibration=request.calibration.asked() if request.calibration else None,
         )
 

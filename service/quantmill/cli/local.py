@@ -43,6 +43,7 @@ def quantize(
     gate: options.Gates = None,
     escalate: options.Escalate = None,
     escalate_mb: options.EscalateMb = None,
+    escalate_by: options.EscalateBy = None,
     calibration: options.Calibrate = None,
     calibrate: options.Samples = None,
     seed: options.Seed = 0,
@@ -65,7 +66,7 @@ def quantize(
         seed=seed,
         gates=tuple(gate or ()),
         evaluation=options.parse_measures(measures),
-        escalation=options.parse_escalation(escalate, escalate_mb),
+        escalation=options.parse_escalation(escalate, escalate_mb, escalate_by),
         calibration=options.parse_calibration(str(Path(calibration).resolve()) if calibration else None, calibrate),
     )
     calibrated_on = Path(calibration) if calibration else None

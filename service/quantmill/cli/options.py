@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from quantmill.contract.errors import RequestRejected
-from quantmill.domain.escalation import Escalation
+from quantmill.domain.escalation import By, Escalation
 
 if TYPE_CHECKING:
     from quantmill.client import Client
@@ -69,6 +69,10 @@ Escalate = Annotated[
         min=2, max=16, metavar="N", help="Go on to larger parameters until the gates are met, N attempts in all."
     ),
 ]
+EscalateBy = Annotated[
+    str | None,
+    typer.Option(metavar="WHAT", help="What grows: ladder (all of it, the default) or blocks (those that lose most)."),
+]
 EscalateMb = Annotated[float | None, typer.Option(min=0, metavar="MB", help="None of those attempts larger than this.")]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A new folder.")]
 Seed = Annotated[int, typer.Option(min=0)]
@@ -103,12 +107,12 @@ def parse_calibration(text: str | None, pairs: Sequence[str] | None) -> Calibrat
     return CalibrationOptions.of({"text": text, **parse_sets(pairs)})
 
 
-def parse_escalation(attempts: int | None, size_mb: float | None) -> Escalation | None:
+def parse_escalation(attempts: int | None, size_mb: float | None, by: str | None) -> Escalation | None:
     if attempts is None:
-        if size_mb is not None:
-            raise RequestRejected("--escalate-mb bounds --escalate; give both")
+        if size_mb is not None or by is not None:
+            raise RequestRejected("--escalate-mb and --escalate-by are for --escalate; give that too")
         return None
-    return Escalation(attempts, size_mb)
+    return Escalation(attempts, size_mb, cast(By, by or "ladder"))
 
 
 def parse_labels(pairs: Sequence[str] | None) -> dict[str, str]:

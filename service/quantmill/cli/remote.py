@@ -39,6 +39,7 @@ def submit(
     gate: options.Gates = None,
     escalate: options.Escalate = None,
     escalate_mb: options.EscalateMb = None,
+    escalate_by: options.EscalateBy = None,
     calibration: options.Calibrate = None,
     calibrate: options.Samples = None,
     seed: options.Seed = 0,
@@ -50,7 +51,7 @@ def submit(
     as_json: options.Json = False,
 ) -> int:
     """Queue a job. A path that exists here is sent absolute, any other as it is written."""
-    escalation = options.parse_escalation(escalate, escalate_mb)
+    escalation = options.parse_escalation(escalate, escalate_mb, escalate_by)
     calibrated = options.parse_calibration(as_seen_there(calibration) if calibration else None, calibrate)
     with options.client(server) as service:
         job = service.submit(
@@ -62,7 +63,7 @@ def submit(
             evaluation=options.parse_measures(measures).asked(),
             seed=seed,
             gates=gate or [],
-            escalation=vars(escalation) if escalation else None,
+            escalation=escalation.asked() if escalation else None,
             calibration=calibrated.asked() if calibrated else None,
             labels=options.parse_labels(label),
             timeout_seconds=time_limit,

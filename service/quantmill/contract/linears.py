@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import StringConstraints
 
@@ -139,6 +139,17 @@ def plan_linears(index: ModelIndex, skip_modules: Sequence[str], row_of: RowOf) 
         raise SourceRejected(f"{index.architecture} has nothing to quantize: {'; '.join(reasons)}", reasons=reasons)
     peak = max(index.tensors[row.name].nbytes + row.nbytes for row in rows)
     return Plan(rows, tuple(Unit(row.name, (row.name,)) for row in rows), peak)
+
+
+def promote_linears(
+    index: ModelIndex, plan: Plan, skip_modules: Sequence[str], names: Collection[str]
+) -> Mapping[str, Any]:
+    """The `skip_modules` by which the named Linears keep their weights, and with them those that engines compute in
+    one product with them, which must have one scheme. Empty where none of them is quantized."""
+    found = linears(index)
+    quantized = [name for name in found if name in names and plan.by_name[name].action == "quantize"]
+    modules = dict.fromkeys(module for name in quantized for module in found[name].fused)
+    return {"skip_modules": [*skip_modules, *(each for each in modules if each not in skip_modules)]} if modules else {}
 
 
 def kept_modules(plan: Plan, index: ModelIndex) -> list[str]:

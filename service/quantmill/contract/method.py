@@ -28,6 +28,10 @@ class QuantizeFunction(Protocol):
     def __call__(self, session: Session, params: Any) -> Iterator[QuantizedTensor]: ...
 
 
+class PromoteFunction(Protocol):
+    def __call__(self, index: ModelIndex, plan: Plan, params: Any, names: Collection[str]) -> Mapping[str, Any]: ...
+
+
 class WriteFunction(Protocol):
     def __call__(
         self, tensors: Iterable[QuantizedTensor], plan: Plan, index: ModelIndex, params: Any, folder: Path
@@ -88,7 +92,11 @@ class Method:
 
     `ladder` holds sets of parameters, smallest artifact first: a job that may escalate replaces its own parameters of
     the same names by one of them when it misses its gates; a rung that its other parameters do not go with is left
-    out. A method without one cannot escalate.
+    out. A method without one cannot escalate by it.
+
+    promote   index, plan, params, names -> the parameters to change so that the named tensors of the plan (sources'
+              names) get the next larger scheme and all others stay; empty where none of them can have more. A method
+              without it cannot escalate by blocks.
 
     `error_bounds` gives, for each scheme that `plan` may choose, the largest relative RMSE
     (rms(read - source) / rms(source)) that verification accepts for a tensor; `block_bounds` the largest error of a
@@ -111,6 +119,7 @@ class Method:
     inspect: lazy[InspectFunction] | None = None
     place: lazy[PlaceFunction] | None = None
     ladder: tuple[Mapping[str, Any], ...] = ()
+    promote: lazy[PromoteFunction] | None = None
     bits: tuple[int, ...] = ()
     granularity: str = ""
     unit: Literal["tensor", "block", "graph"] = "tensor"
@@ -136,6 +145,7 @@ class Method:
             "formats": list(self.formats),
             "architectures": list(self.architectures),
             "ladder": [dict(rung) for rung in self.ladder],
+            "promotes": self.promote is not None,
             "bits": list(self.bits),
             "granularity": self.granularity,
             "unit": self.unit,

@@ -215,6 +215,21 @@ class MethodConformance:
         assert sizes or not self.method.ladder
         assert sizes == sorted(sizes)
 
+    def test_promoting_a_tensor_gives_more_bytes_to_it_and_takes_none_from_others(self, runs: list[Run]) -> None:
+        if self.method.promote is None:
+            return
+        for run in runs:
+            plan = run.plan
+            name = next((row.name for row in plan.tensors if row.action == "quantize"), None)
+            if name is None:  # the rung is a float type
+                continue
+            change = self.method.promote.load()(run.source.index, plan, run.params, [name])
+            params = self.method.params.model_validate({**run.params.model_dump(mode="json"), **change})
+            after = Run(self.method, params, run.source).plan
+            grown = {row.name for row in after.tensors if row.nbytes > plan.by_name[row.name].nbytes}
+            assert name in grown, (run.params, change)
+            assert {row.name for row in after.tensors if row != plan.by_name[row.name]} == grown, (run.params, change)
+
     def test_the_description_is_json(self) -> None:
         assert json.loads(json.dumps(self.method.describe())) == self.method.describe()
 

@@ -57,6 +57,7 @@ def submit(services: Services, request: ComparisonRequest, *, idempotency_key: s
 def request_digest(request: ComparisonRequest) -> str:
     """sha256 over the RFC 8785 form of what was asked for; `variants` sets it apart from every single job's."""
     body = {**asdict(request), "evaluation": request.evaluation.asked()}
+    body["escalation"] = request.escalation.asked() if request.escalation else None
     for name in ("evaluation", "calibration"):  # requests of before there were such options keep their digest
         if not body[name]:
             del body[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -67,12 +66,9 @@ def request_digest(request: JobRequest, retry_of: UUID | None = None) -> str:
     """sha256 over the RFC 8785 form of what was asked for, before anything is resolved or filled in."""
     body: dict[str, Any] = {**asdict(request), "retry_of": str(retry_of) if retry_of else None}
     body["evaluation"] = request.evaluation.asked()
-    for name in (
-        "gates",
-        "evaluation",
-        "escalation",
-        "calibration",
-    ):  # requests of before there were such keep their digest
+    body["escalation"] = request.escalation.asked() if request.escalation else None
+    # Requests of before there were such keep their digest
+    for name in ("gates", "evaluation", "escalation", "calibration"):
         if not body[name]:
             del body[name]
     return "sha256:" + hashlib.sha256(rfc8785.dumps(body)).hexdigest()
@@ -105,7 +101,7 @@ def accept(services: Services, request: JobRequest, *, shared_calibration: bool 
     if request.method in services.plugins.methods:
         planned = make_plan(services, request.source, request.method, request.params)
         installed = services.plugins.methods[request.method]
-        _check_escalation(request, installed.ladder)
+        _check_escalation(request, bool(installed.ladder), installed.promote is not None)
         if shared_calibration and planned.plan.calibration is None:
             request = replace(request, calibration=None)
         _check_calibration(request, planned)
@@ -115,7 +111,7 @@ def accept(services: Services, request: JobRequest, *, shared_calibration: bool 
         description = published_method(services, request.method)
     validate_by_schema(request.method, description["params_schema"], request.params)
     params = find_inputs(services, description["params_schema"], request.params)
-    _check_escalation(request, description.get("ladder", ()))
+    _check_escalation(request, bool(description.get("ladder")), bool(description.get("promotes")))
     located = replace(request, source=str(folder), params=params)
     return Accepted(located, description["version"], {}, timeout)  # its worker plans it
 
@@ -128,13 +124,18 @@ def _check_gates(request: JobRequest) -> None:
                 raise RequestRejected(f"{text!r} is measured on a text; give evaluation_text")
 
 
-def _check_escalation(request: JobRequest, ladder: Sequence[Mapping[str, Any]]) -> None:
+def _check_escalation(request: JobRequest, has_ladder: bool, promotes: bool) -> None:
     if request.escalation is None:
         return
     with pointing_at("/escalation"):
         if not request.gates:
             raise RequestRejected("escalation goes on until the gates are met; give gates")
-        if not ladder:
+        if request.escalation.by == "blocks":
+            if not promotes:
+                raise RequestRejected(f"method {request.method!r} cannot give single blocks more bits; leave `by` out")
+            if request.evaluation_text is None:
+                raise RequestRejected("the worst blocks are found on a text; give evaluation_text")
+        elif not has_ladder:
             raise RequestRejected(f"method {request.method!r} has no ladder to escalate on; leave escalation out")
 
 

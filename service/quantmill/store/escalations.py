@@ -16,7 +16,7 @@ from quantmill.store.types import clock
 
 def insert_escalation(tx: Connection, job_id: UUID, asked: Escalation | None) -> None:
     if asked is not None:
-        tx.execute(insert(escalation).values(job_id=job_id, attempts=asked.attempts, size_mb=asked.size_mb))
+        tx.execute(insert(escalation).values(job_id=job_id, **vars(asked)))
 
 
 def insert_step(tx: Connection, job_id: UUID, position: int, step: Step) -> None:
@@ -36,7 +36,7 @@ def insert_step(tx: Connection, job_id: UUID, position: int, step: Step) -> None
 def escalations_of(tx: Connection, job_ids: Collection[UUID]) -> dict[UUID, Escalation]:
     """By job; one that may not escalate is left out."""
     rows = tx.execute(select(escalation).where(escalation.c.job_id.in_(job_ids)))
-    return {row.job_id: Escalation(row.attempts, row.size_mb) for row in rows}
+    return {row.job_id: Escalation(row.attempts, row.size_mb, row.by) for row in rows}
 
 
 def steps_of(tx: Connection, job_ids: Collection[UUID]) -> dict[UUID, tuple[Step, ...]]:

@@ -150,6 +150,7 @@ class EscalationColumns(TypedColumns):
     job_id: Named[UUID] = Column(Uuid, ForeignKey("job.id"), primary_key=True)
     attempts: Named[int] = Column(Integer)
     size_mb: Named[float | None] = Column(Double)
+    by: Named[str] = Column(String, server_default="ladder")  # an open set: no CHECK
 
 
 escalation = Table("escalation", metadata, EscalationColumns)

@@ -26,6 +26,7 @@ from quantmill.contract.errors import (
     describe,
 )
 from quantmill.contract.tensors import Plan
+from quantmill.domain.artifacts import Metric
 from quantmill.domain.escalation import Step, refusal_of
 from quantmill.domain.gates import GateVerdict, judge
 from quantmill.domain.jobs import FINAL, Job, Outcome, Phase, Progress, State
@@ -281,7 +282,7 @@ class Supervisor:
                 publish(self._services, job, result, attempt.export_folder, verdicts)
                 return None
             missed = Step(job.request.params, size_of(metrics), verdicts)
-            if (going_on := self._escalate(job, missed, Plan.from_json(result.plan))) is not None:
+            if (going_on := self._escalate(job, missed, Plan.from_json(result.plan), metrics)) is not None:
                 return going_on
             error: QuantmillError = refusal_of([*job.steps, missed], metrics)
         except IllegalTransition:
@@ -294,10 +295,10 @@ class Supervisor:
             self._end(attempt, State.FAILED, error=describe(error), peak_memory_bytes=peak, verdicts=verdicts)
         return None
 
-    def _escalate(self, job: Job, missed: Step, plan: Plan) -> Job | None:
+    def _escalate(self, job: Job, missed: Step, plan: Plan, metrics: Sequence[Metric]) -> Job | None:
         """The job with the next rung's parameters, and without the units of this one; None where it cannot go on."""
         method = self._services.plugins.method(job.request.method)
-        rung = next_after(job, method, missed.gates, plan.nbytes)
+        rung = next_after(job, method, missed.gates, plan, metrics)
         if rung is None:
             return None
         with self._services.database.write() as tx:

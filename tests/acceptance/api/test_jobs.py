@@ -78,8 +78,27 @@ def test_a_job_may_escalate_inside_a_budget(api):
 
     job = api.post("/v1/jobs", json=asked).json()
 
-    assert job["escalation"] == {"attempts": 3, "size_mb": 4.5, "steps": []}
+    assert job["escalation"] == {"attempts": 3, "size_mb": 4.5, "by": "ladder", "steps": []}
+    assert api.get("/v1/methods/gguf").json()["promotes"] is True
     assert api.get("/v1/methods/gguf").json()["ladder"][0] == {"type": "Q2_K"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"evaluation_text": None}, "/escalation"),
+        ({"escalation": {"attempts": 3, "by": "layers"}}, "/escalation/by"),
+        ({"gates": []}, "/escalation"),
+    ],
+)
+def test_an_escalation_by_blocks_needs_a_text_to_find_them_on(api, changes, pointer):
+    text = "text/evaluation.txt"
+    asked = {"gates": ["rmse <= 0.01"], "evaluation_text": text, "escalation": {"attempts": 3, "by": "blocks"}}
+
+    taken, refused = (api.post("/v1/jobs", json={**REQUEST, **asked, **more}) for more in ({}, changes))
+
+    assert (taken.status_code, taken.json()["escalation"]["by"]) == (202, "blocks")
+    assert (refused.status_code, [each["pointer"] for each in refused.json()["errors"]]) == (422, [pointer])
 
 
 def test_a_retry_asks_for_what_was_asked_for_before_the_escalation(api, services, claimed):
@@ -96,7 +115,7 @@ def test_a_retry_asks_for_what_was_asked_for_before_the_escalation(api, services
 
     assert (failed["params"]["type"], again["params"]["type"]) == ("Q8_0", "Q4_K_M")
     assert failed["escalation"]["steps"][0]["gates"] == [{"gate": "rmse <= 0.01", "observed": 0.5, "passed": False}]
-    assert again["escalation"] == {"attempts": 3, "size_mb": None, "steps": []}
+    assert again["escalation"] == {"attempts": 3, "size_mb": None, "by": "ladder", "steps": []}
 
 
 # Idempotency

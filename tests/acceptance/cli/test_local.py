@@ -370,8 +370,27 @@ def test_a_quantization_escalates_until_its_gates_are_met(quantmill, tmp_path):
     assert (tmp_path / "out" / "model-Q5_K_M.gguf").exists()
 
 
-def test_a_budget_without_escalation_is_refused(quantmill, tmp_path):
-    refused = quantmill("quantize", MODEL, "--method", "gguf", "--output", tmp_path / "out", "--escalate-mb", 4)
+def test_a_quantization_meets_its_gate_after_its_worst_block_alone_got_more_bits(quantmill, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text((DATA / "text" / "evaluation.txt").read_text()[:2000])
+    made = quantmill(
+        "quantize", MODEL, "--method", "gguf", "--set", "type=Q4_0", "--output", tmp_path / "out", "--evaluate", text,
+        "--measure", "prompts=0", "--measure", "speed=false", "--measure", "window=128",
+        "--gate", "kld.mean <= 0.011", "--escalate", 2, "--escalate-by", "blocks",
+    )  # fmt: skip
+
+    assert made.code == 0, made.err
+    description = json.loads((tmp_path / "out" / "quantmill.json").read_text())
+    assert set(description["params"]["overrides"].values()) == {"Q5_K"}
+    assert {name.split(".")[2] for name in description["params"]["overrides"]} == {"0"}
+    (missed,) = description["steps"]
+    assert missed["gates"][0]["observed"] == pytest.approx(0.01325, rel=0.01)
+    assert 2_770_000 < sum(path.stat().st_size for path in (tmp_path / "out").glob("*.gguf")) < 2_900_000
+
+
+@pytest.mark.parametrize("bound", [("--escalate-mb", 4), ("--escalate-by", "blocks")])
+def test_a_budget_without_escalation_is_refused(quantmill, tmp_path, bound):
+    refused = quantmill("quantize", MODEL, "--method", "gguf", "--output", tmp_path / "out", *bound)
 
     assert (refused.code, "--escalate" in refused.err) == (3, True)
 

@@ -21,10 +21,12 @@ def started(start):
 def test_the_leave_to_escalate_reads_back(started, submit, read):
     assert read(jobs.get_job, started.id).request.escalation == Escalation(3, 4.5)
     assert submit().request.escalation is None
+    by_blocks = Escalation(3, by="blocks")
+    assert submit(gates=("kld.mean <= 0.001",), escalation=by_blocks).request.escalation == by_blocks
 
 
 def test_a_job_goes_on_with_the_next_parameters_and_keeps_what_missed(started, read, write):
-    write(units.finish_unit, started.id, started.epoch, "w", "sha256:u", 1, "w1")
+    write(units.finish_unit, started.id, started.epoch, units.FinishedUnit("w", "sha256:u", 1), "w1")
 
     going_on = write(jobs.escalate, started.id, started.epoch, MISSED, NEXT)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from quantmill.contract.errors import ParamsRejected, SourceRejected
-from quantmill.contract.linears import Linear, kept_modules, linears, plan_linears
+from quantmill.contract.linears import Linear, kept_modules, linears, plan_linears, promote_linears
 from quantmill.contract.tensors import ModelIndex, TensorInfo, TensorPlan
 
 TINY = {
@@ -96,7 +96,7 @@ def test_fused_modules_know_each_other_and_their_block() -> None:
     attention = "model.layers.3.self_attn"
     shapes = {f"{attention}.{name}.weight": (16, 16) for name in ("q_proj", "k_proj", "v_proj", "o_proj")}
 
-    found = linears(index_of({**shapes, "lm_head.weight": (64, 16)}))
+    found = linears(index_of({**shapes, "lm_head.weight": (64, 32)}))
 
     qkv = tuple(f"{attention}.{name}" for name in ("q_proj", "k_proj", "v_proj"))
     assert found[f"{attention}.k_proj.weight"].fused == qkv
@@ -178,3 +178,27 @@ def test_a_source_that_is_quantized_already_is_refused() -> None:
 
     with pytest.raises(SourceRejected, match=re.escape("quantized already ('gptq')")):
         plan_linears(quantized, (), planned)
+
+
+@pytest.mark.parametrize(
+    ("names", "skipped"),
+    [
+        (["model.layers.0.mlp.down_proj.weight"], ["lm_head", "model.layers.0.mlp.down_proj"]),
+        (
+            ["model.layers.0.mlp.up_proj.weight"],
+            ["lm_head", "model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj"],
+        ),
+        (["model.norm.weight", "lm_head.weight"], None),
+        ([], None),
+    ],
+)
+def test_a_promoted_linear_keeps_its_weights_with_those_it_is_fused_with(
+    names: list[str], skipped: list[str] | None
+) -> None:
+    shapes = {f"model.layers.0.mlp.{name}.weight": (32, 32) for name in ("gate_proj", "up_proj", "down_proj")}
+    index = index_of(shapes | {"model.norm.weight": (16,), "lm_head.weight": (64, 32)})
+    plan = plan_linears(index, ["lm_head"], planned)
+
+    change = promote_linears(index, plan, ["lm_head"], names)
+
+    assert change.get("skip_modules") == skipped

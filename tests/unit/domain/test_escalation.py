@@ -6,9 +6,19 @@ import json
 
 import pytest
 
-from quantmill.contract.errors import describe
+from quantmill.contract.errors import RequestRejected, describe
 from quantmill.contract.tensors import Plan, TensorPlan
-from quantmill.domain.escalation import Escalation, Rung, Step, more_may_help, most_bytes, next_rung, refusal_of
+from quantmill.domain.artifacts import Metric
+from quantmill.domain.escalation import (
+    Escalation,
+    Rung,
+    Step,
+    more_may_help,
+    most_bytes,
+    next_rung,
+    refusal_of,
+    worst_blocks,
+)
 from quantmill.domain.gates import GateVerdict
 
 
@@ -65,6 +75,38 @@ def test_a_larger_artifact_is_tried_only_where_it_may_help(missed, helps):
     met = GateVerdict("size_mb <= 100", 1.0, True)
 
     assert more_may_help([met, *(GateVerdict(gate, 0.5, False) for gate in missed)]) is helps
+
+
+def after_blocks(*errors: float) -> list[Metric]:
+    """The output's error after each block; not in the model's order."""
+    found = [Metric("output_error", error, "", f"model.layers.{block}") for block, error in enumerate(errors)]
+    return [*reversed(found), Metric("kld_mean", 1.0, "nat")]
+
+
+@pytest.mark.parametrize(
+    ("errors", "worst"),
+    [
+        ((0.05, 0.06, 0.07, 0.08), [0]),  # 0.05 of 0.08 came with the first
+        ((0.01, 0.02, 0.06, 0.07), [2]),
+        ((0.01, 0.04, 0.05, 0.09), [3, 1]),
+        ((0.04, 0.03, 0.02, 0.05), [0]),  # an error that shrinks is none
+        ((0.0, 0.0), []),
+        ((float("nan"), 0.1, 0.2), [2]),
+        ((*[0.01] * 10, 0.05), [10]),  # 10 is behind 9
+        ((), []),
+    ],
+)
+def test_the_worst_blocks_are_the_fewest_that_half_of_the_error_came_with(errors, worst):
+    assert worst_blocks(after_blocks(*errors), lambda _: True) == [f"model.layers.{block}" for block in worst]
+
+
+def test_a_block_that_can_have_no_more_bits_is_passed_over():
+    assert worst_blocks(after_blocks(0.05, 0.06, 0.09), lambda block: not block.endswith(".0")) == ["model.layers.2"]
+
+
+def test_an_escalation_is_by_what_can_grow():
+    with pytest.raises(RequestRejected, match="by ladder or by blocks, not by 'layers'"):
+        Escalation(3, by="layers")
 
 
 def test_a_job_that_ran_out_of_steps_tells_them_all():
