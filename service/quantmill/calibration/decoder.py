@@ -165,7 +165,8 @@ class Decoder:
             for place in self.block_names(number)
             for name in self._origin(place).names
         }
-        return found | {name: len(self.blocks) for name in self.head_names() if name in self.origins}
+        head = [self.origins[place] for place in self.head_names() if place in self.origins]
+        return found | {name: len(self.blocks) for origin in head for name in origin.names}
 
     def run_experts_alone(self) -> None:
         """Let each expert compute by itself, not all of them in one product of the tokens grouped by expert."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -150,7 +150,7 @@ class Engine:
 
     # The walk
 
-    def blocks(self, finished: Collection[str]) -> Iterator[CalibratedBlock]:
+    def blocks(self, finished: Collection[str]) -> Generator[CalibratedBlock, None, None]:
         for unit in self._walked:
             if unit.key in finished:
                 continue
