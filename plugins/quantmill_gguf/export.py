@@ -162,20 +162,17 @@ def _describe_imatrix(writer: gguf.GGUFWriter, plan: Plan) -> None:
 
 
 def _describe_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model(tokenizer.model)
     writer.add_tokenizer_pre(tokenizer.pre)
     writer.add_token_list(tokenizer.tokens)
     writer.add_token_types(tokenizer.types)
-    writer.add_token_merges(tokenizer.merges)
-    add_id = {
-        "bos": writer.add_bos_token_id,
-        "eos": writer.add_eos_token_id,
-        "unknown": writer.add_unk_token_id,
-        "padding": writer.add_pad_token_id,
-    }
+    if tokenizer.scores:
+        writer.add_token_scores(tokenizer.scores)
+    if tokenizer.merges:
+        writer.add_token_merges(tokenizer.merges)
     for role, id_ in tokenizer.ids.items():
-        add_id[role](id_)
-    writer.add_add_bos_token(tokenizer.add_bos)
-    writer.add_add_eos_token(tokenizer.add_eos)
+        writer.add_uint32(f"tokenizer.ggml.{role}_token_id", id_)
+    for key, value in tokenizer.settings.items():
+        writer.add_bool(f"tokenizer.ggml.{key}", value)
     if tokenizer.chat_template:
         writer.add_chat_template(tokenizer.chat_template)

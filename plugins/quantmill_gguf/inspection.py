@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def _factors(file: GgufModel, index: ModelIndex) -> Iterator[Observation]:
 
 # Tokenizer
 
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.h, enum llama_token_type
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, OF_A_BYTE = 1, 2, 3, 4, 5, 6  # llama.h, enum llama_token_type
 
 
 def _tokenizer(file: GgufModel, index: ModelIndex) -> Iterator[Observation]:
@@ -152,14 +153,17 @@ def _tokenizer(file: GgufModel, index: ModelIndex) -> Iterator[Observation]:
         settings = json.loads(index.files["tokenizer_config.json"].read_bytes())
     embedding = embedding_of(index.config, index.tensors)
     tokens, types = _vocabulary(data, index.tensors[embedding].shape[0])
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in data["model"]["merges"]]
-    wanted = {"model": "gpt2", "pre": _pre(data), **_special_ids(index.config, settings, tokens)}
-    wanted |= dict(zip(("add_bos_token", "add_eos_token"), _added(data, settings), strict=True))
+    kind = _kind(data["model"])
+    wanted: dict[str, Scalar] = {"model": kind, "pre": _pre(data) if kind == "gpt2" else "default"}
+    if kind != "bert":
+        wanted |= _special_ids(index.config, settings, tokens)
+        wanted |= dict(zip(("add_bos_token", "add_eos_token"), _added(data, settings), strict=True))
+    further, lists = KINDS[kind](data, tokens, types)
+    wanted |= further
     if "type_vocab_size" in index.config:
         wanted["token_type_count"] = index.config["type_vocab_size"]
     for key, value in wanted.items():
         yield Observation("tokenizer", key, file.metadata.get(f"tokenizer.ggml.{key}"), value)
-    lists: dict[str, Sequence[Scalar]] = {"tokens": tokens, "token_type": types, "merges": merges}
     for key, values in lists.items():
         yield from _list_facts(file, key, values)
     template = file.metadata.get("tokenizer.chat_template")
@@ -168,6 +172,88 @@ def _tokenizer(file: GgufModel, index: ModelIndex) -> Iterator[Observation]:
     for key in sorted((file.metadata.keys() | file.array_keys) - known):
         if key.startswith("tokenizer."):
             yield Observation("tokenizer", key, str(file.metadata.get(key, "an array")), None)
+
+
+Further = tuple[dict[str, Scalar], dict[str, Sequence[Scalar]]]  # keys, and lists
+
+
+def _bytes_bpe(data: Mapping[str, Any], tokens: list[str], types: list[int]) -> Further:
+    return {}, {"tokens": tokens, "token_type": types, "merges": _joined(data)}
+
+
+def _sentencepiece(data: Mapping[str, Any], tokens: list[str], types: list[int]) -> Further:
+    unknown = data["model"].get("unk_token")
+    kinds = [
+        UNKNOWN if token == unknown else OF_A_BYTE if BYTE.fullmatch(token) else type_
+        for token, type_ in zip(tokens, types, strict=True)
+    ]
+    lists: dict[str, Sequence[Scalar]] = {
+        "tokens": tokens,
+        "token_type": kinds,
+        "scores": _scores(_joined(data), tokens),
+    }
+    return {"add_space_prefix": _begins_with_a_space(data)}, lists
+
+
+def _bert(data: Mapping[str, Any], tokens: list[str], types: list[int]) -> Further:
+    kinds = [CONTROL if token in BERT_SPECIAL else type_ for token, type_ in zip(tokens, types, strict=True)]
+    marked = [_marked(token) if kind == NORMAL else token for token, kind in zip(tokens, kinds, strict=True)]
+    return _bert_ids(tokens) | _bert_normalizing(data["normalizer"]), {"tokens": marked, "token_type": kinds}
+
+
+KINDS: Mapping[str, Callable[[Mapping[str, Any], list[str], list[int]], Further]] = {
+    "gpt2": _bytes_bpe,
+    "llama": _sentencepiece,
+    "bert": _bert,
+}
+
+
+def _joined(data: Mapping[str, Any]) -> list[str]:
+    return [merge if isinstance(merge, str) else " ".join(merge) for merge in data["model"]["merges"]]
+
+
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+BERT_SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
+
+
+def _kind(model: Mapping[str, Any]) -> str:
+    if model.get("type") == "WordPiece":
+        return "bert"
+    return "llama" if model.get("byte_fallback") else "gpt2"
+
+
+def _marked(token: str) -> str:
+    """Words begin with a mark in GGUF; in tokenizer.json all other parts of words do."""
+    return token[2:] if token[:2] == "##" else "\u2581" + token
+
+
+def _bert_ids(tokens: list[str]) -> dict[str, Scalar]:
+    roles = {"unknown": "[UNK]", "bos": "[CLS]", "cls": "[CLS]", "seperator": "[SEP]"}
+    roles |= {"padding": "[PAD]", "mask": "[MASK]"}
+    return {f"{role}_token_id": tokens.index(text) for role, text in roles.items()}
+
+
+def _bert_normalizing(normalizer: Mapping[str, Any]) -> dict[str, Scalar]:
+    lower = normalizer.get("lowercase", True)
+    strip = normalizer.get("strip_accents")
+    return {"normalizer.lowercase": lower, "normalizer.strip_accents": strip if strip is not None else lower}
+
+
+def _scores(merges: list[str], tokens: list[str]) -> list[float]:
+    """Minus the place of the first merge that makes a token; -1000 for those that none makes."""
+    first: dict[str, int] = {}
+    for place, merge in enumerate(merges):
+        left, _, right = merge.partition(" ")
+        first.setdefault(left + right, place)
+    return [-float(first[token]) if token in first else -1000.0 for token in tokens]
+
+
+def _begins_with_a_space(data: Mapping[str, Any]) -> bool:
+    """Prepended by the normalizer, or by Metaspace unless it says never."""
+    kinds = {step.get("type"): step for key in ("normalizer", "pre_tokenizer") for step in _steps(data.get(key))}
+    if "Metaspace" in kinds:
+        return kinds["Metaspace"].get("prepend_scheme") != "never"
+    return "Prepend" in kinds
 
 
 def _list_facts(file: GgufModel, key: str, wanted: Sequence[Scalar]) -> Iterator[Observation]:
@@ -197,11 +283,15 @@ def _pre(data: Mapping[str, Any]) -> str:
     """llama.cpp's name for the rules by which text is cut, told by what only these rules have.
 
     The pattern of Llama 3 takes digits by threes, that of Qwen 2 one by one, SmolLM has a step for digits, and
-    GPT-2's pattern is ByteLevel's own.
+    GPT-2's pattern is ByteLevel's own. Falcon sets punctuation apart; GPT-4o and Tekken tell capitals from others.
     """
     rules = json.dumps(data.get("pre_tokenizer"))
+    if '"Punctuation"' in rules:
+        return "falcon"
+    if r"\\p{Lu}" in rules:
+        return "gpt-4o" if "'ve" in rules else "tekken"
     if r"\\p{N}{1,3}" in rules:
-        return "llama-bpe"
+        return "llama-bpe" if data["model"].get("ignore_merges") else "dbrx"
     if '"Digits"' in rules:
         return "smollm"
     return "qwen2" if r"\\p{N}|" in rules else "gpt-2"
@@ -233,7 +323,7 @@ def _added(data: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[bool, 
 def _steps(step: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
     if step is not None:
         yield step
-        for inner in step.get("processors") or []:
+        for inner in step.get("processors") or step.get("normalizers") or step.get("pretokenizers") or []:
             yield from _steps(inner)
 
 

@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer, from tokenizer.json to what llama.cpp needs to tokenize the same way.
+"""A tokenizer, from tokenizer.json to what llama.cpp needs to tokenize the same way.
 
 llama.cpp does not read pre-tokenizer rules: it knows some by name (`tokenizer.ggml.pre`). A wrong name degrades a
 model without any error, so the rules are recognised here by their structure, and what is not recognised is refused.
@@ -8,27 +8,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from quantmill.contract.errors import SourceRejected
 from quantmill.contract.tensors import ModelIndex
+from quantmill_gguf import spm, wordpiece
 
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # tokenizer.ggml.token_type
+Object = Mapping[str, Any]  # of a JSON file
+Tokens = tuple[str, ...]
+Types = tuple[int, ...]
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # tokenizer.ggml.token_type
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Tokens by id, as many as the embedding has rows."""
+    """Tokens by id, as many as the embedding has rows.
 
+    model     llama.cpp's name of the kind: gpt2 (byte-level BPE), llama (SentencePiece's BPE) or bert (WordPiece)
+    pre       its name for the rules by which text is cut
+    merges    "left right", of byte-level BPE
+    scores    of SentencePiece's BPE
+    ids       by GGUF's names: bos, eos, unknown, padding, seperator, cls, mask
+    settings  keys below tokenizer.ggml that are true or false
+    """
+
+    model: str
     pre: str
     tokens: tuple[str, ...]
     types: tuple[int, ...]
-    merges: tuple[str, ...]  # "left right"
-    ids: Mapping[str, int]  # by GGUF's names: bos, eos, unknown, padding
-    add_bos: bool
-    add_eos: bool
+    merges: tuple[str, ...]
+    scores: tuple[float, ...]
+    ids: Mapping[str, int]
+    settings: Mapping[str, bool]
     chat_template: str = ""
     warnings: tuple[str, ...] = ()
 
@@ -41,6 +55,22 @@ _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3_SPLIT = ("Split", _CONTRACTIONS + r"\p{N}{1,3}" + _REST)
 QWEN2_SPLIT = ("Split", _CONTRACTIONS + r"\p{N}" + _REST)
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CASED = (
+    r"[^\r\n\p{L}\p{N}]?" + _UPPER + "*" + _LOWER + "+{0}|" + r"[^\r\n\p{L}\p{N}]?" + _UPPER + "+" + _LOWER + "*{0}|"
+)
+_REST_WITH_SLASHES = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+TEKKEN_SPLIT = ("Split", _CASED.replace("{0}", "") + r"\p{N}" + _REST_WITH_SLASHES)
+GPT4O_SPLIT = (
+    "Split",
+    _CASED.replace("{0}", "(?i:'s|'t|'re|'ve|'m|'ll|'d)?") + r"\p{N}{1,3}" + _REST_WITH_SLASHES,
+)
+FALCON_STEPS = (
+    ("Punctuation", "Contiguous"),
+    GPT2_BYTES,
+    ("Digits", False),
+    ("Split", "[0-9][0-9][0-9]"),
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +88,10 @@ PRE_TOKENIZERS = (
     PreTokenizer("llama-bpe", (LLAMA3_SPLIT, BYTES), ignore_merges=True),
     PreTokenizer("qwen2", (QWEN2_SPLIT, BYTES), normalizers=("NFC", None)),
     PreTokenizer("smollm", (("Digits", True), GPT2_BYTES)),
+    PreTokenizer("dbrx", (LLAMA3_SPLIT, BYTES)),
+    PreTokenizer("falcon", FALCON_STEPS),
+    PreTokenizer("tekken", (TEKKEN_SPLIT, BYTES), ignore_merges=True),
+    PreTokenizer("gpt-4o", (GPT4O_SPLIT, BYTES)),
 )
 
 
@@ -84,6 +118,8 @@ def _step(step: Mapping[str, Any]) -> tuple[str, object]:
         return kind, (step.get("pattern") or {}).get("Regex")
     if kind == "Digits":
         return kind, step.get("individual_digits")
+    if kind == "Punctuation":
+        return kind, step.get("behavior")
     return kind, _shorten(step)
 
 
@@ -111,35 +147,131 @@ def read_tokenizer(index: ModelIndex, rows: int) -> Tokenizer:
     data = _json(index, "tokenizer.json")
     settings = _json(index, "tokenizer_config.json") if "tokenizer_config.json" in index.files else {}
     model = data.get("model")
-    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
+    if not isinstance(model, dict) or model.get("type", "BPE") not in ("BPE", "WordPiece"):
         kind = model.get("type") if isinstance(model, dict) else None
-        raise SourceRejected(f"tokenizer.json: gguf carries byte-level BPE tokenizers only; this one is {kind!r}")
-    _check_plain_bpe(model)
-    tokens, types, stripping = _tokens(data, rows)
-    ids = _special_ids(index, settings, tokens)
-    add_bos, add_eos = _added_around(data, settings, ids)
+        raise SourceRejected(f"tokenizer.json: gguf carries BPE and WordPiece tokenizers; this one is {kind!r}")
+    tokens, types, warnings = _tokens(data, rows)
     template, template_warnings = _chat_template(index, settings)
+    make = _wordpiece if model.get("type") == "WordPiece" else _spm if spm.is_spm(model) else _byte_level
+    made = make(_Files(index, data, settings, tokens, types))
+    return replace(made, chat_template=template, warnings=(*made.warnings, *warnings, *template_warnings))
+
+
+@dataclass(frozen=True)
+class _Files:
+    """tokenizer.json and tokenizer_config.json, and the tokens that they say by id."""
+
+    index: ModelIndex
+    data: Object
+    settings: Object
+    tokens: Tokens
+    types: Types
+
+
+def _byte_level(files: _Files) -> Tokenizer:
+    _check_plain_bpe(files.data["model"], ("byte_fallback", "fuse_unk"))
+    ids = _special_ids(files.index, files.settings, files.tokens)
     return Tokenizer(
-        pre=_pre_tokenizer(data),
-        tokens=tokens,
-        types=types,
-        merges=_merges(model),
+        model="gpt2",
+        pre=_pre_tokenizer(files.data),
+        tokens=files.tokens,
+        types=files.types,
+        merges=tuple(f"{left} {right}" for left, right in _merges(files.data["model"])),
+        scores=(),
         ids=ids,
-        add_bos=add_bos,
-        add_eos=add_eos,
-        chat_template=template,
-        warnings=(*stripping, *template_warnings),
+        settings=_added_around(files.data, files.settings, ids),
     )
 
 
-def _check_plain_bpe(model: Mapping[str, Any]) -> None:
-    """Refuse the variants of BPE that llama.cpp's byte-level BPE does not have."""
-    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "fuse_unk"):
+def _spm(files: _Files) -> Tokenizer:
+    model = files.data["model"]
+    _check_plain_bpe(model, ("ignore_merges",))
+    normalizers = list(_flatten(files.data.get("normalizer"), "normalizers"))
+    pre_tokenizers = list(_flatten(files.data.get("pre_tokenizer"), "pretokenizers"))
+    before = spm.puts_a_space_before(normalizers, pre_tokenizers)
+    twice = (
+        "tokenizer: llama.cpp puts a space before every text, as SentencePiece does; transformers not before a space"
+    )
+    ids = _special_ids(files.index, files.settings, files.tokens)
+    kinds = {model.get("unk_token"): UNKNOWN} | dict.fromkeys(spm.BYTES, BYTE)
+    return Tokenizer(
+        model="llama",
+        pre="default",
+        tokens=files.tokens,
+        types=tuple(kinds.get(token, type_) for token, type_ in zip(files.tokens, files.types, strict=True)),
+        merges=(),
+        scores=spm.scores(model["vocab"], list(_merges(model)), files.tokens),
+        ids=ids,
+        settings={**_added_around(files.data, files.settings, ids), "add_space_prefix": before},
+        warnings=(twice,) if spm.first_space_counts_twice(pre_tokenizers) else (),
+    )
+
+
+def _wordpiece(files: _Files) -> Tokenizer:
+    model = files.data["model"]
+    steps = (list(_flatten(files.data.get(key), f"{inner}s")) for key, inner in STEPS_OF_WORDPIECE.items())
+    normalizing = wordpiece.settings(model, *steps)
+    id_of = {text: id_ for id_, text in enumerate(files.tokens)}
+    named = {"unknown": model.get("unk_token", "[UNK]"), **BERT_TOKENS}
+    missing = sorted(text for text in named.values() if text not in id_of)
+    if missing:
+        raise SourceRejected(f"tokenizer.json: WordPiece without the token {missing[0]!r}, which llama.cpp needs")
+    _check_around_bert(files.data, id_of)
+    kinds = dict.fromkeys(named.values(), CONTROL)
+    types = tuple(kinds.get(token, type_) for token, type_ in zip(files.tokens, files.types, strict=True))
+    return Tokenizer(
+        model="bert",
+        pre="default",
+        tokens=tuple(
+            wordpiece.spaced(token) if type_ == NORMAL else token
+            for token, type_ in zip(files.tokens, types, strict=True)
+        ),
+        types=types,
+        merges=(),
+        scores=(),
+        ids={role: id_of[text] for role, text in named.items()},
+        settings=normalizing,
+        warnings=(HANGUL,) if normalizing["normalizer.strip_accents"] else (),
+    )
+
+
+HANGUL = "tokenizer: where accents are stripped, llama.cpp loses vowels of Hangul: it cuts Korean text otherwise"
+
+STEPS_OF_WORDPIECE = {"normalizer": "normalizer", "pre_tokenizer": "pretokenizer"}
+
+# By GGUF's names, its spelling included
+BERT_TOKENS = {
+    "bos": "[CLS]",
+    "cls": "[CLS]",
+    "seperator": "[SEP]",
+    "padding": "[PAD]",
+    "mask": "[MASK]",
+}
+
+
+def _check_around_bert(data: Object, id_of: Mapping[str, int]) -> None:
+    """llama.cpp puts [CLS] before and [SEP] after each text."""
+    steps = list(_flatten(data.get("post_processor"), "processors"))
+    if len(steps) == 1 and steps[0].get("type") == "BertProcessing":
+        found = [(steps[0].get(key) or [None])[0] for key in ("cls", "sep")]
+        fits = found == ["[CLS]", "[SEP]"]
+    else:
+        fits = len(steps) == 1 and _around(steps[0]) == [id_of["[CLS]"], None, id_of["[SEP]"]]
+    if not fits:
+        raise SourceRejected(
+            f"tokenizer.json: the post-processor {_shorten(data.get('post_processor'))} does not put [CLS] before and "
+            "[SEP] after a text, as llama.cpp does"
+        )
+
+
+def _check_plain_bpe(model: Mapping[str, Any], others: tuple[str, ...]) -> None:
+    """Refuse the variants of BPE that llama.cpp does not have."""
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", *others):
         if model.get(key):
-            raise SourceRejected(f"tokenizer.json: BPE with {key} {model[key]!r} is not byte-level BPE")
+            raise SourceRejected(f"tokenizer.json: llama.cpp does not compute BPE with {key} {model[key]!r}")
 
 
-def _tokens(data: Mapping[str, Any], rows: int) -> tuple[tuple[str, ...], tuple[int, ...], list[str]]:
+def _tokens(data: Object, rows: int) -> tuple[Tokens, Types, list[str]]:
     """Token texts and types by id, and warnings about what llama.cpp does otherwise."""
     by_id: dict[int, str] = {}
     types: dict[int, int] = {}
@@ -175,16 +307,16 @@ def _place(by_id: dict[int, str], id_: Any, text: str, rows: int) -> int:
     return id_
 
 
-def _merges(model: Mapping[str, Any]) -> tuple[str, ...]:
-    """Merges in order, as "left right"; tokenizer.json has them so, or as pairs."""
+def _merges(model: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Merges in order; tokenizer.json has them as pairs, or as "left right"."""
     merges = []
     for merge in _list(model, "merges"):
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) and part for part in pair)):
             raise SourceRejected(f"tokenizer.json: {_shorten(merge)} is not a merge of two tokens")
         if " " in pair[0] or " " in pair[1]:
-            raise SourceRejected(f"tokenizer.json: the merge {_shorten(merge)} holds a space: not byte-level BPE")
-        merges.append(f"{pair[0]} {pair[1]}")
+            raise SourceRejected(f"tokenizer.json: the merge {_shorten(merge)} holds a space, which no token can")
+        merges.append((pair[0], pair[1]))
     if not merges:
         raise SourceRejected("tokenizer.json: the BPE model has no merges; llama.cpp cannot load such a vocabulary")
     return tuple(merges)
@@ -213,33 +345,38 @@ def _special_ids(index: ModelIndex, settings: Mapping[str, Any], tokens: tuple[s
     return {"bos": ids["eos"], **ids}  # left out, llama.cpp would take the token with id 11 for it
 
 
-def _added_around(data: Mapping[str, Any], settings: Mapping[str, Any], ids: Mapping[str, int]) -> tuple[bool, bool]:
+def _added_around(data: Object, settings: Object, ids: Mapping[str, int]) -> dict[str, bool]:
     """Whether the tokenizer puts bos before and eos after a text: its template decides, else its settings."""
     for step in _flatten(data.get("post_processor"), "processors"):
         if step.get("type") == "ByteLevel":
             continue
         if step.get("type") != "TemplateProcessing":
             raise SourceRejected(f"tokenizer.json: the post-processor {step.get('type')!r} cannot be carried")
-        return _template_adds(step, ids)
-    return bool(settings.get("add_bos_token")), bool(settings.get("add_eos_token"))
+        add_bos, add_eos = _template_adds(step, ids)
+        return {"add_bos_token": add_bos, "add_eos_token": add_eos}
+    return {key: bool(settings.get(key)) for key in ("add_bos_token", "add_eos_token")}
 
 
 def _template_adds(step: Mapping[str, Any], ids: Mapping[str, int]) -> tuple[bool, bool]:
-    pieces = _list(step, "single")
-    specials = step.get("special_tokens") or {}
-    around: list[int | None] = []
-    for piece in pieces:
-        special = piece.get("SpecialToken") if isinstance(piece, dict) else None
-        if special is None:
-            around.append(None)  # the text itself
-            continue
-        added = (specials.get(special.get("id")) or {}).get("ids") or [-1]
-        around.extend(added)
+    around = _around(step)
     for add_bos in (False, True):
         for add_eos in (False, True):
             if around == [ids["bos"]] * add_bos + [None] + [ids["eos"]] * add_eos:
                 return add_bos, add_eos
-    raise SourceRejected(f"tokenizer.json: the template {_shorten(pieces)} adds more than bos before and eos after")
+    raise SourceRejected(
+        f"tokenizer.json: the template {_shorten(step.get('single'))} adds more than bos before and eos after"
+    )
+
+
+def _around(step: Mapping[str, Any]) -> list[int | None]:
+    """What a template makes of one text: ids of special tokens, and None for the text itself."""
+    specials = step.get("special_tokens") or {}
+    around: list[int | None] = []
+    for piece in _list(step, "single"):
+        special = piece.get("SpecialToken") if isinstance(piece, dict) else None
+        added = (specials.get(special.get("id")) or {}).get("ids") or [-1] if special is not None else [None]
+        around.extend(added)
+    return around
 
 
 def _chat_template(index: ModelIndex, settings: Mapping[str, Any]) -> tuple[str, list[str]]:

@@ -125,7 +125,9 @@ def export(checkpoint: Checkpoint, params: dict[str, Any], folder: Path) -> Path
 def consume(python: Path, scratch: Path, **errand: Any) -> dict[str, Any]:
     """What consumer.py answers, in llama.cpp's environment."""
     asked, answered = scratch / "errand.json", scratch / "answer.json"
-    asked.write_text(json.dumps({"load": [], "quantize": [], "outputs": [], "text": "", "window": WINDOW, **errand}))
+    asked.write_text(
+        json.dumps({"load": [], "quantize": [], "outputs": [], "tokenize": [], "text": "", "window": WINDOW, **errand})
+    )
     command = [python, Path(__file__).with_name("consumer.py"), asked, answered]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -3,10 +3,11 @@
     python consumer.py ERRAND.json ANSWER.json
 
 The errand: `text` and `window`, `load` (paths of GGUF files), `quantize` (source, target, file type
-number, options of llama_model_quantize_params), `outputs` (path, tokens, context, where to save them). The answer: for
-each loaded file the text it generates, the digest of its tokens of the text, the perplexity over all tokens but the
-first of each window, and over the second half of each window, as llama-perplexity has it. Outputs are saved as .npy:
-float32 (tokens, vocabulary), or (tokens, hidden) of a model that gives embeddings.
+number, options of llama_model_quantize_params), `outputs` (path, tokens, context, where to save them), `tokenize`
+(path, texts). The answer: for each loaded file the text it generates, the digest of its tokens of the text, the
+perplexity over all tokens but the first of each window, and over the second half of each window, as llama-perplexity
+has it; for each tokenizer the tokens of each text. Outputs are saved as .npy: float32 (tokens, vocabulary), or
+(tokens, hidden) of a model that gives embeddings.
 """
 
 from __future__ import annotations
@@ -95,6 +96,12 @@ def outputs(path: str, tokens: list[int], context: int, save: str, embeds: bool)
     model.close()
 
 
+def tokenize(path: str, texts: list[str]) -> list[list[int]]:
+    """Each text's tokens, with those that the model adds before and after; special tokens in it are plain text."""
+    model = Llama(path, vocab_only=True, verbose=False)
+    return [model.tokenize(text.encode(), add_bos=True, special=False) for text in texts]
+
+
 def quantize(source: str, target: str, file_type: int, options: dict[str, Any]) -> None:
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.nthread = file_type, THREADS
@@ -113,6 +120,7 @@ def main() -> None:
     for task in errand["outputs"]:
         outputs(**task)
     answer = {path: load(path, errand["text"], errand["window"]) for path in errand["load"]}
+    answer |= {task["path"]: tokenize(**task) for task in errand["tokenize"]}
     Path(sys.argv[2]).write_text(json.dumps(answer))
 
 
