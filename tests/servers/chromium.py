@@ -147,7 +147,7 @@ class Page:
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    """A running browser. `make servers` does not install one: it is 80 MB to fetch, and these tests alone need it."""
+    """A running browser; `make servers` installs one where it can."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip(f"none of {', '.join(NAMES)} is installed (Debian: apt-get install chromium)")

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes sure that PostgreSQL's and Redis' server programs are on this machine. The tests start their own servers from
-# them; nothing is left running here, and a server that runs already is not touched.
+# them; nothing is left running here, and a server that runs already is not touched. Chromium, in which the tests look at
+# a report, is installed too where that can be done; without it they are skipped.
 set -eu
 
 postgresql_there() {
@@ -20,10 +21,21 @@ missing() {
     postgresql_there || printf ' postgresql'
 }
 
+browser_there() {
+    for program in chromium chromium-browser google-chrome; do
+        command -v "$program" >/dev/null && return
+    done
+    return 1
+}
+
 packages=$(missing)
-[ -z "$packages" ] && exit 0
+[ -z "$packages" ] && browser_there && exit 0
 
 give_up() {
+    if [ -z "$packages" ]; then
+        echo "No Chromium (Debian: apt-get install chromium): tests that look at a report in a browser are skipped." >&2
+        exit 0
+    fi
     echo "The tests need real servers, and these are missing:$packages" >&2
     echo "$1" >&2
     exit 1
@@ -51,6 +63,10 @@ install() {
 }
 
 $as_root apt-get update --quiet || give_up "apt-get update failed; see above."
+if [ -z "$packages" ]; then
+    install chromium || give_up "apt-get install chromium failed; see above."
+    exit 0
+fi
 case $packages in
 *postgresql*)
     install postgresql-common || give_up "apt-get install failed; see above."
@@ -67,3 +83,4 @@ esac
 
 packages=$(missing)
 [ -z "$packages" ] || give_up "apt-get installed them, but their programs cannot be found."
+browser_there || install chromium || give_up "apt-get install chromium failed; see above."

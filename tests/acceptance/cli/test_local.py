@@ -341,11 +341,39 @@ def test_a_device_that_is_not_there_is_refused(quantmill, artifact, tmp_path):
     assert "'cuda:7' is not a device of this machine" in refused.err
 
 
-def test_a_text_that_cannot_be_read_is_refused(quantmill, artifact, tmp_path):
-    (tmp_path / "text.txt").write_bytes(b"\xff\xfe\xff")
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"too short", "a window takes 512"),
+        (b"caf\xe9 " * 999, "is not UTF-8: byte 3"),
+        ("text ".encode("utf-16") * 999, "is UTF-16; save it as UTF-8"),
+        (b"\n" * 99, "is empty"),
+        (None, "text.txt"),
+    ],
+    ids=["shorter than a window", "another encoding", "UTF-16", "white space", "no file"],
+)
+def test_a_text_that_cannot_be_evaluated_on_is_refused(quantmill, artifact, tmp_path, content, said):
+    if content is not None:
+        (tmp_path / "text.txt").write_bytes(content)
 
-    assert quantmill("evaluate", artifact[0], "--against", MODEL, "--text", tmp_path / "text.txt").code == 1
-    assert quantmill("evaluate", artifact[0], "--against", MODEL, "--text", tmp_path / "none").code == 1
+    refused = quantmill("evaluate", artifact[0], "--against", MODEL, "--text", tmp_path / "text.txt")
+
+    assert refused.code == 1
+    assert said in refused.err
+
+
+def test_another_tokenizer_s_control_tokens_are_plain_text_and_said(quantmill, artifact, tmp_path):
+    (tmp_path / "text.txt").write_text("<|im_start|>user\nfour score and seven years ago<|im_end|>\n" * 40)
+
+    measured = quantmill(
+        "evaluate", artifact[0], "--against", MODEL, "--text", tmp_path / "text.txt", "--window", "64",
+        "--prompts", "0", "--no-speed", "--json",
+    ).json  # fmt: skip
+
+    assert measured["warnings"] == [
+        "the text holds <|im_end|> (40 times), <|im_start|> (40 times): control tokens to some tokenizer, "
+        "here plain text, which costs likelihood"
+    ]
 
 
 def test_an_artifact_that_misses_its_gate_is_not_written(quantmill, tmp_path):
