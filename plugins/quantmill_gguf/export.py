@@ -53,7 +53,7 @@ def place(plan: Plan, index: ModelIndex, params: GgufParams) -> Placement:
         if number == 0:
             _describe_source(writer, index, params)
             _describe_model(writer, described, params)
-            _describe_imatrix(writer, plan)
+            _describe_imatrix(writer, plan, params)
             _describe_tokenizer(writer, read_tokenizer(index, described.model.vocab))
         if len(parts) > 1:
             _describe_split(writer, number, len(parts), total)
@@ -155,10 +155,10 @@ def _describe_model(writer: gguf.GGUFWriter, described: Described, params: GgufP
         writer.add_string(PREFIX_KEY, described.prefix)
 
 
-def _describe_imatrix(writer: gguf.GGUFWriter, plan: Plan) -> None:
+def _describe_imatrix(writer: gguf.GGUFWriter, plan: Plan, params: GgufParams) -> None:
     """What llama-quantize says of it, but by its content: a file's name and place are no part of the artifact."""
-    if "imatrix" in plan.inputs:
-        writer.add_string("quantize.imatrix.file", plan.inputs["imatrix"])
+    if params.imatrix != "none":
+        writer.add_string("quantize.imatrix.file", plan.inputs.get("imatrix", params.imatrix))
 
 
 def _describe_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:

@@ -7,7 +7,11 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-from quantmill.contract.errors import ParamsRejected, SourceRejected
+import numpy as np
+
+from quantmill.contract.calibration import CalibrationNeed
+from quantmill.contract.errors import ParamsRejected, PluginBroken, SourceRejected
+from quantmill.contract.session import Session
 from quantmill.contract.strictjson import shown
 from quantmill.contract.tensors import FloatArray, Plan, TensorPlan
 from quantmill_gguf.families import ExpectedTensor
@@ -28,24 +32,53 @@ IGNORE_IMPORTANCE = ("F32", PLUS_ONE.name, "F16", "BF16", "Q8_0", "TQ1_0", "TQ2_
 
 
 def given(params: GgufParams) -> ImportanceMatrix | None:
-    """The importance matrix that the parameters name. Raises ParamsRejected for a file that is none."""
+    """The importance matrix that the parameters name; that of `auto` is computed while the job runs.
+
+    Raises ParamsRejected for a file that is none.
+    """
     if params.imatrix == "none":
         if params.type in NEED_IMATRIX:
             raise rejected(f"{params.type} is made with an importance matrix only; give one")
         return None
     if params.imatrix == "auto":
-        raise rejected("auto is computed from calibration text, which this version does not take; give a file")
+        return None
     try:
         return read_imatrix(Path(params.imatrix))
     except SourceRejected as error:
         raise rejected(error.detail) from error
 
 
-def weighted(matrix: ImportanceMatrix | None, row: TensorPlan, tensor: ExpectedTensor) -> TensorPlan:
+def weighted(
+    matrix: ImportanceMatrix | None, row: TensorPlan, tensor: ExpectedTensor, params: GgufParams
+) -> TensorPlan:
     """The row with the slack that its importance asks for."""
-    if matrix is None or entry_of(matrix, row, tensor) is None:
-        return row
-    return replace(row, block_slack=BLOCK_SLACK)
+    found = is_computed(row, tensor) if params.imatrix == "auto" else matrix and entry_of(matrix, row, tensor)
+    return replace(row, block_slack=BLOCK_SLACK) if found else row
+
+
+def is_computed(row: TensorPlan, tensor: ExpectedTensor) -> bool:
+    """Whether `auto` has importance for the tensor: matrices of blocks, as llama-imatrix gathers them."""
+    return row.output.startswith("blk.") and _takes_importance(row, tensor)
+
+
+def needed(planned: Sequence[tuple[TensorPlan, ExpectedTensor]], params: GgufParams) -> CalibrationNeed | None:
+    """What `auto` asks of the calibration text: mean squared inputs in the source model."""
+    if params.imatrix != "auto":
+        return None
+    return CalibrationNeed(("second_moment",), tuple(row.name for row, tensor in planned if is_computed(row, tensor)))
+
+
+def computed(session: Session, row: TensorPlan, tensor: ExpectedTensor) -> FloatArray | None:
+    """As `importance_of`, of what the calibration text's tokens were in the source model."""
+    need = session.plan.calibration
+    if need is None or row.name not in need.weights:
+        return None
+    found = session.statistics(row.name)
+    if found.second_moment is None:
+        raise PluginBroken(f"the calibration gives no second moment for {row.name}", tensor=row.name)
+    entry = Entry(found.second_moment * np.float32(found.tokens), np.array([found.tokens], np.float32))
+    means: FloatArray = entry.means(1, tensor.stored[-1])[0]
+    return means
 
 
 def check(

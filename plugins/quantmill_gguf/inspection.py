@@ -81,7 +81,7 @@ def _split(model: GgufModel, params: GgufParams) -> Iterator[Observation]:
 def _metadata(file: GgufModel, plan: Plan, index: ModelIndex, params: GgufParams) -> Iterator[Observation]:
     embedding = embedding_of(index.config, index.tensors)
     settings = expected_settings(index.config, embedding, index.tensors[embedding].shape[0])
-    wanted = _general(index, params) | _source(file, index, params) | _imatrix(plan) | settings
+    wanted = _general(index, params) | _source(file, index, params) | _imatrix(plan, params) | settings
     for key, value in wanted.items():
         yield Observation("metadata", key, file.metadata.get(key), value)
     for key in sorted((file.metadata.keys() | file.array_keys) - wanted.keys()):
@@ -118,8 +118,10 @@ def _size_label(values: int) -> str:
     return f"{number:.{max(2 - len(str(round(number)).lstrip('0')), 0)}f}{suffix}"
 
 
-def _imatrix(plan: Plan) -> dict[str, Scalar]:
-    return {f"quantize.{name}.file": digest for name, digest in plan.inputs.items() if name == "imatrix"}
+def _imatrix(plan: Plan, params: GgufParams) -> dict[str, Scalar]:
+    if params.imatrix == "none":
+        return {}
+    return {"quantize.imatrix.file": "auto" if params.imatrix == "auto" else plan.inputs["imatrix"]}
 
 
 # Tensors that no checkpoint has

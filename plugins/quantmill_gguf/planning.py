@@ -39,18 +39,21 @@ def plan(index: ModelIndex, params: GgufParams) -> Plan:
     _check_names(index, expected, described)
     rows, warnings = [], list(described.warnings)
     for tensor in expected:
-        row, fell_back = _row(index.tensors[tensor.name], tensor, described, params, weighted=matrix is not None)
-        rows.append(importance.weighted(matrix, row, tensor))
+        row, fell_back = _row(index.tensors[tensor.name], tensor, described, params, weighted=params.imatrix != "none")
+        rows.append(importance.weighted(matrix, row, tensor, params))
         if fell_back:
             warnings.append(f"{row.name}: {row.reason}")
+    planned = list(zip(rows, expected, strict=True))
     if matrix is not None:
-        warnings.extend(importance.check(matrix, list(zip(rows, expected, strict=True)), params))
+        warnings.extend(importance.check(matrix, planned, params))
     warnings.extend(read_tokenizer(index, described.model.vocab).warnings)
     units = tuple(_unit(list(parts)) for _, parts in groupby(rows, key=lambda row: row.output))
     drops = [_drop(index.tensors[name], reason) for name, reason in described.dropped.items()]
     inputs = {"imatrix": matrix.digest} if matrix is not None else {}
     peak = _peak(index, expected, rows, units, matrix)
-    return Plan((*rows, *drops), units, peak, tuple(warnings), inputs=inputs)
+    return Plan(
+        (*rows, *drops), units, peak, tuple(warnings), inputs=inputs, calibration=importance.needed(planned, params)
+    )
 
 
 def _unit(rows: list[TensorPlan]) -> Unit:

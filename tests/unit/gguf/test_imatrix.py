@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import quantmill_kernels
+from quantmill.calibration.engine import calibrate
 from quantmill.checkpoints import Checkpoint
 from quantmill.contract.errors import ParamsRejected, SourceRejected
 from quantmill.contract.tensors import Plan, TensorPlan
-from quantmill.contract.testing import Run
+from quantmill.contract.testing import Run, calibration_ids
 from quantmill_gguf import importance
 from quantmill_gguf.families import ExpectedTensor
 from quantmill_gguf.imatrix import Entry, ImportanceMatrix, read_imatrix, write_imatrix
@@ -274,3 +275,46 @@ def test_an_importance_matrix_that_is_missing_is_refused(
 ) -> None:
     with pytest.raises(ParamsRejected, match=message):
         GGUF.plan.load()(small.index, GGUF.params(**params))
+
+
+# Computed
+
+
+def gathered(checkpoint: Checkpoint, plan: Plan, folder: Path) -> ImportanceMatrix:
+    """What the calibration gives, as an importance matrix of one chunk."""
+    assert plan.calibration is not None
+    with calibrate(checkpoint, plan, calibration_ids(), folder=folder, threads=1, carries={}) as calibration:
+        found = {name: calibration.statistics(name) for name in plan.calibration.weights}
+    return ImportanceMatrix(
+        {
+            plan.by_name[name].output: Entry(
+                each.second_moment[None] * each.tokens, np.array([each.tokens], np.float32)
+            )
+            for name, each in found.items()
+            if each.second_moment is not None
+        },
+        chunks=1,
+    )
+
+
+def test_auto_is_what_a_file_of_the_same_statistics_gives(small: Checkpoint, tmp_path: Path) -> None:
+    auto = Run(GGUF, GGUF.params(type="Q2_K_S", imatrix="auto"), small, calibrate, tmp_path)
+    (tmp_path / "again").mkdir()
+    path = write_imatrix(tmp_path / "imatrix.gguf", gathered(small, auto.plan, tmp_path / "again"))
+    from_file = Run(GGUF, GGUF.params(type="Q2_K_S", imatrix=str(path)), small)
+
+    made = {tensor.name: tensor.parts["packed"] for tensor in auto.quantize(threads=2)}
+
+    assert auto.plan.calibration is not None
+    assert "model.layers.0.self_attn.q_proj.weight" in auto.plan.calibration.weights
+    assert "model.embed_tokens.weight" not in auto.plan.calibration.weights
+    for tensor in from_file.quantize():
+        assert np.array_equal(made[tensor.name], tensor.parts["packed"]), tensor.name
+
+
+def test_a_file_made_by_auto_says_so(small: Checkpoint, tmp_path: Path) -> None:
+    run = Run(GGUF, GGUF.params(type="Q4_0", imatrix="auto"), small, calibrate, tmp_path)
+    artifact, *_ = run.write(run.quantize(), tmp_path / "artifact")
+    assert gguf.GGUFReader(artifact).fields["quantize.imatrix.file"].contents() == "auto"
+    inspection = GGUF.inspect.load()(artifact.parent, run.plan, small.index, run.params)  # type: ignore[union-attr]
+    assert [each for each in inspection.observations if not each.holds] == []
