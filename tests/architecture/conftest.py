@@ -16,6 +16,7 @@ PACKAGES = {
     "quantmill_bnb": ROOT / "plugins" / "quantmill_bnb",
     "quantmill_fp8": ROOT / "plugins" / "quantmill_fp8",
     "quantmill_gguf": ROOT / "plugins" / "quantmill_gguf",
+    "quantmill_gptq": ROOT / "plugins" / "quantmill_gptq",
     "quantmill_hqq": ROOT / "plugins" / "quantmill_hqq",
     "quantmill_kernels": ROOT / "kernels" / "quantmill_kernels",
     "migrations": ROOT / "migrations",

@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "quantmill_bnb": room(f"{CONTRACT} quantmill_kernels", libraries="numpy pydantic"),
     "quantmill_fp8": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic"),
     "quantmill_gguf": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic gguf"),
+    "quantmill_gptq": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic", lazily="torch"),
     "quantmill_hqq": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic"),
     "quantmill.contract": room(libraries="numpy ml_dtypes pydantic pluggy"),
     "quantmill.contract.testing": room("quantmill.checkpoints", libraries="numpy pydantic pytest hypothesis"),
@@ -124,7 +125,15 @@ HEAVY_MODULES = (
 # a file that is not bound by its room's row has one of its own
 OWN_ROW = {"quantmill.contract.testing", "quantmill.evaluation.timed", *HEAVY_MODULES}
 
-OUR_PACKAGES = {"quantmill", "quantmill_bnb", "quantmill_fp8", "quantmill_gguf", "quantmill_hqq", "quantmill_kernels"}
+OUR_PACKAGES = {
+    "quantmill",
+    "quantmill_bnb",
+    "quantmill_fp8",
+    "quantmill_gguf",
+    "quantmill_gptq",
+    "quantmill_hqq",
+    "quantmill_kernels",
+}
 COMES_WITH = {
     "starlette": "fastapi is made of it",
     "referencing": "jsonschema takes its registries",
@@ -137,6 +146,7 @@ NEEDS_NO_EXTRA = [
     for row in MAY_IMPORT
     if row
     not in {
+        "quantmill_gptq",  # worker, for the factor alone
         "quantmill.contract.testing",  # dev
         "quantmill.worker",  # worker
         "quantmill.calibration",  # worker

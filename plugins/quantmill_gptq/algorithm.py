@@ -1,0 +1,126 @@
+"""Quantizing block by block: Hessians from calibration, solved one stage of a block after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_dtypes  # noqa: F401  numpy knows bfloat16 by it
+import numpy as np
+from numpy.typing import NDArray
+
+import quantmill_kernels
+from quantmill.contract.calibration import CalibratedBlock, Statistic, Statistics
+from quantmill.contract.errors import RangeExceeded
+from quantmill.contract.model_folder import kept_tensor
+from quantmill.contract.session import Session
+from quantmill.contract.tensors import FloatArray, QuantizedTensor, TensorPlan, Unit
+from quantmill_gptq.layout import SCALE_DTYPES, ScaleDtype
+from quantmill_gptq.params import GptqParams
+from quantmill_gptq.solution import Inputs, Solution, solve
+
+HESSIAN: tuple[Statistic, ...] = ("hessian",)
+
+
+def quantize(session: Session, params: GptqParams) -> Iterator[QuantizedTensor]:
+    """Solve the Linears of each block as the plan says; the parts are those of `layout.parts_of`.
+
+    Raises RangeExceeded, naming the tensor, for values whose scale the format cannot hold.
+    """
+    if params.predecessors == "quantized":
+        units = {unit.key: unit for unit in session.plan.units}
+        for block in session.blocks():
+            yield from _in_order(units[block.unit], _walked(session, block, params))
+    for unit in session.units():
+        rows = [session.plan.by_name[name] for name in unit.tensors]
+        if rows[0].action == "keep":
+            yield kept_tensor(session.tensor(rows[0].name))
+        else:
+            yield from _in_order(unit, _at_the_source(session, rows, params))
+
+
+def _in_order(unit: Unit, made: dict[str, QuantizedTensor]) -> Iterator[QuantizedTensor]:
+    for name in unit.tensors:
+        yield made.pop(name)
+
+
+def _walked(session: Session, block: CalibratedBlock, params: GptqParams) -> dict[str, QuantizedTensor]:
+    """The block's Linears; each is replaced by what a reader will compute, so that what follows is calibrated on it."""
+    made: dict[str, QuantizedTensor] = {}
+    planned = [tuple(name for name in stage if _is_planned(session, name)) for stage in block.stages]
+    stages = [stage for stage in planned if stage]
+    every = [name for stage in stages for name in stage]
+    known = None if params.sequential else block.statistics(every, HESSIAN)
+    for stage in stages:
+        statistics = block.statistics(stage, HESSIAN) if known is None else known
+        inputs = _inputs(statistics[stage[0]], params)
+        for name in stage:
+            row = session.plan.by_name[name]
+            solution = _solved(block.weight(name), row, inputs, params, session.threads)
+            block.replace(name, solution.weights())
+            made[name] = _packed(row, solution, params, session.threads)
+    return made
+
+
+def _is_planned(session: Session, name: str) -> bool:
+    row = session.plan.by_name.get(name)
+    return row is not None and row.action == "quantize"
+
+
+def _at_the_source(session: Session, rows: Sequence[TensorPlan], params: GptqParams) -> dict[str, QuantizedTensor]:
+    """A block by the statistics of the source model's own pass."""
+    made: dict[str, QuantizedTensor] = {}
+    last: tuple[FloatArray | None, Inputs | None] = (None, None)
+    for row in rows:
+        statistics = session.statistics(row.name)
+        hessian, inputs = last
+        if inputs is None or hessian is not statistics.hessian:
+            inputs = _inputs(statistics, params)
+        last = (statistics.hessian, inputs)
+        weight = np.asarray(session.tensor(row.name).values, np.float32)
+        solution = _solved(weight, row, inputs, params, session.threads)
+        made[row.name] = _packed(row, solution, params, session.threads)
+    return made
+
+
+def _inputs(statistics: Statistics, params: GptqParams) -> Inputs:
+    assert statistics.hessian is not None  # asked for by the plan
+    return Inputs(statistics.hessian, params)
+
+
+def _solved(weight: FloatArray, row: TensorPlan, inputs: Inputs, params: GptqParams, threads: int) -> Solution:
+    stored: ScaleDtype = "float16" if params.format != "compressed-tensors" else SCALE_DTYPES[row.source_dtype]
+    try:
+        return solve(weight, inputs, params, stored, threads)
+    except ValueError as error:  # finite, as the session promises, but beyond what the format holds
+        raise RangeExceeded(f"{row.name}: {error}; put its module into skip_modules", tensor=row.name) from error
+
+
+Parts = Mapping[str, NDArray[Any]]
+
+
+def _packed(row: TensorPlan, solution: Solution, params: GptqParams, threads: int) -> QuantizedTensor:
+    compressed = params.format == "compressed-tensors"
+    parts = (_pack_quantized if compressed else _gptq)(row, solution, params, threads)
+    return QuantizedTensor(row.name, row.scheme, row.shape, parts)
+
+
+def _gptq(row: TensorPlan, solution: Solution, params: GptqParams, threads: int) -> Parts:
+    convention: Any = params.format
+    return {
+        "qweight": quantmill_kernels.pack_gptq(solution.codes, params.bits, threads=threads),
+        "qzeros": quantmill_kernels.pack_gptq_zeros(solution.zeros, params.bits, format=convention, threads=threads),
+        "scales": np.ascontiguousarray(solution.scales.T.astype(np.float16)),  # exact: rounded to it already
+        "g_idx": solution.group_index,
+    }
+
+
+def _pack_quantized(row: TensorPlan, solution: Solution, params: GptqParams, threads: int) -> Parts:
+    parts: dict[str, NDArray[Any]] = {
+        "packed": quantmill_kernels.pack_quantized(solution.codes, params.bits, threads=threads),
+        "shape": np.array(row.shape, np.int64),
+        "scale": solution.scales.astype(SCALE_DTYPES[row.source_dtype]),  # exact: rounded to it already
+    }
+    if not params.sym:
+        parts["zero_point"] = quantmill_kernels.pack_quantized_zeros(solution.zeros, params.bits, threads=threads)
+    return parts

@@ -1,0 +1,112 @@
+"""Writing the folder that vLLM, transformers and GPTQModel load."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from quantmill.contract.linears import kept_modules
+from quantmill.contract.model_folder import place_model_folder, quantized_config
+from quantmill.contract.placement import Placement, write_placed
+from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor
+from quantmill_gptq.layout import parts_of
+from quantmill_gptq.params import GptqParams
+
+VERSION = "0.19.0"  # of compressed-tensors, whose layout this is
+QUANTIZE_CONFIG = "quantize_config.json"  # where GPTQModel looks first
+
+
+def write(
+    tensors: Iterable[QuantizedTensor], plan: Plan, index: ModelIndex, params: GptqParams, folder: Path
+) -> list[Path]:
+    """Write shards, config.json with its `quantization_config`, and the tokenizer; holds one tensor at a time."""
+    return write_placed(tensors, plan, place(plan, index, params), folder)
+
+
+def place(plan: Plan, index: ModelIndex, params: GptqParams) -> Placement:
+    """Where `write` puts each byte; the gptq formats have their settings in quantize_config.json too."""
+    compressed = params.format == "compressed-tensors"
+    settings = (compressed_tensors_config if compressed else gptq_config)(plan, index, params)
+    placed = place_model_folder(plan, partial(parts_of, params=params), index, quantized_config(index, settings))
+    own = {} if compressed else {QUANTIZE_CONFIG: (json.dumps(settings, indent=2) + "\n").encode()}
+    return replace(placed, plain={**placed.plain, **own})
+
+
+def gptq_config(plan: Plan, index: ModelIndex, params: GptqParams) -> dict[str, Any]:
+    """GPTQModel's QuantizeConfig, whose keys vLLM and transformers read.
+
+    `desc_act` says what a reader has to know: whether groups are out of order. Modules in blocks that are not
+    quantized stand where each reader looks for them: `dynamic` (GPTQModel, vLLM), and all the others in
+    `modules_in_block_to_quantize` (transformers, which compares their ends, and vLLM for modules that it fuses).
+    """
+    config: dict[str, Any] = {
+        "quant_method": "gptq",
+        "bits": params.bits,
+        "group_size": params.group_size,
+        "desc_act": params.reorders_groups,
+        "sym": params.sym,
+        "lm_head": params.lm_head,
+        "checkpoint_format": params.format,
+        "pack_dtype": "int32",
+        "true_sequential": params.sequential,
+        "static_groups": params.static_groups,
+        "damp_percent": params.damp_percent,
+    }
+    if excluded := excluded_in_blocks(plan, index):
+        config["dynamic"] = {f"-:^{re.escape(module)}$": {} for module in excluded}
+        config["modules_in_block_to_quantize"] = [_quantized_in_blocks(plan)]
+    return config
+
+
+def excluded_in_blocks(plan: Plan, index: ModelIndex) -> list[str]:
+    """Modules of decoder blocks whose matrix is kept."""
+    return [module for module in kept_modules(plan, index) if _is_in_a_block(module)]
+
+
+def _quantized_in_blocks(plan: Plan) -> list[str]:
+    modules = (row.name.removesuffix(".weight") for row in plan.tensors if row.action == "quantize")
+    return [module for module in modules if _is_in_a_block(module)]
+
+
+def _is_in_a_block(module: str) -> bool:
+    return any(part.isdecimal() for part in module.split("."))
+
+
+def compressed_tensors_config(plan: Plan, index: ModelIndex, params: GptqParams) -> dict[str, Any]:
+    """compressed-tensors' QuantizationConfig with one group of Linears."""
+    weights: dict[str, Any] = {
+        "num_bits": params.bits,
+        "type": "int",
+        "symmetric": params.sym,
+        "strategy": "channel" if params.group_size == -1 else "group",
+        "group_size": None if params.group_size == -1 else params.group_size,
+        "block_structure": None,
+        "dynamic": False,
+        "actorder": None if params.order == "checkpoint" else "static",
+        "observer": "memoryless_minmax",
+        "observer_kwargs": {},
+    }
+    group = {
+        "targets": ["Linear"],
+        "weights": weights,
+        "input_activations": None,
+        "output_activations": None,
+        "format": "pack-quantized",
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "version": VERSION,
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group},
+        "ignore": kept_modules(plan, index),
+        "kv_cache_scheme": None,
+        "global_compression_ratio": None,
+        "sparsity_config": {},
+        "transform_config": {},
+    }

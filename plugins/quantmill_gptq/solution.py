@@ -1,0 +1,231 @@
+"""GPTQ on one Linear: from its weight and the Hessian of its inputs to codes, scales and zero points.
+
+Frantar et al. 2022, arXiv 2210.17323. The order within groups: Gafni et al. 2025, arXiv 2505.14638.
+The Hessian here is the mean of x x^T over tokens; GPTQ does not depend on its scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import quantmill_kernels
+from quantmill.contract.tensors import FloatArray
+from quantmill_gptq.bounds import tolerance
+from quantmill_gptq.layout import ScaleDtype
+from quantmill_gptq.params import GptqParams
+
+if TYPE_CHECKING:
+    import torch
+
+Order = NDArray[np.intp]
+
+FARTHER = 10.0  # damping grows so while weights are further from the source's than verification accepts
+MOST_DAMPING = 1000.0
+LEAF = 64  # triangles this small are inverted at once
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A weight is scales[:, group_index] * (codes - zeros[:, group_index]).
+
+    codes        uint8 (out, in), in the checkpoint's order
+    scales       float32 (out, groups), already rounded to the dtype that will be stored
+    zeros        uint8 (out, groups)
+    group_index  int32 (in,)
+    damp         share of its mean that was added to the Hessian's diagonal; infinite for rounding to nearest
+    """
+
+    codes: NDArray[np.uint8]
+    scales: FloatArray
+    zeros: NDArray[np.uint8]
+    group_index: NDArray[np.int32]
+    damp: float
+
+    def weights(self) -> FloatArray:
+        """The weight that a reader computes, float32 (out, in)."""
+        values = self.codes.astype(np.float32)
+        values -= self.zeros[:, self.group_index]
+        values *= self.scales[:, self.group_index]
+        return values
+
+
+class Inputs:
+    """What Linears with the same input share: the order of its features, and the factor of their Hessian's inverse."""
+
+    def __init__(self, hessian: FloatArray, params: GptqParams) -> None:
+        self.order = ORDERS[params.order](np.diagonal(hessian), _size(len(hessian), params.group_size))
+        self._hessian = hessian
+        self._increment = params.damp_auto_increment
+        self._factors: dict[float, tuple[float, FloatArray]] = {}
+
+    def factor(self, damp: float) -> tuple[float, FloatArray]:
+        """The damping that was needed, at least `damp`, and U as `solve_gptq` takes it; the last one is kept."""
+        if damp not in self._factors:
+            self._factors.clear()
+            self._factors[damp] = inverse_factor(self._hessian, self.order, damp, self._increment)
+        return self._factors[damp]
+
+
+def solve(
+    weights: FloatArray, inputs: Inputs, params: GptqParams, scale_dtype: ScaleDtype, threads: int = 1
+) -> Solution:
+    """The codes of `weights`, float32 (out, in), whose outputs on `inputs` are closest to its own.
+
+    GPTQ bounds the error of the outputs, not that of the weights: where features are nearly linear combinations of
+    others, a weight may go far from the source's. With more damping it stays closer, in the limit as close as rounding
+    to nearest; it grows until the weights are within what the scheme is accepted for. Scales are rounded to
+    `scale_dtype`. Raises ValueError for a value that no scale of it reaches.
+    """
+    accepted = tolerance(params.bits, params.group_size)
+    damp = params.damp_percent
+    while damp <= MOST_DAMPING:
+        used, factor = inputs.factor(damp)
+        solution = _solve(weights, inputs.order, factor, used, params, scale_dtype, threads)
+        if accepted.accepts(weights, solution.weights()):
+            return solution
+        damp = max(damp, used) * FARTHER
+    return nearest(weights, inputs.order, params, scale_dtype, threads)
+
+
+def nearest(
+    weights: FloatArray, order: Order, params: GptqParams, scale_dtype: ScaleDtype, threads: int = 1
+) -> Solution:
+    """Rounding to nearest, with groups formed as `order` and `params` have it."""
+    identity = np.eye(len(order), dtype=np.float32)
+    return _solve(weights, order, identity, np.inf, params, scale_dtype, threads)
+
+
+def _solve(
+    weights: FloatArray,
+    order: Order,
+    factor: FloatArray,
+    damp: float,
+    params: GptqParams,
+    scale_dtype: ScaleDtype,
+    threads: int,
+) -> Solution:
+    inputs = weights.shape[1]
+    size, inverse = _size(inputs, params.group_size), np.argsort(order)
+    grid: dict[str, Any] = {
+        "bits": params.bits,
+        "group_size": size,
+        "symmetric": params.sym,
+        "scale_dtype": scale_dtype,
+        "threads": threads,
+    }
+    groups = (np.arange(inputs) // size).astype(np.int32)
+    ordered = np.ascontiguousarray(weights[:, order])
+    if params.static_groups:
+        scales, zeros = quantmill_kernels.find_gptq_scales(weights, mse=params.mse, **grid)
+        given: dict[str, Any] = {"scales": scales, "zeros": zeros, "group_index": groups[order]}
+        codes, scales, zeros, _ = quantmill_kernels.solve_gptq(ordered, factor, **given, **grid)
+    else:
+        codes, scales, zeros, _ = quantmill_kernels.solve_gptq(ordered, factor, mse=params.mse, **grid)
+        if params.order == "descending":
+            groups = groups[inverse]
+        else:  # whole groups have changed places: give them the checkpoint's numbers back
+            places = np.argsort(order[::size] // size)
+            scales, zeros = np.ascontiguousarray(scales[:, places]), np.ascontiguousarray(zeros[:, places])
+    return Solution(np.ascontiguousarray(codes[:, inverse]), scales, zeros, groups, damp)
+
+
+def _size(inputs: int, group_size: int) -> int:
+    return inputs if group_size == -1 else group_size
+
+
+# Orders
+
+
+def _descending(diagonal: FloatArray, size: int) -> Order:
+    """Largest mean square first; equal ones in the checkpoint's order."""
+    return np.argsort(-diagonal, kind="stable")
+
+
+def _within_groups(diagonal: FloatArray, size: int) -> Order:
+    """Largest first within each group, and the groups by their largest."""
+    grouped = diagonal.reshape(-1, size)
+    within = np.argsort(-grouped, axis=1, kind="stable") + size * np.arange(len(grouped))[:, None]
+    return within[np.argsort(-grouped.max(axis=1), kind="stable")].reshape(-1)
+
+
+def _as_it_is(diagonal: FloatArray, size: int) -> Order:
+    return np.arange(len(diagonal))
+
+
+ORDERS: Mapping[str, Callable[[FloatArray, int], Order]] = MappingProxyType(
+    {"descending": _descending, "within_groups": _within_groups, "checkpoint": _as_it_is}
+)
+
+# The factor
+
+
+def inverse_factor(hessian: FloatArray, order: Order, damp: float, increment: float) -> tuple[float, FloatArray]:
+    """The upper triangular U with U^T U = H^-1 for H in another order, float32 (in, in), and the damping it took.
+
+    A feature that is always 0 has no say in the outputs: its row of H becomes one of the identity, and its weights are
+    rounded to nearest. H of fewer tokens than features is singular; damping is what it has a factor by (GPTQ,
+    "Cholesky reformulation"); while it has none, `increment` is added. With J the reversal of rows and columns,
+    J H J = L L^T makes H = (J L J)(J L J)^T, and U is J L^-1 J.
+
+    Raises ValueError for a Hessian that has none with its mean diagonal added either.
+    """
+    import torch
+
+    backwards = order[::-1]
+    damped = hessian[np.ix_(backwards, backwards)]
+    diagonal = np.diagonal(damped).copy()
+    mean = np.mean(diagonal, dtype=np.float64) or 1.0
+    diagonal[diagonal <= 0] = mean
+    places = np.arange(len(damped))
+    with _one_thread():
+        while True:
+            damped[places, places] = diagonal + np.float32(damp * mean)
+            lower, failed = torch.linalg.cholesky_ex(torch.from_numpy(damped))
+            if not failed.item():
+                return damp, np.ascontiguousarray(_inverse_of_lower(lower).numpy()[::-1, ::-1])
+            if damp >= 1:
+                raise ValueError(f"the Hessian of {len(damped)} inputs has no factor, whatever the damping")
+            damp = min(1.0, damp + increment)
+
+
+def _inverse_of_lower(matrix: torch.Tensor) -> torch.Tensor:
+    """By halves: the corner of [[A, 0], [B, D]] becomes -D^-1 B A^-1."""
+    import torch
+
+    n = len(matrix)
+    half, inverse = n // 2, torch.zeros_like(matrix)
+    if n <= LEAF:
+        torch.linalg.solve_triangular(matrix, torch.eye(n), upper=False, out=inverse)
+        return inverse
+    inverse[:half, :half] = _inverse_of_lower(matrix[:half, :half])
+    inverse[half:, half:] = _inverse_of_lower(matrix[half:, half:])
+    inverse[half:, :half] = -inverse[half:, half:] @ (matrix[half:, :half] @ inverse[:half, :half])
+    return inverse
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The bits of a factor depend on how torch splits it among threads, so it is not split."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# What is lost
+
+
+def output_error(errors: FloatArray, hessian: FloatArray) -> float:
+    """Mean square of the outputs of `errors` (out, in), summed over outputs: tr(E H E^T)."""
+    return float(np.einsum("ij,ij->", errors @ hessian, errors, dtype=np.float64))
