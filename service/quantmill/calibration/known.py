@@ -12,10 +12,9 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -60,7 +59,7 @@ class StatisticsCache:
                 found = self._open(self.folder / name)
                 if found is None:
                     part = work / f"{uuid4().hex}.statistics"
-                    stack.callback(shutil.rmtree, part, ignore_errors=True)
+                    stack.callback(_remove, part)
                     make(Writing(part))
                     found = KnownStatistics(self._kept(part, name), from_cache=False)
                 stack.callback(found.close)
@@ -74,7 +73,7 @@ class StatisticsCache:
             found = KnownStatistics(folder, from_cache=True)
             os.utime(folder)  # used now: others are older
         except (OSError, ValueError, KeyError, SourceRejected):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
             return None
         return found
 
@@ -90,7 +89,7 @@ class StatisticsCache:
             if used + nbytes <= self.limit_bytes:
                 break
             used -= _size(each)
-            shutil.rmtree(each, ignore_errors=True)
+            _remove(each)
         try:
             return part.rename(self.folder / name)
         except OSError as error:
@@ -109,6 +108,14 @@ class StatisticsCache:
                     pause()
                     time.sleep(POLL_SECONDS)
             yield
+
+
+def _remove(folder: Path) -> None:
+    """A folder of statistics, which holds plain files only; one that is gone already is fine."""
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            path.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _size(folder: Path) -> int:
