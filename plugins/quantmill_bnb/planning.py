@@ -21,7 +21,9 @@ def plan(index: ModelIndex, params: BnbParams) -> Plan:
 
     Raises what `plan_linears` does, and ParamsRejected for a `quant_storage` that does not divide a weight.
     """
-    return plan_linears(index, params.skip_modules, lambda linear: _row(linear, params))
+    return plan_linears(
+        index, params.skip_modules, lambda linear: _row(linear, params), allow_requantize=params.allow_requantize
+    )
 
 
 def promote(index: ModelIndex, plan: Plan, params: BnbParams, names: Collection[str]) -> Mapping[str, Any]:

@@ -18,7 +18,13 @@ def plan(index: ModelIndex, params: Fp8Params) -> Plan:
 
     Raises what `plan_linears` does, and ParamsRejected for a Linear whose features the scheme's blocks do not divide.
     """
-    return plan_linears(index, params.skip_modules, lambda linear: _row(linear, SCHEMES[params.scheme], params.scheme))
+    scheme = SCHEMES[params.scheme]
+    return plan_linears(
+        index,
+        params.skip_modules,
+        lambda linear: _row(linear, scheme, params.scheme),
+        allow_requantize=params.allow_requantize,
+    )
 
 
 def promote(index: ModelIndex, plan: Plan, params: Fp8Params, names: Collection[str]) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ from itertools import groupby
 from math import prod
 
 from quantmill.contract.errors import SourceRejected
+from quantmill.contract.model_folder import require_unquantized
 from quantmill.contract.tensors import Action, ModelIndex, Plan, TensorInfo, TensorPlan, Unit
 from quantmill_gguf import importance
 from quantmill_gguf.families import EMBEDDING, OUTPUT, Described, ExpectedTensor, Order, describe
@@ -37,7 +38,7 @@ def plan(index: ModelIndex, params: GgufParams) -> Plan:
     matrix = importance.given(params)
     check_patterns(params, expected)
     _check_names(index, expected, described)
-    rows, warnings = [], list(described.warnings)
+    rows, warnings = [], [*require_unquantized(index), *described.warnings]
     for tensor in expected:
         row, fell_back = _row(index.tensors[tensor.name], tensor, described, params, weighted=params.imatrix != "none")
         rows.append(importance.weighted(matrix, row, tensor, params))

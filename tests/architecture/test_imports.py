@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "quantmill_gguf": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic gguf"),
     "quantmill_gptq": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic", lazily="torch"),
     "quantmill_hqq": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic"),
+    "quantmill_repack": room(f"{CONTRACT} quantmill_kernels", libraries="numpy pydantic"),
     "quantmill.contract": room(libraries="numpy ml_dtypes pydantic pluggy"),
     "quantmill.contract.testing": room("quantmill.checkpoints", libraries="numpy pydantic pytest hypothesis"),
     "quantmill.domain": room(CONTRACT),
@@ -133,6 +134,7 @@ OUR_PACKAGES = {
     "quantmill_gptq",
     "quantmill_hqq",
     "quantmill_kernels",
+    "quantmill_repack",
 }
 COMES_WITH = {
     "starlette": "fastapi is made of it",

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,8 +18,9 @@ import rfc8785
 from quantmill.checkpoints.confined import check_name, open_inside, real_path
 from quantmill.contract.errors import NotFound, SourceRejected
 from quantmill.contract.safetensors import TensorFile
+from quantmill.contract.stored import stored_weights, values_of
 from quantmill.contract.strictjson import parse_object, shown
-from quantmill.contract.tensors import ModelIndex, SourceTensor, TensorInfo
+from quantmill.contract.tensors import ModelIndex, SourceTensor, StoredWeight, TensorInfo
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
@@ -78,9 +80,16 @@ class Checkpoint:
         Raises NotFound for a name that is not stored (a tied one is not), SourceRejected when its file has
         changed since the checkpoint was opened.
         """
-        if name not in self._file_of:
+        if name in self.index.stored:
+            return self._stored(name, self.index.stored[name])
+        if name not in self._file_of or name not in self.index.tensors:
             raise NotFound(f"The checkpoint holds no tensor {shown(name)}.", tensor=name)
         return SourceTensor(self.index.tensors[name], self._file_of[name].values(name))
+
+    def _stored(self, name: str, weight: StoredWeight) -> SourceTensor:
+        """What the arrays of a quantized weight stand for."""
+        parts = {part: self._file_of[info.name].values(info.name) for part, info in weight.parts.items()}
+        return SourceTensor(self.index.tensors[name], values_of(weight, parts), parts)
 
     def source_digest(self, progress: Progress | None = None) -> str:
         """`sha256:...` over the RFC 8785 JSON of {file name: sha256:... of its bytes}.
@@ -138,9 +147,19 @@ def _open_checkpoint(folder: Path) -> Checkpoint:
         tensors = {name: info for file in files for name, info in file.tensors.items()}
         if not tensors:
             raise SourceRejected(f"{files[0].path.name} holds no tensors.", file=files[0].path.name)
-        index = ModelIndex(config, dict(sorted(tensors.items())), _tied(config, tensors), _carried(folder))
+        stored = stored_weights(config, tensors)
+        tensors = _as_weights(tensors, stored)
+        index = ModelIndex(config, tensors, _tied(config, tensors), _carried(folder), stored=stored)
         opened.pop_all()
     return Checkpoint(folder, index, files, read)
+
+
+def _as_weights(tensors: Mapping[str, TensorInfo], stored: Mapping[str, StoredWeight]) -> dict[str, TensorInfo]:
+    """The checkpoint's tensors, quantized weights as what they stand for, in the order of their names."""
+    parts = {info.name for weight in stored.values() for info in weight.parts.values()}
+    plain = {name: info for name, info in tensors.items() if name not in parts}
+    weights = {name: TensorInfo(name, "F32", weight.shape, 4 * prod(weight.shape)) for name, weight in stored.items()}
+    return dict(sorted({**plain, **weights}.items()))
 
 
 def read_config(path: Path) -> Mapping[str, Any]:

@@ -121,16 +121,18 @@ def _in_a_block(index: ModelIndex, info: TensorInfo, module: str) -> Linear | No
 RowOf = Callable[[Linear], TensorPlan | str]
 
 
-def plan_linears(index: ModelIndex, skip_modules: Sequence[str], row_of: RowOf) -> Plan:
+def plan_linears(
+    index: ModelIndex, skip_modules: Sequence[str], row_of: RowOf, *, allow_requantize: bool = False
+) -> Plan:
     """A plan with one unit a tensor: the Linears that `skip_modules` does not name as `row_of` has them, all else kept.
 
     `row_of` gives the row of a Linear, or the reason why it keeps its weights. The peak memory is the largest
     tensor's source bytes (its mapped pages) plus its stored bytes.
 
-    Raises SourceRejected for a source that is quantized already or has no Linear to quantize, ParamsRejected for a
-    pattern that matches no Linear.
+    Raises SourceRejected for a source that `require_unquantized` refuses or that has no Linear to quantize,
+    ParamsRejected for a pattern that matches no Linear.
     """
-    require_unquantized(index)
+    warnings = require_unquantized(index, allow_requantize)
     found = linears(index)
     _check_patterns(skip_modules, found.values())
     rows = tuple(_row(info, found.get(info.name), skip_modules, row_of) for info in index.tensors.values())
@@ -138,7 +140,7 @@ def plan_linears(index: ModelIndex, skip_modules: Sequence[str], row_of: RowOf) 
         reasons = sorted({row.reason for row in rows})
         raise SourceRejected(f"{index.architecture} has nothing to quantize: {'; '.join(reasons)}", reasons=reasons)
     peak = max(index.tensors[row.name].nbytes + row.nbytes for row in rows)
-    return Plan(rows, tuple(Unit(row.name, (row.name,)) for row in rows), peak)
+    return Plan(rows, tuple(Unit(row.name, (row.name,)) for row in rows), peak, warnings)
 
 
 def promote_linears(

@@ -41,13 +41,34 @@ KEPT_BLOCK_BOUNDS = dict.fromkeys(DTYPES, BlockBound(32, 0.0))
 # Planning
 
 
-def require_unquantized(index: ModelIndex) -> None:
-    """Raises SourceRejected for a source that says it is quantized: its codes would be taken for weights."""
-    if quantization := index.config.get(QUANTIZATION):
-        how = quantization.get("quant_method", "unnamed") if isinstance(quantization, Mapping) else quantization
+# Formats of models that are trained or published in them: their values are the model's
+AS_GOOD_AS_PLAIN = ("fp8", "float-quantized")
+
+
+def require_unquantized(index: ModelIndex, allow_requantize: bool = False) -> tuple[str, ...]:
+    """What a plan has to say of a source that is quantized itself; nothing of a plain one.
+
+    Raises SourceRejected for a quantized source whose values cannot be had, and for one whose codes are coarser than
+    FP8 unless `allow_requantize`.
+    """
+    quantization = index.config.get(QUANTIZATION)
+    if not quantization:
+        return ()
+    how = quantization.get("quant_method", "unnamed") if isinstance(quantization, Mapping) else quantization
+    formats = sorted({weight.format for weight in index.stored.values()})
+    if not formats:
         raise SourceRejected(
             f"the source is quantized already ({shown(how)}); give the model that it was made from", key=QUANTIZATION
         )
+    if not allow_requantize and not set(formats) <= set(AS_GOOD_AS_PLAIN):
+        raise SourceRejected(
+            f"the source is quantized already ({', '.join(formats)}), and its errors would add to the new ones; "
+            "give the model that it was made from, or set allow_requantize",
+            key=QUANTIZATION,
+        )
+    return (
+        f"the source is quantized ({', '.join(formats)}): {len(index.stored)} weights are read as what they stand for",
+    )
 
 
 def kept_row(info: TensorInfo, reason: str) -> TensorPlan:

@@ -34,13 +34,38 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
+class StoredWeight:
+    """One weight of a quantized checkpoint.
+
+    format     gptq, gptq_v2, awq, pack-quantized, fp8 (native) or float-quantized
+    shape      (out_features, in_features)
+    parts      what is stored, by its last word in the file: qweight, scales, weight_packed ...
+    bits       of a code
+    group_size inputs that share a scale; 0 where it is not by groups of a row
+    symmetric  whether all zero points are the middle code
+    """
+
+    format: str
+    shape: tuple[int, int]
+    parts: Mapping[str, TensorInfo]
+    bits: int
+    group_size: int
+    symmetric: bool
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts.values())
+
+
+@dataclass(frozen=True)
 class ModelIndex:
     """A checkpoint by its headers alone; no weight has been read.
 
     `tensors` are in the order of their names. `tied` maps a name that the architecture expects but the
     checkpoint does not store to the tensor that serves in its place. `files` are the other files that belong
     to the model (tokenizer, generation settings), by name; each path has been checked to lie in the folder.
-    `digest` is `sha256:...` over all of the source's file digests, or empty where only headers were read.
+    `stored` says how a quantized checkpoint holds a weight; such a weight is among `tensors` as what it stands for, in
+    F32. `digest` is `sha256:...` over all of the source's file digests, or empty where only headers were read.
     """
 
     config: Mapping[str, Any]
@@ -48,6 +73,7 @@ class ModelIndex:
     tied: Mapping[str, str]
     files: Mapping[str, Path]
     digest: str = ""
+    stored: Mapping[str, StoredWeight] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -63,11 +89,13 @@ class ModelIndex:
 class SourceTensor:
     """A tensor's values, memory-mapped and read-only: touching them is what reads them.
 
-    `values` has numpy's own float32 or float16, or ml_dtypes.bfloat16 for BF16.
+    `values` has numpy's own float32 or float16, or ml_dtypes.bfloat16 for BF16. A weight of a quantized checkpoint has
+    the values that it stands for, and `parts`: the arrays that are stored for it.
     """
 
     info: TensorInfo
     values: NDArray[Any]
+    parts: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

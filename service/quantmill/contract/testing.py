@@ -247,7 +247,7 @@ class MethodConformance:
         files = {name: without_weights / name for name in index.files}
         for name, path in files.items():
             path.write_bytes(index.files[name].read_bytes())
-        moved = ModelIndex(index.config, index.tensors, index.tied, files, index.digest)
+        moved = replace(index, files=files)
         params = self.method.params(**self.ladder[0])
         assert self.method.plan.load()(moved, params) == self.method.plan.load()(index, params)
 

@@ -1,0 +1,126 @@
+"""Writing the folder in its new layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from quantmill.contract.linears import kept_modules
+from quantmill.contract.model_folder import place_model_folder, quantized_config
+from quantmill.contract.placement import Placement, write_placed
+from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, StoredWeight
+from quantmill_repack.layouts import parts_of
+from quantmill_repack.params import RepackParams, Target
+
+VERSION = "0.19.0"  # of compressed-tensors, whose layout this is
+
+
+def write(
+    tensors: Iterable[QuantizedTensor], plan: Plan, index: ModelIndex, params: RepackParams, folder: Path
+) -> list[Path]:
+    """Write shards, config.json with its `quantization_config`, and the tokenizer; holds one tensor at a time."""
+    return write_placed(tensors, plan, place(plan, index, params), folder)
+
+
+def place(plan: Plan, index: ModelIndex, params: RepackParams) -> Placement:
+    """Where `write` puts each byte."""
+    settings = SETTINGS[params.to](next(iter(index.stored.values())), kept_modules(plan, index))
+    layout = partial(parts_of, index=index, to=params.to)
+    return place_model_folder(plan, layout, index, quantized_config(index, settings))
+
+
+def _gptq(weight: StoredWeight, kept: list[str]) -> dict[str, Any]:
+    return {
+        "quant_method": "gptq",
+        "bits": weight.bits,
+        "group_size": weight.group_size,
+        "desc_act": False,
+        "sym": True,
+        "lm_head": "lm_head" not in kept,
+        "checkpoint_format": "gptq",
+        "pack_dtype": "int32",
+        "static_groups": False,
+        "true_sequential": True,
+    }
+
+
+def _awq(weight: StoredWeight, kept: list[str]) -> dict[str, Any]:
+    return {
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": weight.group_size,
+        "zero_point": True,
+        "version": "gemm",
+        "modules_to_not_convert": kept,
+    }
+
+
+def _native_fp8(weight: StoredWeight, kept: list[str]) -> dict[str, Any]:
+    return {
+        "quant_method": "fp8",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [128, 128],
+        "modules_to_not_convert": kept,
+    }
+
+
+def _pack_quantized(weight: StoredWeight, kept: list[str]) -> dict[str, Any]:
+    arguments = _arguments(weight.bits, "int", "group", symmetric=weight.symmetric, group_size=weight.group_size)
+    return _compressed("pack-quantized", arguments, None, kept)
+
+
+def _float_quantized(weight: StoredWeight, kept: list[str]) -> dict[str, Any]:
+    weights = _arguments(8, "float", "block", block_structure=[128, 128])
+    activations = _arguments(8, "float", "group", group_size=128, dynamic=True, observer=None)
+    return _compressed("float-quantized", weights, activations, kept)
+
+
+def _arguments(bits: int, type_: str, strategy: str, **more: Any) -> dict[str, Any]:
+    arguments = {
+        "num_bits": bits,
+        "type": type_,
+        "symmetric": True,
+        "strategy": strategy,
+        "group_size": None,
+        "block_structure": None,
+        "dynamic": False,
+        "actorder": None,
+        "observer": "memoryless_minmax",
+        "observer_kwargs": {},
+    }
+    return {**arguments, **more}
+
+
+def _compressed(
+    format_: str, weights: Mapping[str, Any], activations: Mapping[str, Any] | None, kept: list[str]
+) -> dict[str, Any]:
+    group = {
+        "targets": ["Linear"],
+        "weights": weights,
+        "input_activations": activations,
+        "output_activations": None,
+        "format": format_,
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "version": VERSION,
+        "format": format_,
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group},
+        "ignore": kept,
+        "kv_cache_scheme": None,
+        "global_compression_ratio": None,
+        "sparsity_config": {},
+        "transform_config": {},
+    }
+
+
+SETTINGS: Mapping[Target, Callable[[StoredWeight, list[str]], dict[str, Any]]] = {
+    "gptq": _gptq,
+    "awq": _awq,
+    "fp8": _native_fp8,
+    "pack-quantized": _pack_quantized,
+    "float-quantized": _float_quantized,
+}

@@ -1,0 +1,63 @@
+"""What consumers will find in config.json, and what the source's weights say it must be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from quantmill.contract.model_folder import ModelFolder, carried_observations, config_observations
+from quantmill.contract.reading import Inspection, Observation
+from quantmill.contract.tensors import ModelIndex, Plan
+from quantmill_repack.params import RepackParams
+
+CHECK = "quantization_config"
+METHODS = {
+    "gptq": "gptq",
+    "awq": "awq",
+    "fp8": "fp8",
+    "pack-quantized": "compressed-tensors",
+    "float-quantized": "compressed-tensors",
+}
+LISTS = {"awq": "modules_to_not_convert", "fp8": "modules_to_not_convert", "compressed-tensors": "ignore"}
+
+
+def inspect(folder: Path, plan: Plan, index: ModelIndex, params: RepackParams) -> Inspection:
+    """The files, the quantization settings, the list of what is not quantized, the model's settings, the tokenizer."""
+    with ModelFolder(folder) as artifact:
+        found = artifact.config.get(CHECK, {})
+        observations = [
+            Observation(CHECK, "quant_method", found.get("quant_method"), METHODS[params.to]),
+            *_codes(found, index, params),
+            *_kept(found, plan),
+            *config_observations(artifact, index),
+            *carried_observations(folder, index),
+        ]
+        return Inspection((*artifact.files(), *index.files), observations)
+
+
+def _codes(found: Mapping[str, Any], index: ModelIndex, params: RepackParams) -> Iterator[Observation]:
+    """Bits and groups, wherever the layout's settings have them."""
+    if params.to == "fp8":
+        yield Observation(CHECK, "weight_block_size", str(found.get("weight_block_size")), "[128, 128]")
+        return
+    group = found.get("config_groups", {}).get("group_0", {}).get("weights", {})
+    bits = group.get("num_bits") if params.to in ("pack-quantized", "float-quantized") else found.get("bits")
+    size = group.get("group_size") if params.to == "pack-quantized" else found.get("group_size")
+    for name, weight in index.stored.items():
+        yield Observation(CHECK, f"bits of {name}", bits, weight.bits)
+        if params.to != "float-quantized":
+            yield Observation(CHECK, f"group_size of {name}", size, weight.group_size)
+    if params.to == "gptq":
+        yield Observation(CHECK, "checkpoint_format", found.get("checkpoint_format"), "gptq")
+        yield Observation(CHECK, "sym", found.get("sym"), True)
+        yield Observation(CHECK, "desc_act", found.get("desc_act"), False)
+
+
+def _kept(found: Mapping[str, Any], plan: Plan) -> Iterator[Observation]:
+    """Each matrix is listed as not quantized or is quantized; GPTQ's settings have no such list."""
+    key = LISTS.get(str(found.get("quant_method")))
+    for row in plan.tensors:
+        if key and row.name.endswith(".weight") and len(row.shape) == 2:
+            module = row.name.removesuffix(".weight")
+            yield Observation("kept_modules", module, module in (found.get(key) or ()), row.action == "keep")

@@ -1,0 +1,125 @@
+"""What each layout stores for a weight, and what it can hold.
+
+compressed-tensors 0.19, compressors/; GPTQModel 7.7; autoawq 0.2.9 (GEMM); DeepSeek-V3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from quantmill.contract.model_folder import StoredPart, kept_part
+from quantmill.contract.tensors import ModelIndex, StoredWeight, TensorPlan
+from quantmill_repack.params import Target
+
+WORD = 32  # bits
+SCALES = {"gptq": "scales", "gptq_v2": "scales", "awq": "scales", "pack-quantized": "weight_scale"}
+
+
+@dataclass(frozen=True)
+class LayoutRule:
+    """One target: the formats that it can be made of, what stops a weight, and the arrays that it stores."""
+
+    sources: tuple[str, ...]
+    obstacle: Callable[[StoredWeight], str | None]
+    parts: Callable[[str, StoredWeight], Sequence[StoredPart]]
+
+
+def scheme_of(format_: str, bits: int, symmetric: bool) -> str:
+    """What a plan calls a weight that is stored so: W4, W4-ASYM, FP8-128x128."""
+    if format_ in ("fp8", "float-quantized"):
+        return "FP8-128x128"
+    return f"W{bits}" if symmetric else f"W{bits}-ASYM"
+
+
+def symmetric_in(to: Target, weight: StoredWeight) -> bool:
+    """Whether the result needs no zero points; AWQ has them always."""
+    return to != "awq" and weight.symmetric
+
+
+def parts_of(row: TensorPlan, index: ModelIndex, to: Target) -> Sequence[StoredPart]:
+    """The arrays that the files hold for a tensor of the plan."""
+    if row.action == "keep":
+        return (kept_part(row),)
+    return LAYOUTS[to].parts(row.name.removesuffix(".weight"), index.stored[row.name])
+
+
+def _pack_quantized(module: str, weight: StoredWeight) -> Sequence[StoredPart]:
+    outputs, inputs = weight.shape
+    groups = inputs // weight.group_size
+    dtype = weight.parts[SCALES[weight.format]].dtype
+    parts = [
+        StoredPart("packed", f"{module}.weight_packed", "I32", (outputs, inputs * weight.bits // WORD)),
+        StoredPart("scale", f"{module}.weight_scale", dtype, (outputs, groups)),
+        StoredPart("shape", f"{module}.weight_shape", "I64", (2,)),
+    ]
+    if not weight.symmetric:
+        words = -(-outputs * weight.bits // WORD)
+        parts.append(StoredPart("zeros", f"{module}.weight_zero_point", "I32", (words, groups)))
+    return parts
+
+
+def _gptq(module: str, weight: StoredWeight) -> Sequence[StoredPart]:
+    outputs, inputs = weight.shape
+    groups = inputs // weight.group_size
+    return (
+        StoredPart("packed", f"{module}.qweight", "I32", (inputs * weight.bits // WORD, outputs)),
+        StoredPart("zeros", f"{module}.qzeros", "I32", (groups, outputs * weight.bits // WORD)),
+        StoredPart("scale", f"{module}.scales", "F16", (groups, outputs)),
+        StoredPart("group_index", f"{module}.g_idx", "I32", (inputs,)),
+    )
+
+
+def _awq(module: str, weight: StoredWeight) -> Sequence[StoredPart]:
+    outputs, inputs = weight.shape
+    groups = inputs // weight.group_size
+    return (
+        StoredPart("packed", f"{module}.qweight", "I32", (inputs, outputs // 8)),
+        StoredPart("zeros", f"{module}.qzeros", "I32", (groups, outputs // 8)),
+        StoredPart("scale", f"{module}.scales", "F16", (groups, outputs)),
+    )
+
+
+def _blocks(scale: str) -> Callable[[str, StoredWeight], Sequence[StoredPart]]:
+    def parts(module: str, weight: StoredWeight) -> Sequence[StoredPart]:
+        blocks = tuple(-(-size // 128) for size in weight.shape)
+        return (
+            StoredPart("codes", f"{module}.weight", "F8_E4M3", weight.shape),
+            StoredPart("scale", f"{module}.{scale}", "F32", blocks),
+        )
+
+    return parts
+
+
+def _not_whole_words(weight: StoredWeight) -> str | None:
+    whole = not any(size * weight.bits % WORD for size in weight.shape)
+    return None if whole else f"{weight.bits}-bit codes of {list(weight.shape)} do not fill words along both dimensions"
+
+
+def _not_for_gptq(weight: StoredWeight) -> str | None:
+    return (
+        _not_whole_words(weight)
+        if weight.symmetric
+        else "it has zero points of its own; awq or pack-quantized keep them"
+    )
+
+
+def _not_for_awq(weight: StoredWeight) -> str | None:
+    return None if weight.bits == 4 and weight.shape[0] % 8 == 0 else "awq holds 4-bit codes and outputs by eights"
+
+
+def _not_in_blocks(weight: StoredWeight) -> str | None:
+    return None if weight.group_size == 0 else "its scales are by rows"
+
+
+def _anything(weight: StoredWeight) -> str | None:
+    return None
+
+
+LAYOUTS: Mapping[Target, LayoutRule] = {
+    "pack-quantized": LayoutRule(("gptq", "gptq_v2", "awq"), _anything, _pack_quantized),
+    "gptq": LayoutRule(("pack-quantized", "gptq_v2", "gptq"), _not_for_gptq, _gptq),
+    "awq": LayoutRule(("pack-quantized",), _not_for_awq, _awq),
+    "fp8": LayoutRule(("float-quantized",), _not_in_blocks, _blocks("weight_scale_inv")),
+    "float-quantized": LayoutRule(("fp8",), _anything, _blocks("weight_scale")),
+}

@@ -1,0 +1,63 @@
+"""The plan of a re-pack: which weights get another layout, from headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from quantmill.contract.errors import ParamsRejected, SourceRejected
+from quantmill.contract.model_folder import QUANTIZATION, kept_row
+from quantmill.contract.tensors import ModelIndex, Plan, TensorInfo, TensorPlan, Unit
+from quantmill_repack.layouts import LAYOUTS, parts_of, scheme_of, symmetric_in
+from quantmill_repack.params import RepackParams
+
+NEEDED_BY_GPTQ_READERS = ("bits", "group_size", "desc_act", "sym", "checkpoint_format")
+UNCHANGED = "not quantized in the source"
+
+
+def plan(index: ModelIndex, params: RepackParams) -> Plan:
+    """Each quantized weight in the other layout, all else as it is. Defects of the source's settings are warnings.
+
+    The peak memory is that of the largest weight: its codes, its values in float32 while they are looked through, and
+    what is stored.
+
+    Raises SourceRejected for a source without quantized weights or with reordered groups, ParamsRejected for a target
+    that cannot hold a weight exactly.
+    """
+    if not index.stored:
+        raise SourceRejected("the source holds no quantized weights that can be repacked", key=QUANTIZATION)
+    if index.config[QUANTIZATION].get("desc_act") is True:
+        raise SourceRejected("the source's groups do not follow each other (desc_act), which no other layout stores")
+    rows = tuple(_row(index, info, params) for info in index.tensors.values())
+    peak = max((8 if row.action == "quantize" else 1) * row.values + row.nbytes for row in rows)
+    units = tuple(Unit(row.name, (row.name,)) for row in rows)
+    return Plan(rows, units, peak, tuple(_defects(index)))
+
+
+def _row(index: ModelIndex, info: TensorInfo, params: RepackParams) -> TensorPlan:
+    weight = index.stored.get(info.name)
+    if weight is None:
+        return kept_row(info, UNCHANGED)
+    rule = LAYOUTS[params.to]
+    obstacle = rule.obstacle(weight) if weight.format in rule.sources else f"it is made of {', '.join(rule.sources)}"
+    if obstacle:
+        message = f"{info.name} ({weight.format}) cannot be repacked to {params.to}: {obstacle}"
+        raise ParamsRejected(message, [{"pointer": "/to", "code": "not_lossless", "message": message}])
+    scheme = scheme_of(params.to, weight.bits, symmetric_in(params.to, weight))
+    row = TensorPlan(info.name, info.shape, info.dtype, "quantize", scheme, info.name, 0)
+    nbytes = sum(part.nbytes for part in parts_of(row, index, params.to))
+    return TensorPlan(info.name, info.shape, info.dtype, "quantize", scheme, info.name, nbytes)
+
+
+def _defects(index: ModelIndex) -> Iterator[str]:
+    """What is missing in the settings of old files; the result has it."""
+    settings = index.config[QUANTIZATION]
+    if settings.get("quant_method") == "gptq":
+        missing = [key for key in NEEDED_BY_GPTQ_READERS if key not in settings]
+        if missing:
+            lacking = ", ".join(missing)
+            yield f"the source's quantization_config lacks {lacking}: taken as symmetric, in order, version 1"
+    group = settings.get("group_size")
+    found = {weight.group_size for weight in index.stored.values() if weight.group_size}
+    whole_rows = {weight.shape[1] for weight in index.stored.values()}
+    if isinstance(group, int) and found and group not in (found | ({-1} if found <= whole_rows else set())):
+        yield f"the source's quantization_config says group_size {group}, its tensors say {sorted(found)}"

@@ -1,0 +1,93 @@
+"""Small quantized checkpoints, in the layouts that others write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import quantmill_kernels as kernels
+from quantmill.checkpoints import open_checkpoint
+from quantmill.contract.linears import linears
+from quantmill.contract.synthetic import SyntheticLlama
+
+MODEL = SyntheticLlama(hidden=256, ffn=384, heads=4, kv_heads=2, blocks=1, vocab=301, dtype="F16")
+GROUP = 64
+
+Arrays = dict[str, np.ndarray]
+Make = Callable[[tuple[int, ...], np.random.Generator], tuple[Arrays, np.ndarray]]
+
+
+def integers(shape, bits, random, symmetric):
+    """Codes, zeros, scales, and the values that they stand for."""
+    out, cols = shape
+    codes = random.integers(0, 1 << bits, shape, np.uint8)
+    zeros = np.full((out, cols // GROUP), 1 << (bits - 1), np.uint8)
+    if not symmetric:
+        zeros = random.integers(1, 1 << bits, zeros.shape, np.uint8)
+    scales = random.uniform(0.001, 0.01, zeros.shape).astype(np.float16)
+    values = (codes.astype(np.float32) - np.repeat(zeros, GROUP, 1)) * np.repeat(scales.astype(np.float32), GROUP, 1)
+    return codes, zeros, scales, values
+
+
+def gptq(bits=4, symmetric=True, version="gptq"):
+    def make(shape, random):
+        codes, zeros, scales, values = integers(shape, bits, random, symmetric)
+        arrays = {
+            "qweight": kernels.pack_gptq(codes, bits),
+            "qzeros": kernels.pack_gptq_zeros(zeros, bits, format=version),
+            "scales": np.ascontiguousarray(scales.T),
+            "g_idx": (np.arange(shape[1]) // GROUP).astype(np.int32),
+        }
+        return arrays, values
+
+    settings = {"quant_method": "gptq", "bits": bits, "group_size": GROUP, "desc_act": False, "sym": symmetric}
+    return make, {**settings, "checkpoint_format": version}
+
+
+def awq():
+    def make(shape, random):
+        codes, zeros, scales, values = integers(shape, 4, random, symmetric=False)
+        arrays = {
+            "qweight": kernels.pack_awq(codes),
+            "qzeros": kernels.pack_awq(zeros),
+            "scales": np.ascontiguousarray(scales.T),
+        }
+        return arrays, values
+
+    return make, {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"}
+
+
+@pytest.fixture
+def quantized(tmp_path: Path) -> Callable[..., tuple[Path, dict[str, np.ndarray]]]:
+    """Writes a checkpoint whose Linears are quantized; gives its folder and what their arrays stand for."""
+
+    def write(layout: tuple[Make, dict[str, Any]]) -> tuple[Path, dict[str, np.ndarray]]:
+        make, settings = layout
+        plain = MODEL.write(tmp_path / "plain")
+        random = np.random.default_rng(0)
+        arrays, values = {}, {}
+        with open_checkpoint(plain) as source:
+            found = [name for name in linears(source.index) if name != "lm_head.weight"]
+            for name, info in source.index.tensors.items():
+                if name in found:
+                    parts, values[name] = make(info.shape, random)
+                    arrays |= {f"{name.removesuffix('.weight')}.{part}": array for part, array in parts.items()}
+                else:
+                    arrays[name] = np.array(source.tensor(name).values)
+        folder = tmp_path / "source"
+        folder.mkdir()
+        for path in plain.iterdir():
+            if path.suffix == ".json" and "safetensors" not in path.name:
+                (folder / path.name).write_bytes(path.read_bytes())
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
+        save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder, values
+
+    return write

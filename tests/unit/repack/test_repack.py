@@ -1,0 +1,198 @@
+"""Re-packs: another layout, the same values to the last bit, and back again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.unit.repack.conftest import MODEL, awq, gptq
+
+from quantmill.checkpoints import open_checkpoint
+from quantmill.contract.errors import ParamsRejected, QuantmillError, SourceRejected
+from quantmill.contract.safetensors import TensorFile
+from quantmill.contract.testing import Run
+from quantmill.verification import verify
+from quantmill_bnb.plugin import BNB
+from quantmill_fp8.plugin import FP8
+from quantmill_repack.plugin import REPACK
+
+Q_PROJ = "model.layers.0.self_attn.q_proj"
+
+
+def repacked(source: Path, to: str, folder: Path) -> Path:
+    """`source` in another layout, verified."""
+    with open_checkpoint(source) as checkpoint:
+        run = Run(REPACK, REPACK.params(to=to), checkpoint)
+        run.write(run.quantize(), folder)
+        assert verify(checkpoint, run.plan, REPACK, run.params, folder).relative_rmse == 0.0
+    return folder
+
+
+def stored(folder: Path) -> dict[str, bytes]:
+    with TensorFile(folder / "model.safetensors") as file:
+        return {name: file.values(name).tobytes() for name in file.tensors}
+
+
+@pytest.mark.parametrize(
+    ("layout", "to", "back"),
+    [
+        (gptq(4), "pack-quantized", "gptq"),
+        (gptq(8), "pack-quantized", "gptq"),
+        (gptq(2), "pack-quantized", "gptq"),
+        (gptq(3), "pack-quantized", "gptq"),
+        (awq(), "pack-quantized", "awq"),
+    ],
+    ids=["gptq 4", "gptq 8", "gptq 2", "gptq 3", "awq"],
+)
+def test_there_and_back_gives_the_same_bytes(layout, to, back, quantized, tmp_path):
+    source, _ = quantized(layout)
+
+    there = repacked(source, to, tmp_path / "there")
+    again = repacked(there, back, tmp_path / "again")
+
+    assert stored(again) == stored(source)
+    assert stored(there) != stored(source)
+
+
+@pytest.mark.parametrize(
+    "layout", [gptq(4), gptq(3), gptq(4, version="gptq_v2"), gptq(8, symmetric=False, version="gptq_v2"), awq()]
+)
+def test_a_quantized_checkpoint_is_read_as_what_it_stands_for(layout, quantized):
+    source, values = quantized(layout)
+
+    with open_checkpoint(source) as checkpoint:
+        assert sorted(checkpoint.index.stored) == sorted(values)
+        for name, expected in values.items():
+            np.testing.assert_array_equal(checkpoint.tensor(name).values, expected)
+        assert not any("qweight" in name for name in checkpoint.index.tensors)
+
+
+@pytest.mark.parametrize(("scheme", "to", "back"), [("FP8_NATIVE", "float-quantized", "fp8")])
+def test_blocks_of_fp8_change_their_name_only(scheme, to, back, tmp_path):
+    with open_checkpoint(MODEL.write(tmp_path / "plain")) as checkpoint:
+        run = Run(FP8, FP8.params(scheme=scheme), checkpoint)
+        run.write(run.quantize(), tmp_path / "source")
+
+    there = repacked(tmp_path / "source", to, tmp_path / "there")
+    again = repacked(there, back, tmp_path / "again")
+
+    assert stored(again) == stored(tmp_path / "source")
+    assert json.loads((there / "config.json").read_text())["quantization_config"]["format"] == "float-quantized"
+
+
+def test_version_two_of_gptq_becomes_version_one(quantized, tmp_path):
+    source, _ = quantized(gptq(4, version="gptq_v2"))
+
+    folder = repacked(source, "gptq", tmp_path / "again")
+
+    assert stored(source)[f"{Q_PROJ}.qzeros"][:4].hex() == "88888888"
+    assert stored(folder)[f"{Q_PROJ}.qzeros"][:4].hex() == "77777777"
+
+
+def test_missing_settings_of_old_files_are_named_and_written(quantized, tmp_path):
+    make, settings = gptq(4)
+    source, _ = quantized((make, {"quant_method": "gptq", "bits": 4, "group_size": 128}))
+
+    with open_checkpoint(source) as checkpoint:
+        plan = Run(REPACK, REPACK.params(to="gptq"), checkpoint).plan
+    folder = repacked(source, "gptq", tmp_path / "again")
+
+    assert plan.warnings == (
+        "the source's quantization_config lacks desc_act, sym, checkpoint_format: "
+        "taken as symmetric, in order, version 1",
+        "the source's quantization_config says group_size 128, its tensors say [64]",
+    )
+    written = json.loads((folder / "config.json").read_text())["quantization_config"]
+    assert {key: written[key] for key in settings} == settings
+
+
+def test_a_mislabelled_zero_point_convention_is_named(quantized, tmp_path):
+    make, settings = gptq(4, version="gptq_v2")
+    source, _ = quantized((make, {**settings, "checkpoint_format": "gptq"}))
+
+    with pytest.raises(SourceRejected, match=r"has the zero points \[9\] beside 8; its checkpoint_format may be"):
+        repacked(source, "pack-quantized", tmp_path / "there")
+
+
+@pytest.mark.parametrize(
+    ("layout", "to", "reason"),
+    [
+        (gptq(4), "awq", "it is made of pack-quantized"),
+        (gptq(4), "fp8", "it is made of float-quantized"),
+        (gptq(4, symmetric=False, version="gptq_v2"), "gptq", "zero points of its own"),
+    ],
+)
+def test_what_a_layout_cannot_hold_is_refused_when_it_is_planned(layout, to, reason, quantized):
+    source, _ = quantized(layout)
+
+    with open_checkpoint(source) as checkpoint, pytest.raises(ParamsRejected, match=reason):
+        _ = Run(REPACK, REPACK.params(to=to), checkpoint).plan
+
+
+def test_a_plain_source_has_nothing_to_repack(tmp_path):
+    with (
+        open_checkpoint(MODEL.write(tmp_path / "plain")) as checkpoint,
+        pytest.raises(SourceRejected, match="no quant"),
+    ):
+        _ = Run(REPACK, REPACK.params(to="gptq"), checkpoint).plan
+
+
+def test_reordered_groups_are_refused(quantized):
+    make, settings = gptq(4)
+    source, _ = quantized((make, {**settings, "desc_act": True}))
+
+    with open_checkpoint(source) as checkpoint, pytest.raises(SourceRejected, match="desc_act"):
+        _ = Run(REPACK, REPACK.params(to="pack-quantized"), checkpoint).plan
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "reason"),
+    [
+        ("qweight", lambda a: a[:-1], "g_idx does not fit"),
+        ("scales", lambda a: a[:, :-1], "scales do not fit"),
+        ("qzeros", lambda a: a[:, :-1], "qzeros do not fit"),
+        ("g_idx", lambda a: a[:-1], "g_idx does not fit"),
+        ("scales", lambda a: a.astype(np.int16), "scales must be F16 or BF16 or F32"),
+        ("qzeros", lambda a: a[0], "in 2 dimensions"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_when_the_source_is_opened(part, change, reason, quantized):
+    make, settings = gptq(4)
+
+    def damaged(shape, random):
+        arrays, values = make(shape, random)
+        return {**arrays, part: np.ascontiguousarray(change(arrays[part]))}, values
+
+    source, _ = quantized((damaged, settings))
+
+    with pytest.raises(SourceRejected, match=reason):
+        open_checkpoint(source)
+
+
+def test_integers_are_quantized_again_only_when_that_is_allowed(quantized, tmp_path):
+    source, values = quantized(gptq(4))
+
+    with open_checkpoint(source) as checkpoint:
+        with pytest.raises(QuantmillError, match="allow_requantize"):
+            _ = Run(BNB, BNB.params(), checkpoint).plan
+        run = Run(BNB, BNB.params(allow_requantize=True), checkpoint)
+        assert run.plan.warnings == (
+            f"the source is quantized (gptq): {len(values)} weights are read as what they stand for",
+        )
+        run.write(run.quantize(), tmp_path / "nf4")
+        verify(checkpoint, run.plan, BNB, run.params, tmp_path / "nf4")
+
+
+@pytest.mark.parametrize(("method", "params"), [(BNB, {}), (FP8, {"scheme": "FP8_DYNAMIC"})], ids=["bnb", "fp8"])
+def test_a_source_in_blocks_of_fp8_is_read_as_what_it_stands_for(method, params, tmp_path):
+    with open_checkpoint(MODEL.write(tmp_path / "plain")) as checkpoint:
+        run = Run(FP8, FP8.params(scheme="FP8_NATIVE"), checkpoint)
+        run.write(run.quantize(), tmp_path / "source")
+
+    with open_checkpoint(tmp_path / "source") as checkpoint:
+        run = Run(method, method.params(**params), checkpoint)
+        run.write(run.quantize(), tmp_path / "again")
+        verify(checkpoint, run.plan, method, run.params, tmp_path / "again")
+        assert "fp8" in run.plan.warnings[0]
