@@ -29,12 +29,16 @@ from typing import Any
 from peak_memory import CACHE, commit, synthetic_checkpoint
 
 from quantmill.dispatch.embedded import Embedded
+from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.jobs import FINAL, Event, Job, JobRequest
 from quantmill.jobs.submit import submit
+from quantmill.plugins import load_plugins
 from quantmill.services import Services
 from quantmill.settings import Settings
 from quantmill.store import artifacts, events, jobs, migrate
+from quantmill.worker import pipeline
 from quantmill.worker.environment import cpu_model
+from quantmill.worker.messages import Message, Progressed, Start
 
 CASES = ("fp8:scheme=FP8_DYNAMIC", "bnb:quant_type=nf4")
 CHUNK = 4 << 20
@@ -154,6 +158,42 @@ def seconds_by_phase(ran: Ran) -> dict[str, float]:
     return {phase: (later - at).total_seconds() for (phase, at), (_, later) in pairwise(begins)}
 
 
+def processor_by_phase(
+    source: Path, method: str, params: Mapping[str, Any], threads: int, folder: Path
+) -> dict[str, float]:
+    """Processor seconds of each phase of the runner, which runs in this process for that."""
+    marks: list[tuple[str, float]] = []
+
+    def note(message: Message) -> None:
+        if isinstance(message, Progressed) and (not marks or marks[-1][0] != message.phase):
+            marks.append((message.phase, time.process_time()))
+
+    folder.mkdir()
+    task = Start(
+        source=source,
+        method=method,
+        params=dict(params),
+        seed=0,
+        threads=threads,
+        plan={},
+        source_digest=None,
+        evaluation_text=None,
+        evaluation=EvaluationOptions(),
+        calibration=None,
+        statistics_cache=folder / "statistics",
+        statistics_cache_bytes=0,
+        evaluation_cache=folder / "evaluation",
+        evaluation_cache_bytes=0,
+        memory_bytes=None,
+        unit_store=folder / "units",
+        export_folder=folder / "artifact",
+        finished=(),
+    )
+    pipeline.run(task, load_plugins(), note, threading.Event())
+    marks.append(("end", time.process_time()))
+    return {phase: later - at for (phase, at), (_, later) in pairwise(marks)}
+
+
 def measured(source: Path, case: str, threads: int, scratch: Path) -> dict[str, Any]:
     method, _, settings = case.partition(":")
     params = dict(setting.split("=") for setting in settings.split(",") if setting)
@@ -162,6 +202,7 @@ def measured(source: Path, case: str, threads: int, scratch: Path) -> dict[str, 
     result = ran.result
     copy = min((copied(source, result, scratch) for _ in range(2)), key=lambda spent: spent.wall)
     phases = seconds_by_phase(ran)
+    processor = processor_by_phase(source, method, params, threads, scratch / "runner")
     return {
         "job": case,
         "source GB": round(sum(path.stat().st_size for path in files_of(source)) / 1e9, 2),
@@ -172,6 +213,7 @@ def measured(source: Path, case: str, threads: int, scratch: Path) -> dict[str, 
         "copy cpu s": round(copy.processor, 2),
         "job cpu s": round(ran.spent.processor, 2),
         **{f"{phase} s": round(phases.get(phase, 0.0), 2) for phase in PHASES},
+        **{f"{phase} cpu s": round(spent, 2) for phase, spent in processor.items()},
         "peak MiB": round((ran.job.attempts[-1].peak_memory_bytes or 0) / 2**20),
         "disk beyond result %": round(100 * (ran.disk / result - 1), 1),
     }
