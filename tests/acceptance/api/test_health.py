@@ -85,7 +85,15 @@ def test_a_method_that_only_workers_have_can_be_listed_and_submitted(api, servic
 
     job = api.post("/v1/jobs", json=REQUEST)
 
-    assert [method["name"] for method in api.get("/v1/methods").json()["items"]] == ["awq", "bnb", "fp8", "gguf"]
+    assert [method["name"] for method in api.get("/v1/methods").json()["items"]] == [
+        "awq",
+        "bnb",
+        "fp8",
+        "gguf",
+        "gptq",
+        "hqq",
+        "repack",
+    ]
     assert job.status_code == 202
     assert (job.json()["method_version"], job.json()["plan"]) == ("2.0", None)
 

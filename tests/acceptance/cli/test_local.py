@@ -491,14 +491,21 @@ def test_a_comparison_that_cannot_be_is_refused(quantmill, short_text, tmp_path,
 
 
 def test_methods_are_listed_with_their_parameters(quantmill):
-    assert [method["name"] for method in quantmill("methods", "--json").json] == ["bnb", "fp8", "gguf"]
+    assert [method["name"] for method in quantmill("methods", "--json").json] == [
+        "bnb",
+        "fp8",
+        "gguf",
+        "gptq",
+        "hqq",
+        "repack",
+    ]
     assert "Q4_K_M" in quantmill("methods", "gguf").out
 
 
 def test_plugins_are_listed_with_where_they_come_from(quantmill):
     loaded = quantmill("plugins", "--json").json
 
-    assert [plugin["name"] for plugin in loaded["loaded"]] == ["bnb", "fp8", "gguf"]
+    assert [plugin["name"] for plugin in loaded["loaded"]] == ["bnb", "fp8", "gguf", "gptq", "hqq", "repack"]
     assert {plugin["distribution"] for plugin in loaded["loaded"]} == {"quantmill"}
     assert loaded["failures"] == []
 
