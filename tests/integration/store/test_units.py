@@ -15,11 +15,12 @@ ERROR = {"kind": "plugin", "detail": "it broke"}
 
 def test_units_of_an_earlier_attempt_are_still_finished(start, write, read):
     job = start()
-    assert write(units.finish_unit, job.id, 1, "block.0", "sha256:u0", 2**40, "w1")
+    done = FinishedUnit("block.0", "sha256:u0", 2**40, carry="sha256:hidden-states")
+    assert write(units.finish_unit, job.id, 1, done, "w1")
 
     write(jobs.release, job.id, 1)
 
-    assert read(units.finished_units, job.id) == [FinishedUnit("block.0", "sha256:u0", 2**40)]
+    assert read(units.finished_units, job.id) == [done]
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 2])
@@ -27,15 +28,15 @@ def test_a_worker_that_lost_its_job_finishes_no_unit(start, write, read, epoch):
     job = start()
     write(jobs.release, job.id, 1)
 
-    assert not write(units.finish_unit, job.id, epoch, "block.0", "sha256:u0", 10, "w1")
+    assert not write(units.finish_unit, job.id, epoch, FinishedUnit("block.0", "sha256:u0", 10), "w1")
     assert read(units.finished_units, job.id) == []
 
 
 def test_a_unit_that_is_done_again_replaces_the_one_before(start, write, read):
     job = start()
-    write(units.finish_unit, job.id, 1, "block.0", "sha256:damaged", 10, "w1")
+    write(units.finish_unit, job.id, 1, FinishedUnit("block.0", "sha256:damaged", 10), "w1")
 
-    write(units.finish_unit, job.id, 1, "block.0", "sha256:good", 11, "w1")
+    write(units.finish_unit, job.id, 1, FinishedUnit("block.0", "sha256:good", 11), "w1")
 
     assert read(units.finished_units, job.id) == [FinishedUnit("block.0", "sha256:good", 11)]
 
@@ -53,8 +54,8 @@ def test_forgetting_units_names_the_blobs_that_nothing_needs_any_more(start, pub
     ended, other, maker = start(), start(), start()
     publish(maker)
     for key, digest in {"own": "sha256:own", "shared": "sha256:shared", "published": "sha256:a-file"}.items():
-        write(units.finish_unit, ended.id, 1, key, digest, 10, "w1")
-    write(units.finish_unit, other.id, 1, "shared", "sha256:shared", 10, "w1")
+        write(units.finish_unit, ended.id, 1, FinishedUnit(key, digest, 10), "w1")
+    write(units.finish_unit, other.id, 1, FinishedUnit("shared", "sha256:shared", 10), "w1")
     write(jobs.transition, ended.id, epoch=1, to=State.FAILED, error=ERROR)
 
     assert write(units.forget_units, ended.id) == ["sha256:own"]
