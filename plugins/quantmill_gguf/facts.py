@@ -11,15 +11,26 @@ from quantmill.contract.facts import Fact, FormatFacts, HardwareNeed, Measured, 
 HELP = "llama.cpp, tools/quantize help: Llama-3-8B"
 MIXES = "llama.cpp, llama_tensor_get_type"
 
-# file type -> bits of a code, of a Linear's weight, of the embedding, of the output matrix; quoted perplexity increase
+# file type -> bits of a code, of a Linear's weight, of the embedding, of the output matrix; quoted perplexity increase.
+# Left out: Q2_K_S, which needs a file beside the model; MXFP4_MOE, whose size hangs on the share of the experts; TQ1_0
+# and TQ2_0, which ruin a model that was not trained ternary, and would be chosen as the smallest.
 SIZES: dict[str, tuple[int, float, float, float, float | None]] = {
+    "F32": (32, 32, 32, 32, None),
     "F16": (16, 16, 16, 16, None),
+    "BF16": (16, 16, 16, 16, None),
     "Q8_0": (8, 8.5, 8.5, 8.5, 0.0026),
     "Q6_K": (6, 6.5625, 6.5625, 6.5625, 0.022),
     "Q5_K_M": (5, 5.653, 5.5, 6.5625, 0.057),
+    "Q5_K_S": (5, 5.5, 5.5, 6.5625, 0.105),
+    "Q5_1": (5, 6.0, 6.0, 6.5625, None),
+    "Q5_0": (5, 5.5, 5.5, 6.5625, None),
     "Q4_K_M": (4, 4.797, 4.5, 6.5625, 0.175),
     "Q4_K_S": (4, 4.536, 4.5, 6.5625, 0.269),
+    "Q4_1": (4, 5.0, 5.0, 6.5625, None),
     "Q4_0": (4, 4.5, 4.5, 6.5625, 0.469),
+    "IQ4_NL": (4, 4.553, 4.5, 6.5625, None),
+    "IQ4_XS": (4, 4.316, 4.25, 6.5625, None),
+    "Q3_K_L": (3, 4.191, 3.4375, 6.5625, 0.556),
     "Q3_K_M": (3, 3.844, 3.4375, 6.5625, 0.657),
     "Q3_K_S": (3, 3.4375, 3.4375, 6.5625, 1.63),
     "Q2_K": (2, 2.942, 2.625, 6.5625, 3.52),
@@ -29,8 +40,18 @@ SIZES: dict[str, tuple[int, float, float, float, float | None]] = {
 def _scheme(name: str) -> Scheme:
     bits, linear, embedding, output, increase = SIZES[name]
     quality = () if increase is None else (Measured("perplexity increase", increase, HELP),)
-    params = {"type": name}
-    return Scheme(f"gguf-{name}", "gguf", params, "gguf", bits, linear, embedding, output, MIXES, None, True, quality)
+    return Scheme(
+        name=f"gguf-{name}",
+        method="gguf",
+        params={"type": name},
+        format="gguf",
+        bits=bits,
+        linear_bits=linear,
+        embedding_bits=embedding,
+        output_bits=output,
+        source=MIXES,
+        quality=quality,
+    )
 
 
 def _fact(runtime: str, hardware: HardwareNeed, support: str, kernel: str, source: str, **more: object) -> Fact:
