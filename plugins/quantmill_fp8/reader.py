@@ -97,6 +97,7 @@ def _scale(values: FloatArray, scales: FloatArray, group: int) -> None:
 def _fp8(codes: NDArray[Any], scale: NDArray[Any]) -> tuple[str, FloatArray]:
     """E4M3 with a scale for each row or each block, or E8M0 exponents for groups of 32."""
     _require(codes.ndim == 2 and scale.ndim == 2, f"weights {codes.shape} with scales {scale.shape}")
+    _require(codes.dtype == ml_dtypes.float8_e4m3fn, f"weights of {codes.dtype}")
     rows, cols = codes.shape
     if scale.dtype == np.uint8:
         _require(scale.shape == (rows, cols // 32), f"weights {codes.shape} with scales {scale.shape}")
