@@ -15,6 +15,7 @@ from quantmill.contract.tensors import ModelIndex, Plan
 from quantmill_gptq.params import GptqParams
 
 CHECK = "quantization_config"
+PACKED = "pack-quantized"
 FOR_GPTQMODEL = "quantize_config.json"
 LARGEST = 100_000_000  # bytes of quantize_config.json
 
@@ -25,7 +26,11 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: GptqParams) -> 
         found = artifact.config.get(CHECK, {})
         if params.format == "compressed-tensors":
             extra: tuple[str, ...] = ()
-            observations = [*_compressed_tensors(found, params), *_ignored(found.get("ignore"), plan, index)]
+            observations = [
+                *_compressed_tensors(found, params),
+                *_ignored(found.get("ignore"), plan, index),
+                *_stored_scales(artifact, plan),
+            ]
         else:
             extra = (FOR_GPTQMODEL,)
             observations = [*_gptq(found, params), *_excluded(found, plan), *_twice(folder / FOR_GPTQMODEL, found)]
@@ -51,7 +56,10 @@ def _gptq(found: Mapping[str, Any], params: GptqParams) -> Iterator[Observation]
 
 def _excluded(found: Mapping[str, Any], plan: Plan) -> Iterator[Observation]:
     """Each matrix of a block must be told apart by both lists, or a consumer would look for the wrong arrays."""
-    patterns = [key[2:] for key in found.get("dynamic", {}) if key.startswith("-:")]
+    dynamic = found.get("dynamic", {})
+    patterns = [key[2:] for key in dynamic if key.startswith("-:")]
+    for key in sorted(dynamic.keys() - {f"-:{pattern}" for pattern in patterns}):  # settings of its own for a module
+        yield Observation("dynamic", key, str(dynamic[key]), None)
     listed = found.get("modules_in_block_to_quantize")
     quantized = None if listed is None else {name for names in listed for name in names}
     for row in plan.tensors:
@@ -74,11 +82,16 @@ def _twice(path: Path, found: Mapping[str, Any]) -> Iterator[Observation]:
 
 
 def _compressed_tensors(found: Mapping[str, Any], params: GptqParams) -> Iterator[Observation]:
-    group = found.get("config_groups", {}).get("group_0", {})
+    groups = found.get("config_groups", {})
+    group = groups.get("group_0", {})
     weights = group.get("weights", {})
     yield Observation(CHECK, "quant_method", found.get("quant_method"), "compressed-tensors")
     yield Observation(CHECK, "quantization_status", found.get("quantization_status"), "compressed")
-    yield Observation(CHECK, "format", found.get("format"), "pack-quantized")
+    yield Observation(CHECK, "format", found.get("format"), PACKED)
+    for key in ("kv_cache_scheme", "sparsity_config", "transform_config"):  # would make the consumer expect more
+        yield Observation(CHECK, key, str(found.get(key) or None), "None")
+    yield Observation(CHECK, "config_groups", len(groups), 1)
+    yield Observation(CHECK, "the group's format", group.get("format", PACKED), PACKED)
     yield Observation(CHECK, "targets", str(group.get("targets")), "['Linear']")
     by_rows = params.group_size < 0
     expected: dict[str, str | int | bool | None] = {
@@ -88,10 +101,21 @@ def _compressed_tensors(found: Mapping[str, Any], params: GptqParams) -> Iterato
         "group_size": None if by_rows else params.group_size,
         "symmetric": params.sym,
         "dynamic": False,
+        "actorder": "static" if params.desc_act or params.act_group_aware is not False else None,
     }
     for key, value in expected.items():
         yield Observation(CHECK, f"weights.{key}", weights.get(key), value)
-    yield Observation(CHECK, "input_activations", group.get("input_activations"), None)
+    for key in ("input_activations", "output_activations"):
+        yield Observation(CHECK, key, str(group.get(key)), "None")
+
+
+def _stored_scales(artifact: ModelFolder, plan: Plan) -> Iterator[Observation]:
+    """Scales are in the source's dtype, in which consumers compute; shapes are the reader's business."""
+    for row in plan.tensors:
+        if row.action == "quantize":
+            name = f"{row.name.removesuffix('.weight')}.weight_scale"
+            stored = artifact.tensors[name].dtype if name in artifact.tensors else None
+            yield Observation("stored_arrays", name, stored, row.source_dtype)
 
 
 def _ignored(listed: Any, plan: Plan, index: ModelIndex) -> Iterator[Observation]:

@@ -152,6 +152,7 @@ def _packed(
     zeros = np.full((outputs, groups), settings.middle)
     if zero_point is not None:
         words = (-(-outputs * settings.bits // 32), groups)
+        _require(name, zero_point.dtype == np.int32, f"weight_zero_point of {zero_point.dtype}")
         _require(name, zero_point.shape == words, f"weight_zero_point {zero_point.shape}")
         zeros = _codes(zero_point.T, settings.bits, outputs).T
     g_idx = np.arange(inputs) // (inputs if settings.group_size == -1 else settings.group_size)

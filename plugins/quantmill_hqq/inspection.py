@@ -15,6 +15,7 @@ from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
 from quantmill_hqq.params import HqqParams
 
 CHECK = "quantization_config"
+PACKED = "pack-quantized"
 TORCH = {"F32": "torch.float32", "F16": "torch.float16", "BF16": "torch.bfloat16"}
 
 # What every module says of itself; hqq reads bools as bytes
@@ -37,7 +38,7 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: HqqParams) -> I
         compressed = params.format == "compressed-tensors"
         observations = [
             *(_compressed_tensors(found, plan, params) if compressed else _hqq(found, params)),
-            *(() if compressed else _metadata(artifact, plan, params)),
+            *(_stored_scales(artifact, plan) if compressed else _metadata(artifact, plan, params)),
             *_kept(found.get("ignore" if compressed else "skip_modules"), plan, index),
             *config_observations(artifact, index),
             *carried_observations(folder, index),
@@ -100,7 +101,9 @@ def _text(artifact: ModelFolder, name: str) -> str | None:
 def _compressed_tensors(found: Mapping[str, Any], plan: Plan, params: HqqParams) -> Iterator[Observation]:
     yield Observation(CHECK, "quant_method", found.get("quant_method"), "compressed-tensors")
     yield Observation(CHECK, "quantization_status", found.get("quantization_status"), "compressed")
-    yield Observation(CHECK, "format", found.get("format"), "pack-quantized")
+    yield Observation(CHECK, "format", found.get("format"), PACKED)
+    for key in ("kv_cache_scheme", "sparsity_config", "transform_config"):  # would make the consumer expect more
+        yield Observation(CHECK, key, str(found.get(key) or None), "None")
     groups = found.get("config_groups", {})
     for row in plan.tensors:
         if row.action == "quantize":
@@ -124,10 +127,22 @@ def _scheme_of(row: TensorPlan, module: str, groups: Mapping[str, Any], params: 
         "strategy": "group" if grouped else "channel",
         "group_size": (cols if whole else size) if grouped else None,
         "dynamic": False,
+        "actorder": None,
     }
     for key, value in expected.items():
         yield Observation("config_groups", f"{module}: {key}", weights.get(key), value)
-    yield Observation("config_groups", f"{module}: activations", group.get("input_activations") is None, True)
+    yield Observation("config_groups", f"{module}: format", group.get("format", PACKED), PACKED)
+    for key in ("input_activations", "output_activations"):
+        yield Observation("config_groups", f"{module}: {key}", str(group.get(key)), "None")
+
+
+def _stored_scales(artifact: ModelFolder, plan: Plan) -> Iterator[Observation]:
+    """Scales are in the source's dtype, in which consumers compute; shapes are the reader's business."""
+    for row in plan.tensors:
+        if row.action == "quantize":
+            name = f"{row.name.removesuffix('.weight')}.weight_scale"
+            stored = artifact.tensors[name].dtype if name in artifact.tensors else None
+            yield Observation("stored_arrays", name, stored, row.source_dtype)
 
 
 def _settings_of(module: str, params: HqqParams) -> tuple[int, int]:
