@@ -29,6 +29,7 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: RepackParams) -
         observations = [
             Observation(CHECK, "quant_method", found.get("quant_method"), METHODS[params.to]),
             *_codes(found, index, params),
+            *(_compressed_tensors(found, params) if METHODS[params.to] == "compressed-tensors" else ()),
             *_kept(found, plan),
             *config_observations(artifact, index),
             *carried_observations(folder, index),
@@ -52,6 +53,23 @@ def _codes(found: Mapping[str, Any], index: ModelIndex, params: RepackParams) ->
         yield Observation(CHECK, "checkpoint_format", found.get("checkpoint_format"), "gptq")
         yield Observation(CHECK, "sym", found.get("sym"), True)
         yield Observation(CHECK, "desc_act", found.get("desc_act"), False)
+
+
+def _compressed_tensors(found: Mapping[str, Any], params: RepackParams) -> Iterator[Observation]:
+    """What would make the consumer expect more than weights; blocks of FP8 come with activations in groups of 128."""
+    group = found.get("config_groups", {}).get("group_0", {})
+    inputs = group.get("input_activations") or {}
+    of_inputs: dict[str, str | int | bool | None] = dict.fromkeys(("num_bits", "strategy", "group_size", "dynamic"))
+    if params.to == "float-quantized":
+        of_inputs = {"num_bits": 8, "strategy": "group", "group_size": 128, "dynamic": True}
+    for key, value in of_inputs.items():
+        yield Observation(CHECK, f"input_activations.{key}", inputs.get(key), value)
+    yield Observation(CHECK, "output_activations", str(group.get("output_activations")), "None")
+    yield Observation(CHECK, "actorder", group.get("weights", {}).get("actorder"), None)
+    for name, where in (("format", found), ("the group's format", group)):
+        yield Observation(CHECK, name, where.get("format"), params.to)
+    for key in ("kv_cache_scheme", "sparsity_config", "transform_config"):
+        yield Observation(CHECK, key, str(found.get(key) or None), "None")
 
 
 def _kept(found: Mapping[str, Any], plan: Plan) -> Iterator[Observation]:
