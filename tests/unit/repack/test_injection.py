@@ -1,0 +1,183 @@
+"""Repacked folders, damaged in one way each: verification refuses each by the check, and names the fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.unit.repack.conftest import awq, gptq
+from tests.unit.verification.folders import (
+    FILES,
+    OF_THE_MODEL,
+    QC,
+    Array,
+    Damage,
+    Damages,
+    Folder,
+    Made,
+    assert_refused,
+    drop,
+    set_key,
+    shuffled,
+    store_unquantized,
+    swap,
+)
+
+from quantmill.checkpoints import open_checkpoint
+from quantmill.contract.method import Method
+from quantmill_repack.plugin import REPACK
+
+PACKED: Mapping[str, Any] = {"to": "pack-quantized"}
+GPTQ: Mapping[str, Any] = {"to": "gptq"}
+UP, UP1 = "model.layers.0.mlp.up_proj", "model.layers.0.mlp.up_proj.weight"  # 384 x 256 in groups of 64
+WORDS, SCALE, ZEROS = f"{UP}.weight_packed", f"{UP}.weight_scale", f"{UP}.weight_zero_point"
+damage = Damages()
+
+
+@pytest.fixture
+def symmetric(quantized, tmp_path: Path) -> Iterator[Made]:
+    """A checkpoint of GPTQ's second version."""
+    with open_checkpoint(quantized(gptq(4, version="gptq_v2"))[0]) as checkpoint:
+        yield Made(checkpoint, tmp_path / "made")
+
+
+@damage(REPACK, "schemes", f"{UP1}: stored as F16, planned as W4", **PACKED)
+def a_layer_is_not_quantized(folder: Folder) -> None:
+    store_unquantized(folder, UP1, WORDS, SCALE, f"{UP}.weight_shape")
+    folder[UP1] = folder[UP1].astype(np.float16)
+    folder.arrays[UP1].dtype = "F16"
+
+
+@damage(REPACK, "error_bounds", UP1, **PACKED)
+def one_code_is_off_by_one(folder: Folder) -> None:
+    folder[WORDS][3, 5] ^= 1
+
+
+@damage(REPACK, "error_bounds", UP1, **PACKED)
+def a_scale_is_off_by_one_bit(folder: Folder) -> None:
+    folder[SCALE].view("<u2")[3, 1] ^= 1
+
+
+@damage(REPACK, "error_bounds", UP1, **PACKED)
+def all_scales_are_a_thousandth_too_large(folder: Folder) -> None:
+    folder[SCALE] = (folder[SCALE].astype(np.float32) * np.float32(1.001)).astype(folder[SCALE].dtype)
+
+
+@damage(REPACK, "finite", f"{UP1}: 64 of 98304 values are NaN or infinite", **PACKED)
+def a_scale_is_nan(folder: Folder) -> None:
+    folder[SCALE][3, 1] = np.nan
+
+
+@damage(REPACK, "error_bounds", UP1, **PACKED)
+def two_rows_are_swapped(folder: Folder) -> None:
+    swap(folder[WORDS], 10, 11)
+
+
+@damage(REPACK, "error_bounds", UP1, **PACKED)
+def the_rows_are_shuffled(folder: Folder) -> None:
+    folder[WORDS] = shuffled(folder[WORDS])
+
+
+@damage(REPACK, "error_bounds", UP1, **PACKED)
+def the_nibbles_are_in_the_wrong_order(folder: Folder) -> None:
+    octets = folder[WORDS].view(np.uint8)
+    folder[WORDS] = ((octets >> 4) | (octets << 4)).view(np.int32)
+
+
+@damage(REPACK, "tensors_present", f"{UP1}: not stored", **PACKED)
+def a_tensor_is_dropped(folder: Folder) -> None:
+    drop(folder, WORDS, SCALE, f"{UP}.weight_shape")
+
+
+@damage(REPACK, "tensors_present", f"{UP1}: not stored", **PACKED)
+def the_scales_are_dropped(folder: Folder) -> None:
+    drop(folder, SCALE)
+
+
+@damage(REPACK, "nothing_else", f"{UP}.bias: not planned", **PACKED)
+def a_bias_is_added(folder: Folder) -> None:
+    folder.arrays[f"{UP}.bias"] = Array("F16", [384], np.zeros(384, np.float16))
+
+
+@damage(REPACK, "error_bounds", UP1, **GPTQ)
+def the_zero_points_are_stored_as_version_two_has_them(folder: Folder) -> None:
+    folder[f"{UP}.qzeros"] = np.full_like(folder[f"{UP}.qzeros"], -0x77777778)
+
+
+@damage(REPACK, "readable", f"{UP}", **GPTQ)
+def the_groups_of_inputs_are_shuffled(folder: Folder) -> None:
+    folder[f"{UP}.g_idx"] = shuffled(folder[f"{UP}.g_idx"])
+
+
+@damage(REPACK, "error_bounds", UP1, **GPTQ)
+def the_words_of_inputs_are_shuffled(folder: Folder) -> None:
+    folder[f"{UP}.qweight"] = shuffled(folder[f"{UP}.qweight"])
+
+
+GROUP = f"{QC}.config_groups.group_0"
+STALE: dict[str, tuple[Mapping[str, Any], Damage, str, str]] = {
+    "packed groups": (PACKED, set_key(f"{GROUP}.weights.group_size", 32), QC, "group_size"),
+    "packed bits": (PACKED, set_key(f"{GROUP}.weights.num_bits", 8), QC, "bits"),
+    "symmetry": (PACKED, set_key(f"{GROUP}.weights.symmetric", False), "readable", "weight_zero_point"),
+    "order": (PACKED, set_key(f"{GROUP}.weights.actorder", "group"), QC, "actorder: 'group' instead of nothing"),
+    "activations": (PACKED, set_key(f"{GROUP}.input_activations", {"num_bits": 8}), QC, "input_activations"),
+    "a second group": (PACKED, set_key(f"{QC}.config_groups.group_1", {}), "readable", "must hold one group"),
+    "format": (PACKED, set_key(f"{GROUP}.format", "int-quantized"), QC, "the group's format: 'int-quantized'"),
+    "cache": (PACKED, set_key(f"{QC}.kv_cache_scheme", {"num_bits": 8}), QC, "kv_cache_scheme"),
+    "transform": (PACKED, set_key(f"{QC}.transform_config", {"u": {}}), QC, "transform_config"),
+    "sparsity": (PACKED, set_key(f"{QC}.sparsity_config", {"format": "dense"}), QC, "sparsity_config"),
+    "ignored": (PACKED, set_key(f"{QC}.ignore", []), "kept_modules", "lm_head"),
+    "gptq's order": (GPTQ, set_key(f"{QC}.desc_act", True), QC, "desc_act: True instead of False"),
+    "gptq's version": (GPTQ, set_key(f"{QC}.checkpoint_format", "gptq_v2"), QC, "checkpoint_format: 'gptq_v2'"),
+    "gptq's groups": (GPTQ, set_key(f"{QC}.group_size", 128), QC, "group_size of"),
+}
+damage.rows.update({f"repack stale settings: {name}": (REPACK, *rest) for name, rest in STALE.items()})
+damage.rows.update(
+    {f"repack {name}": (REPACK, PACKED, *rest) for name, rest in OF_THE_MODEL.items() if "forgotten" not in name}
+)
+
+
+@pytest.mark.parametrize(("method", "params", "edit", "check", "named"), damage.rows.values(), ids=damage.rows)
+def test_a_damaged_folder_is_refused_by_the_check_that_names_it(
+    symmetric: Made,
+    tmp_path: Path,
+    method: Method,
+    params: Mapping[str, Any],
+    edit: Damage,
+    check: str,
+    named: str,
+) -> None:
+    folder = symmetric.copy(method, params, tmp_path / "artifact")
+    edit(folder)
+    folder.save()
+
+    found = symmetric.failed_checks(method, params, folder.path)
+
+    assert_refused(found, check, named)
+
+
+def test_zero_points_of_awq_that_are_one_off_are_refused(quantized, tmp_path: Path) -> None:
+    with open_checkpoint(quantized(awq())[0]) as checkpoint:
+        made = Made(checkpoint, tmp_path / "made")
+        folder = made.copy(REPACK, PACKED, tmp_path / "artifact")
+        folder[ZEROS][0, 0] ^= 1
+        folder.save()
+
+        found = made.failed_checks(REPACK, PACKED, folder.path)
+
+    assert_refused(found, "error_bounds", UP1)
+
+
+@pytest.mark.parametrize(("edit", "check", "named"), FILES.values(), ids=FILES)
+def test_a_folder_with_other_files_is_refused(
+    symmetric: Made, tmp_path: Path, edit: Damage, check: str, named: str
+) -> None:
+    folder = symmetric.copy(REPACK, PACKED, tmp_path / "artifact")
+    edit(folder)
+
+    found = symmetric.failed_checks(REPACK, PACKED, folder.path)
+
+    assert_refused(found, check, named)
