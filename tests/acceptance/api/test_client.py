@@ -216,8 +216,12 @@ def test_a_cut_stream_of_events_goes_on_where_it_stopped(service, client, finish
     assert resumed == sorted(resumed, key=int)
 
 
+def weights_of(artifact):
+    return next(file for file in artifact.files if file.path.endswith(".gguf"))
+
+
 def test_a_cut_download_goes_on_where_it_stopped(service, finished, tmp_path):
-    transport = CutOff(size=1000, cuts=1)
+    transport = CutOff(size=10, cuts=1)
 
     with Client(service.url, transport=transport) as unlucky:
         with pytest.raises(ServiceUnreachable):
@@ -226,23 +230,23 @@ def test_a_cut_download_goes_on_where_it_stopped(service, finished, tmp_path):
         left = part.stat().st_size
         unlucky.download(finished.artifact_digest, tmp_path)
 
-    assert left == 1000
-    assert "bytes=1000-" in [headers.get("Range") for headers in transport.headers]
+    assert left == 10
+    assert "bytes=10-" in [headers.get("Range") for headers in transport.headers]
     assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_download_that_is_not_what_was_promised_is_thrown_away(client, finished, tmp_path):
-    (weights, _) = client.artifact(finished.artifact_digest).files
+    weights = weights_of(client.artifact(finished.artifact_digest))
     (tmp_path / f"{weights.path}.part").write_bytes(b"\0" * 5000)
 
     with pytest.raises(ArtifactDamaged, match=weights.path):
         client.download(finished.artifact_digest, tmp_path)
 
-    assert list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.glob(f"{weights.path}*"))
 
 
 def test_a_download_does_not_overwrite_another_file(client, finished, tmp_path):
-    (weights, _) = client.artifact(finished.artifact_digest).files
+    weights = weights_of(client.artifact(finished.artifact_digest))
     (tmp_path / weights.path).write_bytes(b"mine")
 
     with pytest.raises(RequestRejected, match=weights.path):

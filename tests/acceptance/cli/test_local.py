@@ -144,7 +144,7 @@ def test_what_is_no_model_is_refused(quantmill, model):
 def test_quantize_leaves_a_verified_artifact_and_says_how_to_run_it(artifact):
     folder, said = artifact
 
-    assert sorted(path.name for path in folder.iterdir()) == ["model-Q4_K_M.gguf", "quantmill.json"]
+    assert {path.name for path in folder.iterdir()} == {"Modelfile", "README.md", "model-Q4_K_M.gguf", "quantmill.json"}
     assert (folder / "model-Q4_K_M.gguf").read_bytes()[:4] == b"GGUF"
     assert said["state"] == "succeeded"
     assert said["digest"] == json.loads((folder / "quantmill.json").read_bytes())["digest"]
