@@ -47,6 +47,8 @@ SCHEMES = (
     scheme("bnb-int8", "bnb", "bitsandbytes", 8, 8.01, "LLM.int8: one scale a row", params={"quant_type": "int8"}),
     scheme("fp8-dynamic", "fp8", "compressed-tensors/fp8", 8, 8.01, "E4M3, one scale an output channel",
            params={"scheme": "FP8_DYNAMIC"}),
+    scheme("fp8-static", "fp8", "compressed-tensors/fp8", 8, 8.01, "E4M3, one scale an output channel",
+           params={"scheme": "FP8"}, note="activations have one scale a Linear: needs calibration"),
     scheme("fp8-block", "fp8", "compressed-tensors/fp8-block", 8, 8.01, "E4M3, one scale for 128 x 128",
            params={"scheme": "FP8_BLOCK"}),
     scheme("nvfp4", "", "compressed-tensors/nvfp4", 4, 4.5, "E2M1 with an E4M3 scale for 16", group_size=16,
