@@ -12,7 +12,7 @@ from quantmill.contract.model_folder import place_model_folder, quantized_config
 from quantmill.contract.placement import Placement, write_placed
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor
 from quantmill_fp8.params import Fp8Params
-from quantmill_fp8.schemes import BLOCK, SCHEMES, Fp8Scheme, parts_of
+from quantmill_fp8.schemes import BLOCK, Fp8Scheme, parts_of, scheme_of
 
 VERSION = "0.19.0"  # of compressed-tensors, whose layout this is
 
@@ -26,7 +26,7 @@ def write(
 
 def place(plan: Plan, index: ModelIndex, params: Fp8Params) -> Placement:
     """Where `write` puts each byte."""
-    scheme = SCHEMES[params.scheme]
+    scheme = scheme_of(params)
     settings = _compressed_tensors(scheme, plan, index) if scheme.format else _native(plan, index)
     return place_model_folder(plan, partial(parts_of, scheme=scheme), index, quantized_config(index, settings))
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from quantmill.contract.model_folder import ModelFolder, carried_observations, config_observations
 from quantmill.contract.reading import Inspection, Observation
@@ -14,9 +17,13 @@ from quantmill_fp8.params import Fp8Params
 CHECK = "quantization_config"
 FLOATS = "float-quantized"
 
-# scheme -> format, bits, strategy, group size; of the activations strategy and group size
+PER_TENSOR = "FP8, strategy tensor"
+
+# layout -> format, bits, strategy, group size; of the activations strategy and group size
 EXPECTED: Mapping[str, tuple[str, int, str, int | None, str | None, int | None]] = {
     "FP8_DYNAMIC": (FLOATS, 8, "channel", None, "token", None),
+    "FP8": (FLOATS, 8, "channel", None, "tensor", None),
+    PER_TENSOR: (FLOATS, 8, "tensor", None, "tensor", None),
     "FP8_BLOCK": (FLOATS, 8, "block", None, "group", 128),
     "FP8A16": ("naive-quantized", 8, "channel", None, None, None),
     "MXFP8": ("mxfp8-quantized", 8, "group", 32, "group", 32),
@@ -27,9 +34,11 @@ EXPECTED: Mapping[str, tuple[str, int, str, int | None, str | None, int | None]]
 
 SOURCE = "the source's"
 
-# scheme -> arrays of a weight: their names, dtypes, and how many rows and columns share one of their values
+# layout -> arrays of a weight: their names, dtypes, and how many rows and columns share one of their values
 ARRAYS: Mapping[str, Mapping[str, tuple[str, int, int]]] = {
     "FP8_DYNAMIC": {"weight": ("F8_E4M3", 1, 1), "weight_scale": (SOURCE, 1, 0)},
+    "FP8": {"weight": ("F8_E4M3", 1, 1), "weight_scale": (SOURCE, 1, 0), "input_scale": (SOURCE, 0, 0)},
+    PER_TENSOR: {"weight": ("F8_E4M3", 1, 1), "weight_scale": (SOURCE, 0, 0), "input_scale": (SOURCE, 0, 0)},
     "FP8A16": {"weight": ("F8_E4M3", 1, 1), "weight_scale": (SOURCE, 1, 0)},
     "FP8_BLOCK": {"weight": ("F8_E4M3", 1, 1), "weight_scale": (SOURCE, 128, 128)},
     "FP8_NATIVE": {"weight": ("F8_E4M3", 1, 1), "weight_scale_inv": ("F32", 128, 128)},
@@ -43,8 +52,11 @@ ARRAYS: Mapping[str, Mapping[str, tuple[str, int, int]]] = {
     "MXFP4A16": {"weight_packed": ("U8", 1, 2), "weight_scale": ("U8", 1, 32)},
 }
 
-# Modules that vLLM computes in one product, with one scale of the tensor
+# Modules that vLLM computes in one product, with one scale of the tensor; experts have one scale of their inputs
 FUSED = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj", "w3": "w1"}
+EXPERT = re.compile(r"\.experts\.\d+\.")
+INPUT_SCALE = "input_scale"
+ONE_SCALE = ("weight_global_scale", "weight_scale", INPUT_SCALE)
 
 
 def inspect(folder: Path, plan: Plan, index: ModelIndex, params: Fp8Params) -> Inspection:
@@ -57,10 +69,15 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: Fp8Params) -> I
             *_ignored(found.get("modules_to_not_convert" if native else "ignore"), plan, index),
             *_stored(artifact, plan, params),
             *_shared_scales(artifact),
+            *_input_scales(artifact),
             *config_observations(artifact, index),
             *carried_observations(folder, index),
         ]
         return Inspection((*artifact.files(), *index.files), observations)
+
+
+def _layout(params: Fp8Params) -> str:
+    return PER_TENSOR if params.strategy == "tensor" else params.scheme
 
 
 def _native(found: Mapping[str, Any]) -> Iterator[Observation]:
@@ -70,7 +87,7 @@ def _native(found: Mapping[str, Any]) -> Iterator[Observation]:
 
 
 def _compressed_tensors(found: Mapping[str, Any], params: Fp8Params) -> Iterator[Observation]:
-    layout, bits, strategy, group_size, activations, activation_group = EXPECTED[params.scheme]
+    layout, bits, strategy, group_size, activations, activation_group = EXPECTED[_layout(params)]
     group = found.get("config_groups", {}).get("group_0", {})
     weights, inputs = group.get("weights", {}), group.get("input_activations") or {}
     yield Observation(CHECK, "quant_method", found.get("quant_method"), "compressed-tensors")
@@ -90,7 +107,8 @@ def _compressed_tensors(found: Mapping[str, Any], params: Fp8Params) -> Iterator
         yield Observation(CHECK, f"weights.{key}", weights.get(key), value)
     blocks = [128, 128] if strategy == "block" else None
     yield Observation(CHECK, "weights.block_structure", str(weights.get("block_structure")), str(blocks))
-    wanted |= {"num_bits": 8, "strategy": activations, "group_size": activation_group, "dynamic": True}
+    wanted |= {"num_bits": 8, "strategy": activations, "group_size": activation_group}
+    wanted["dynamic"] = params.scheme != "FP8"
     for key, value in wanted.items():
         yield Observation(CHECK, f"input_activations.{key}", inputs.get(key), value if activations else None)
     for key in ("kv_cache_scheme", "sparsity_config", "transform_config"):  # would make the consumer expect more
@@ -111,7 +129,7 @@ def _stored(artifact: ModelFolder, plan: Plan, params: Fp8Params) -> Iterator[Ob
     """The arrays of each quantized weight, by dtype and shape."""
     for row in plan.tensors:
         if row.action == "quantize":
-            for part, wanted in ARRAYS[params.scheme].items():
+            for part, wanted in ARRAYS[_layout(params)].items():
                 name = f"{row.name.removesuffix('.weight')}.{part}"
                 info = artifact.tensors.get(name)
                 found = None if info is None else f"{info.dtype} {list(info.shape)}"
@@ -126,12 +144,28 @@ def _array(row: TensorPlan, dtype: str, rows: int, cols: int) -> str:
 
 
 def _shared_scales(artifact: ModelFolder) -> Iterator[Observation]:
-    ending = ".weight_global_scale"
+    for name, info in sorted(artifact.tensors.items()):
+        module, _, ending = name.rpartition(".")
+        if ending in ONE_SCALE and info.shape == (1,):
+            first = f"{_first(module, of_experts=ending == INPUT_SCALE)}.{ending}"
+            if first != name and first in artifact.tensors:
+                yield Observation("shared_scales", name, _scale(artifact, name), _scale(artifact, first))
+
+
+def _first(module: str, *, of_experts: bool) -> str:
+    """Of the modules that share a scale."""
+    parent, _, leaf = module.rpartition(".")
+    first = f"{parent}.{FUSED.get(leaf, leaf)}"
+    return EXPERT.sub(".experts.0.", first) if of_experts else first
+
+
+def _input_scales(artifact: ModelFolder) -> Iterator[Observation]:
+    """Activations are divided by them."""
     for name in sorted(artifact.tensors):
-        parent, _, leaf = name.removesuffix(ending).rpartition(".")
-        first = f"{parent}.{FUSED.get(leaf)}{ending}"
-        if name.endswith(ending) and first in artifact.tensors:
-            yield Observation("shared_scales", name, _scale(artifact, name), _scale(artifact, first))
+        if name.endswith(f".{INPUT_SCALE}"):
+            scale = artifact.values(name).astype(np.float32)
+            usable = scale.size > 0 and bool(np.all(np.isfinite(scale) & (scale > 0)))
+            yield Observation("input_scales", name, "positive" if usable else _scale(artifact, name), "positive")
 
 
 def _scale(artifact: ModelFolder, name: str) -> str:

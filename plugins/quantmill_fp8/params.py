@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from quantmill.contract.linears import USUALLY_SKIPPED, ModulePattern
 
 SchemeName = Literal[
     "FP8_DYNAMIC",
+    "FP8",
     "FP8_BLOCK",
     "FP8_NATIVE",
     "FP8A16",
@@ -27,9 +28,20 @@ class Fp8Params(BaseModel):
 
     scheme: SchemeName = Field(
         default="FP8_DYNAMIC",
-        description="compressed-tensors' name. FP8_DYNAMIC: E4M3 by rows, activations by tokens; FP8_BLOCK: E4M3 in "
+        description="compressed-tensors' name. FP8_DYNAMIC: E4M3 by rows, activations by tokens; FP8: E4M3, "
+        "activations by the scale that calibration gives; FP8_BLOCK: E4M3 in "
         "128x128 blocks; FP8_NATIVE: the same as DeepSeek stores it (quant_method fp8); FP8A16: E4M3 by rows, "
         "activations as they are; MXFP8, NVFP4A16, MXFP4A16: 8 or 4 bits in groups of 32, 16 and 32.",
+    )
+    strategy: Literal["channel", "tensor"] = Field(
+        default="channel",
+        description="FP8: what shares a scale of weights. channel: a row; tensor: all, and the modules of one product.",
+    )
+    percentile: float = Field(
+        default=100.0,
+        ge=90,
+        le=100,
+        description="FP8: percent of the activations' magnitudes that their scale covers; 100: up to the largest.",
     )
     skip_modules: tuple[ModulePattern, ...] = Field(
         default=USUALLY_SKIPPED,
@@ -41,3 +53,10 @@ class Fp8Params(BaseModel):
         description="take a source that is itself quantized to integers (gptq, awq, pack-quantized) by what its codes "
         "stand for; FP8 sources are always taken",
     )
+
+    @model_validator(mode="after")
+    def _only_static_scales_have_settings(self) -> Self:
+        for name, idle in (("strategy", self.strategy == "channel"), ("percentile", self.percentile == 100)):
+            if self.scheme != "FP8" and not idle:
+                raise ValueError(f"{name} is for scheme=FP8; {self.scheme} has no static scales of activations")
+        return self

@@ -6,25 +6,34 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
+from quantmill.contract.calibration import CalibrationNeed
 from quantmill.contract.errors import ParamsRejected
 from quantmill.contract.linears import Linear, plan_linears, promote_linears
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
 from quantmill_fp8.params import Fp8Params
-from quantmill_fp8.schemes import SCALE_DTYPES, SCHEMES, Fp8Scheme, parts_of
+from quantmill_fp8.schemes import SCALE_DTYPES, Fp8Scheme, parts_of, scheme_of
 
 
 def plan(index: ModelIndex, params: Fp8Params) -> Plan:
     """Quantizes the Linears of the decoder blocks that `skip_modules` does not name; all else is stored as it is.
 
+    Static scales of activations ask for what those Linears are fed in the source model.
+
     Raises what `plan_linears` does, and ParamsRejected for a Linear whose features the scheme's blocks do not divide.
     """
-    scheme = SCHEMES[params.scheme]
-    return plan_linears(
+    scheme = scheme_of(params)
+    made = plan_linears(
         index,
         params.skip_modules,
         lambda linear: _row(linear, scheme, params.scheme),
         allow_requantize=params.allow_requantize,
     )
+    return replace(made, calibration=_needed(made, params)) if scheme.is_static else made
+
+
+def _needed(plan: Plan, params: Fp8Params) -> CalibrationNeed:
+    quantized = tuple(row.name for row in plan.tensors if row.action == "quantize")
+    return CalibrationNeed(("absmax" if params.percentile == 100 else "magnitudes",), quantized)
 
 
 def promote(index: ModelIndex, plan: Plan, params: Fp8Params, names: Collection[str]) -> Mapping[str, Any]:

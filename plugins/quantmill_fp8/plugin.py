@@ -12,6 +12,7 @@ from quantmill_fp8.params import Fp8Params
 ERROR_BOUNDS = {
     **KEPT_ERROR_BOUNDS,
     "FP8": 0.04,  # a step of 3 bits of mantissa: at most 2^-4 of a value, 0.026 rms
+    "FP8-tensor": 0.04,
     "FP8-128x128": 0.04,
     "MXFP8": 0.045,
     "NVFP4": 0.18,
@@ -21,6 +22,7 @@ SUBNORMAL = 2.0**-10 / 448  # half of E4M3's least step, over its largest value
 BLOCK_BOUNDS = {
     **KEPT_BLOCK_BOUNDS,
     "FP8": BlockBound(32, 0.0625, WHOLE_ROW, 1.1 * SUBNORMAL),
+    "FP8-tensor": BlockBound(32, 0.0625, tensor_relative=1.1 * SUBNORMAL),
     "FP8-128x128": BlockBound(32, 0.0625, tensor_relative=1.1 * SUBNORMAL),
     "MXFP8": BlockBound(32, 0.0625),
     "NVFP4": BlockBound(16, 0.2, tensor_relative=2.0**-10 / 448 * 6),
@@ -30,7 +32,7 @@ BLOCK_BOUNDS = {
 FP8 = Method(
     name="fp8",
     version="0.1.0",
-    summary="FP8 by rows or blocks, MXFP8, NVFP4 and MXFP4 weights, for vLLM and transformers",
+    summary="FP8 by rows, blocks or tensors, MXFP8, NVFP4 and MXFP4 weights, for vLLM and transformers",
     params=Fp8Params,
     plan=lazy("quantmill_fp8.planning:plan"),
     quantize=lazy("quantmill_fp8.algorithm:quantize"),
@@ -50,7 +52,7 @@ FP8 = Method(
     ladder=({"scheme": "MXFP4A16"}, {"scheme": "NVFP4A16"}, {"scheme": "FP8A16"}),
     promote=lazy("quantmill_fp8.planning:promote"),
     bits=(4, 8),
-    granularity="rows, blocks of 128 x 128, or groups of 16 or 32 values along a row",
+    granularity="rows, tensors, blocks of 128 x 128, or groups of 16 or 32 values along a row",
 )
 
 

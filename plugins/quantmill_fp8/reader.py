@@ -30,7 +30,7 @@ E4M3 = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.fl
 E4M3_PAIRS = _pairs(E4M3, E4M3)  # of two neighbours
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 E2M1_PAIRS = _pairs(E2M1, E2M1)  # the first of two codes is in the low nibble
-SCALES = (".weight_scale", ".weight_scale_inv", ".weight_global_scale")
+SCALES = (".weight_scale", ".weight_scale_inv", ".weight_global_scale", ".input_scale")
 PACKED = ".weight_packed"
 BLOCK = 128
 CHUNK_VALUES = 1 << 17  # decoded at once, so that they are scaled while they are in the cache
@@ -95,18 +95,26 @@ def _scale(values: FloatArray, scales: FloatArray, group: int) -> None:
 
 
 def _fp8(codes: NDArray[Any], scale: NDArray[Any]) -> tuple[str, FloatArray]:
-    """E4M3 with a scale for each row or each block, or E8M0 exponents for groups of 32."""
-    _require(codes.ndim == 2 and scale.ndim == 2, f"weights {codes.shape} with scales {scale.shape}")
+    """E4M3 with a scale for the tensor, each row or each block, or E8M0 exponents for groups of 32."""
+    _require(codes.ndim == 2, f"weights {codes.shape} with scales {scale.shape}")
     _require(codes.dtype == ml_dtypes.float8_e4m3fn, f"weights of {codes.dtype}")
     rows, cols = codes.shape
     if scale.dtype == np.uint8:
         _require(scale.shape == (rows, cols // 32), f"weights {codes.shape} with scales {scale.shape}")
         return "MXFP8", _scaled(codes, _e8m0(scale), 32)
     scales = scale.astype(np.float32)
+    if scale.shape == (1,):
+        return "FP8-tensor", _scaled(codes, np.broadcast_to(scales, (rows, 1)), cols)
     if scale.shape == (rows, 1):
         return "FP8", _scaled(codes, scales, cols)
     _require(scale.shape == (-(-rows // BLOCK), -(-cols // BLOCK)), f"weights {codes.shape} with scales {scale.shape}")
     return "FP8-128x128", _scaled(codes, np.repeat(scales, BLOCK, axis=0)[:rows], BLOCK)
+
+
+def _static_fp8(codes: NDArray[Any], scale: NDArray[Any], input_scale: NDArray[Any]) -> tuple[str, FloatArray]:
+    """The weights are what they are without the scale of their inputs."""
+    _require(input_scale.shape == (1,), f"weights {codes.shape} with a scale of inputs {input_scale.shape}")
+    return _fp8(codes, scale)
 
 
 def _four_bit(packed: NDArray[np.uint8], scales: FloatArray, group: int) -> FloatArray:
@@ -140,6 +148,7 @@ def _require(holds: bool, found: str) -> None:
 DECODERS: Mapping[tuple[str, ...], Callable[..., tuple[str, FloatArray]]] = {
     (".weight", ".weight_scale"): _fp8,
     (".weight", ".weight_scale_inv"): _fp8,
+    (".weight", ".weight_scale", ".input_scale"): _static_fp8,
     (PACKED, ".weight_scale"): _mxfp4,
     (PACKED, ".weight_scale", ".weight_global_scale"): _nvfp4,
 }

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+import ml_dtypes
+import numpy as np
+
 from quantmill.contract.model_folder import StoredPart, kept_part
 from quantmill.contract.tensors import TensorPlan
+from quantmill_fp8.params import Fp8Params
 
 BLOCK = 128  # rows and columns of a block
-Granularity = Literal["channel", "block", "nvfp4", "mxfp4", "mxfp8"]
+Granularity = Literal["channel", "tensor", "block", "nvfp4", "mxfp4", "mxfp8"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,11 @@ class Fp8Scheme:
     outputs: int = 1
     activations: Mapping[str, Any] | None = None
     scale: str = "weight_scale"
+
+    @property
+    def is_static(self) -> bool:
+        """Whether activations have a scale that is stored."""
+        return self.activations is not None and not self.activations["dynamic"]
 
 
 def _settings(bits: int, strategy: str, *, group: int | None = None, **more: Any) -> Mapping[str, Any]:
@@ -62,12 +71,14 @@ E8M0 = {"scale_dtype": "torch.uint8", "zp_dtype": "torch.uint8"}
 E4M3 = {"scale_dtype": "torch.float8_e4m3fn", "zp_dtype": "torch.float8_e4m3fn"}
 
 CHANNEL = _settings(8, "channel")
+STATIC = _settings(8, "tensor", observer="static_minmax")
 BLOCKS = _settings(8, "block", block_structure=[BLOCK, BLOCK])
 MX8 = _settings(8, "group", group=32, **E8M0)
 
 SCHEMES: Mapping[str, Fp8Scheme] = MappingProxyType(
     {
         "FP8_DYNAMIC": Fp8Scheme("FP8", "channel", "float-quantized", CHANNEL, activations=_activations("token")),
+        "FP8": Fp8Scheme("FP8", "channel", "float-quantized", CHANNEL, activations=STATIC),
         "FP8A16": Fp8Scheme("FP8", "channel", "naive-quantized", CHANNEL),
         "FP8_BLOCK": Fp8Scheme(
             "FP8-128x128", "block", "float-quantized", BLOCKS, BLOCK, BLOCK, _activations("group", BLOCK)
@@ -83,8 +94,17 @@ SCHEMES: Mapping[str, Fp8Scheme] = MappingProxyType(
         "MXFP4A16": Fp8Scheme("MXFP4", "mxfp4", "mxfp4-pack-quantized", _settings(4, "group", group=32, **E8M0), 32),
     }
 )
+FP8_TENSOR = Fp8Scheme("FP8-tensor", "tensor", "float-quantized", _settings(8, "tensor"), activations=STATIC)
 
-SCALE_DTYPES = ("F32", "F16", "BF16")  # compressed-tensors stores scales in the model's dtype
+# compressed-tensors stores scales in the model's dtype: safetensors' name of it, the kernels' name, numpy's dtype
+STORED: Mapping[str, tuple[str, Any]] = MappingProxyType(
+    {"F32": ("float32", np.float32), "F16": ("float16", np.float16), "BF16": ("bfloat16", ml_dtypes.bfloat16)}
+)
+SCALE_DTYPES = tuple(STORED)
+
+
+def scheme_of(params: Fp8Params) -> Fp8Scheme:
+    return FP8_TENSOR if params.strategy == "tensor" else SCHEMES[params.scheme]
 
 
 def parts_of(row: TensorPlan, scheme: Fp8Scheme) -> Sequence[StoredPart]:
@@ -98,7 +118,9 @@ def parts_of(row: TensorPlan, scheme: Fp8Scheme) -> Sequence[StoredPart]:
     codes = StoredPart("codes", row.name, "F8_E4M3", row.shape)
     blocks = (-(-rows // BLOCK), -(-cols // BLOCK))
     native = "F32" if not scheme.format else row.source_dtype
-    return {
+    inputs = StoredPart("input_scale", f"{module}.input_scale", row.source_dtype, (1,))
+    weights: Mapping[str, tuple[StoredPart, ...]] = {
+        "tensor": (codes, StoredPart("scale", scale, row.source_dtype, (1,))),
         "channel": (codes, StoredPart("scale", scale, row.source_dtype, (rows, 1))),
         "block": (codes, StoredPart("scale", scale, native, blocks)),
         "mxfp8": (codes, StoredPart("scale", scale, "U8", (rows, cols // 32))),
@@ -108,4 +130,5 @@ def parts_of(row: TensorPlan, scheme: Fp8Scheme) -> Sequence[StoredPart]:
             StoredPart("scale", scale, "F8_E4M3", (rows, cols // 16)),
             StoredPart("global_scale", f"{module}.weight_global_scale", "F32", (1,)),
         ),
-    }[scheme.granularity]
+    }
+    return (*weights[scheme.granularity], *([inputs] if scheme.is_static else []))

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from quantmill.calibration import source_weights
 from quantmill.calibration.decoder import Decoder, limit_threads
+from quantmill.calibration.engine import calibrate
 from quantmill.calibration.tokens import tokenize
 from quantmill.checkpoints import Checkpoint, open_checkpoint
 from quantmill.contract.method import Method
@@ -91,7 +92,9 @@ def compare(python: Path, scratch: Path, consumer: Path, settings: Sequence[Sett
         texts = np.asarray(ids[: WINDOWS * WINDOW], np.int64).reshape(WINDOWS, WINDOW)
         prompts = texts[:PROMPTS, :PROMPT]
         folders = [scratch / f"artifact-{number}" for number in range(len(settings))]
-        runs = [Run(each.method, each.method.params(**each.params), checkpoint) for each in settings]
+        own = scratch / "calibration"
+        own.mkdir(exist_ok=True)
+        runs = [Run(each.method, each.method.params(**each.params), checkpoint, calibrate, own) for each in settings]
         for run, folder in zip(runs, folders, strict=True):
             run.write(run.quantize(THREADS), folder)
         theirs = consume(python, scratch, consumer, folders, texts, prompts)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from quantmill.checkpoints import open_checkpoint
+from quantmill.contract.calibration import CalibratedBlock, Statistics
 from quantmill.contract.method import Method
 from quantmill.contract.testing import Run
 from quantmill.verification.compare import compare
@@ -93,11 +95,29 @@ def through_a_folder(
     return measure
 
 
+class InputsOfOne:
+    """A Calibration: all that any Linear was fed is 1."""
+
+    def statistics(self, name: str) -> Statistics:
+        return Statistics(tokens=1, absmax=np.ones(1, np.float32))
+
+    def blocks(self, finished: Collection[str]) -> Iterator[CalibratedBlock]:
+        return iter(())
+
+    def advance(self) -> Path | None:
+        return None
+
+
+@contextmanager
+def inputs_of_one(*_: Any, **__: Any) -> Iterator[InputsOfOne]:
+    yield InputsOfOne()
+
+
 def _read_back(method: Method, params: dict[str, Any], values: np.ndarray, folder: Path) -> tuple[str, np.ndarray]:
     (folder / "source").mkdir(parents=True)
     (folder / "source" / "config.json").write_text(json.dumps({"architectures": ["LlamaModel"]}))
     save_file({UP_PROJ: values}, folder / "source" / "model.safetensors")
     with open_checkpoint(folder / "source") as checkpoint:
-        run = Run(method, method.params(**params), checkpoint)
+        run = Run(method, method.params(**params), checkpoint, inputs_of_one)
         run.write(run.quantize(threads=2), folder / "artifact")
     return next((row.scheme, row.values) for row in method.read.load()(folder / "artifact", {UP_PROJ}))

@@ -11,13 +11,17 @@ from quantmill_fp8.plugin import FP8
 from quantmill_hqq.plugin import HQQ
 
 CONSUMER = Path(__file__).resolve().parents[1] / "transformers_consumer.py"
-EIGHT_BIT_INPUTS = 1.0
+EIGHT_BIT_INPUTS = 1.5
+STATIC_INPUTS = 2.0
+STATIC = "activations are rounded to 8 bits too, by the scale of random tokens"
 INPUTS = "activations are rounded to 8 bits too, when it runs"
 COMPRESSED = {"format": "compressed-tensors"}
 
 SETTINGS = [
     Setting(FP8, {"scheme": "FP8A16"}),
     Setting(FP8, {"scheme": "FP8_DYNAMIC"}, most=EIGHT_BIT_INPUTS, note=INPUTS),
+    Setting(FP8, {"scheme": "FP8"}, most=STATIC_INPUTS, note=STATIC),
+    Setting(FP8, {"scheme": "FP8", "strategy": "tensor"}, most=STATIC_INPUTS, note=STATIC),
     Setting(FP8, {"scheme": "FP8_BLOCK"}, most=EIGHT_BIT_INPUTS, note=INPUTS),
     Setting(FP8, {"scheme": "FP8_NATIVE"}),
     Setting(FP8, {"scheme": "MXFP8"}, most=EIGHT_BIT_INPUTS, note=INPUTS),

@@ -10,6 +10,7 @@ from quantmill_fp8.plugin import FP8
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "FP8": {},
+    "FP8-tensor": {"scheme": "FP8", "strategy": "tensor"},
     "FP8-128x128": {"scheme": "FP8_NATIVE", "skip_modules": ()},
     "MXFP8": {"scheme": "MXFP8"},
     "NVFP4": {"scheme": "NVFP4A16"},

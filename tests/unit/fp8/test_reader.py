@@ -27,6 +27,16 @@ def test_rows_are_codes_times_their_scale(cols: int, monkeypatch: pytest.MonkeyP
     np.testing.assert_array_equal(values, codes.astype(np.float32) * scale)
 
 
+@pytest.mark.parametrize("rows", [1, 9])
+def test_the_scale_of_the_inputs_is_none_of_the_weights(rows: int) -> None:
+    codes, scale = e4m3(rows, 32), np.array([0.5], np.float32)
+
+    scheme, values = DECODERS[".weight", ".weight_scale", ".input_scale"](codes, scale, np.array([3], np.float32))
+
+    assert scheme == "FP8-tensor"
+    np.testing.assert_array_equal(values, codes.astype(np.float32) * np.float32(0.5))
+
+
 @pytest.mark.parametrize(("rows", "cols"), [(128, 256), (130, 200), (1, 131)])
 def test_blocks_at_the_edge_may_be_smaller(rows: int, cols: int) -> None:
     codes = e4m3(rows, cols)

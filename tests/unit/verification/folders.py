@@ -12,6 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from quantmill.calibration.engine import calibrate
 from quantmill.checkpoints import Checkpoint
 from quantmill.contract.errors import VerificationFailed
 from quantmill.contract.method import Method
@@ -112,7 +113,9 @@ class Made:
         return Folder(Path(shutil.copytree(self.artifact(method, params), folder)), self.checkpoint)
 
     def run(self, method: Method, params: Mapping[str, Any]) -> Run:
-        return Run(method, method.params(**params), self.checkpoint)
+        own = self.folder / "calibration"
+        own.mkdir(exist_ok=True)
+        return Run(method, method.params(**params), self.checkpoint, calibrate, own)
 
     def failed_checks(self, method: Method, params: Mapping[str, Any], folder: Path) -> dict[str, str]:
         run = self.run(method, params)

@@ -80,6 +80,7 @@ BNB_SETTINGS: list[Mapping[str, Any]] = [
 FP8_SETTINGS: list[Mapping[str, Any]] = [
     *({"scheme": scheme} for scheme in get_args(SchemeName)),
     {"scheme": "FP8_DYNAMIC", "skip_modules": ["lm_head", "*.down_proj"]},
+    {"scheme": "FP8", "strategy": "tensor"},
 ]
 ON_ODD_ROWS = ({"scheme": "FP8_DYNAMIC"}, {"scheme": "FP8A16"}, {"scheme": "NVFP4A16"})
 CLEAN = [
@@ -98,7 +99,7 @@ def test_a_clean_artifact_passes(
     assert made.failed_checks(method, params, made.artifact(method, params)) == {}
 
 
-@pytest.mark.parametrize(("method", "params"), [(BNB, {}), (FP8, {"scheme": "NVFP4A16"})])
+@pytest.mark.parametrize(("method", "params"), [(BNB, {}), (FP8, {"scheme": "NVFP4A16"}), (FP8, {"scheme": "FP8"})])
 def test_every_check_stands_in_the_documentation(plain: Made, method: Method, params: Mapping[str, Any]) -> None:
     run, page = plain.run(method, params), Path(__file__).parents[3] / "docs" / "verification.md"
     checked = verify(plain.checkpoint, run.plan, method, run.params, plain.artifact(method, params)).checks
@@ -122,6 +123,7 @@ O0, O0_MODULE = "model.layers.0.self_attn.o_proj.weight", "model.layers.0.self_a
 K0, K1 = "model.layers.0.self_attn.k_proj.weight", "model.layers.1.self_attn.k_proj.weight"
 NORM = "model.norm.weight"
 UP1_SCALE = f"{UP1_MODULE}.weight_scale"
+UP1_INPUTS = f"{UP1_MODULE}.input_scale"
 
 
 def change_state(folder: Folder, weight: str, **changed: Any) -> None:
@@ -514,7 +516,42 @@ def the_exponents_of_mxfp8_are_shuffled(folder: Folder) -> None:
     folder[UP1_SCALE] = shuffled(folder[UP1_SCALE])
 
 
+@damage(FP8, "input_scales", f"{UP1_INPUTS}: '[nan]' instead of 'positive'", scheme="FP8")
+def the_scale_of_the_inputs_is_nan(folder: Folder) -> None:
+    folder[UP1_INPUTS][0] = np.nan
+
+
+@damage(FP8, "input_scales", f"{UP1_INPUTS}: '[0.0]' instead of 'positive'", scheme="FP8")
+def the_scale_of_the_inputs_is_zero(folder: Folder) -> None:
+    folder[UP1_INPUTS][0] = 0
+
+
+@damage(FP8, "shared_scales", f"{UP1_INPUTS}: ", scheme="FP8")
+def gate_and_up_have_scales_of_inputs_of_their_own(folder: Folder) -> None:
+    folder[UP1_INPUTS] *= 2
+
+
+@damage(FP8, "shared_scales", f"{UP1_SCALE}: ", scheme="FP8", strategy="tensor")
+def gate_and_up_have_scales_of_weights_of_their_own(folder: Folder) -> None:
+    folder[UP1_SCALE] /= 2
+
+
+@damage(FP8, "error_bounds", UP1, scheme="FP8", strategy="tensor")
+def the_one_scale_of_a_tensor_is_twice_too_large(folder: Folder) -> None:
+    folder[UP1_SCALE] *= 2
+
+
 # fp8: the inventory and its labels
+
+
+@damage(FP8, "stored_arrays", f"{UP1_INPUTS}: nothing instead of 'BF16 [1]'", scheme="FP8")
+def the_scale_of_the_inputs_is_dropped(folder: Folder) -> None:
+    drop(folder, UP1_INPUTS)
+
+
+@damage(FP8, "readable", "do not fit", scheme="FP8")
+def the_inputs_have_a_scale_for_each_channel(folder: Folder) -> None:
+    folder.arrays[UP1_INPUTS] = Array("BF16", [256], np.resize(folder[UP1_INPUTS], 256))
 
 
 @damage(FP8, "tensors_present", f"{UP1}: not stored")
@@ -580,6 +617,8 @@ SETTINGS: list[tuple[Method, dict[str, Any], str, Damage, str, str]] = [
     (FP8, {}, "one scale is said", set_key(f"{GROUP}.weights.strategy", "tensor"), QC, "strategy: 'tensor' instead of"),
     (FP8, {}, "static activations", set_key(f"{GROUP}.input_activations.dynamic", False), QC, "activations.dynamic: F"),
     (FP8, {}, "4-bit activations", set_key(f"{GROUP}.input_activations.num_bits", 4), QC, "activations.num_bits: 4"),
+    (FP8, {"scheme": "FP8"}, "dynamic activations", set_key(f"{GROUP}.input_activations.dynamic", True), QC,
+     "input_activations.dynamic: True instead of False"),
     (FP8, {"scheme": "FP8A16"}, "activations appear", set_key(f"{GROUP}.input_activations", {"strategy": "token"}), QC,
      "input_activations.strategy: 'token' instead of nothing"),
     (FP8, {"scheme": "FP8_BLOCK"}, "other blocks", set_key(f"{GROUP}.weights.block_structure", [64, 64]), QC,
