@@ -269,6 +269,8 @@ def _tied(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> Mappi
     if len(stored) != 1 or not str(config["architectures"][0]).endswith("ForCausalLM"):
         return {}
     (kept,) = stored
+    if kept == HEAD and any(info.shape == tensors[HEAD].shape for name, info in tensors.items() if name != HEAD):
+        return {}  # that is the embedding, by another name: Falcon's is transformer.word_embeddings
     missing = HEAD if kept == EMBEDDING else EMBEDDING
     if not config.get("tie_word_embeddings", kept == EMBEDDING):
         raise SourceRejected(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +185,15 @@ def test_a_sliding_window_that_llama_cpp_does_not_have_is_warned_about(
     assert describe(windowed).warnings == (
         "sliding_window: llama.cpp attends to the whole context in this architecture, not to a sliding window",
     )
+
+
+def test_an_output_matrix_of_its_own_is_stored_under_any_naming(tmp_path: Path) -> None:
+    """Falcon calls its embedding otherwise than Llama, and its head the same."""
+    model = RANDOM_MODELS["falcon"]
+    folder = replace(model, values={"tie_word_embeddings": False}).write(tmp_path / "model")
+    with open_checkpoint(folder) as checkpoint:
+        run = Run(GGUF, GGUF.params(type="Q4_K_M"), checkpoint)
+        run.write(run.quantize(), tmp_path / "artifact")
+        verify(checkpoint, run.plan, GGUF, run.params, tmp_path / "artifact")
+    assert run.plan.by_name["lm_head.weight"].output == "output.weight"
+    assert run.plan.by_name["transformer.word_embeddings.weight"].output == "token_embd.weight"
