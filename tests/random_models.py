@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,16 +46,21 @@ class RandomModel:
     sizes: dict[str, float] = field(default_factory=lambda: ALONE)
     norm: float = 1.0
 
-    def write(self, folder: Path, hidden: int = 64) -> Path:
-        """Write the checkpoint, in float32 and with a byte-level BPE tokenizer; gives `folder`."""
+    def write(self, folder: Path, hidden: int = 64, *, filled: bool = True) -> Path:
+        """Write the checkpoint, in float32 and with a byte-level BPE tokenizer; gives `folder`.
+
+        Where it is not `filled`, the weights are whatever was in memory: for tests that read headers alone.
+        """
         import torch
         import transformers
+        from transformers.initialization import no_init_weights
 
         sizes = {name: int(times * hidden) for name, times in self.sizes.items()}
         config = getattr(transformers, self.config)(**{**COUNTS, **sizes, **self.values})
-        model = getattr(transformers, self.model)(config)
+        with nullcontext() if filled else no_init_weights():
+            model = getattr(transformers, self.model)(config)
         with torch.no_grad():
-            for name, tensor in model.state_dict(keep_vars=True).items():
+            for name, tensor in model.state_dict(keep_vars=True).items() if filled else ():
                 tensor.copy_(torch.from_numpy(self._random(name, tuple(tensor.shape))))
         model.tie_weights()
         model.save_pretrained(folder)
@@ -136,6 +142,36 @@ RANDOM_MODELS = {
         {"hidden_size": 1, "num_attention_heads": 1 / 16},
     ),
     "bert": RandomModel("BertModel", "BertConfig"),
+}
+
+# Deep enough for each exception of llama-quantize's mixes; the feed-forward networks are narrow
+NARROW = {**ALONE, "intermediate_size": 1}
+DEEP = {"num_hidden_layers": 32}
+TYPED_MODELS = {
+    "mixtral, 8 experts": RandomModel(
+        "MixtralForCausalLM",
+        "MixtralConfig",
+        {"num_hidden_layers": 16, "num_local_experts": 8},
+        {**NARROW, "num_key_value_heads": 1 / 64},
+    ),
+    "qwen2moe, 4 experts": RandomModel(
+        "Qwen2MoeForCausalLM",
+        "Qwen2MoeConfig",
+        {**DEEP, **QWEN_EXPERTS, "moe_intermediate_size": 256, "shared_expert_intermediate_size": 256},
+        {**NARROW, "num_key_value_heads": 1 / 32},
+    ),
+    "phi3": RandomModel("Phi3ForCausalLM", "Phi3Config", DEEP, {**NARROW, "num_key_value_heads": 1 / 64}),
+    "gptneox": RandomModel("GPTNeoXForCausalLM", "GPTNeoXConfig", DEEP, NARROW),
+    "falcon": RandomModel(
+        "FalconForCausalLM",
+        "FalconConfig",
+        {**DEEP, "ffn_hidden_size": 256},
+        {"hidden_size": 1, "num_attention_heads": 1 / 16},
+    ),
+    "gemma2": RandomModel(
+        "Gemma2ForCausalLM", "Gemma2Config", {**GEMMA, **DEEP}, {**NARROW, "num_key_value_heads": 1 / 32}, norm=0.0
+    ),
+    "bert": RandomModel("BertModel", "BertConfig", {"num_hidden_layers": 16}, NARROW),
 }
 
 

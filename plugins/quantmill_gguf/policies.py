@@ -20,7 +20,7 @@ class Place:
     block: int
     blocks: int
     shape: tuple[int, ...]
-    is_output: bool = False  # the output matrix, or the embedding that serves as one
+    is_output: bool = False  # the output matrix, or the embedding where there is none
     sharing: int = 1  # query heads to each key/value head
     weighted: bool = False  # the file is made with an importance matrix
     architecture: str = "llama"  # general.architecture
@@ -271,6 +271,8 @@ def _by_rule(rules: tuple[Rule, ...], place: Place, base: str) -> str:
 def _output_reason(file_type: str, place: Place, type_: str) -> str:
     if place.role == "output":
         return f"{file_type} keeps the output matrix at {type_}"
+    if place.architecture == "bert":
+        return f"an encoder has no output matrix: {file_type} gives its embedding the type of one, {type_}"
     return f"tied: the embedding is also the output matrix, which {file_type} keeps at {type_}"
 
 

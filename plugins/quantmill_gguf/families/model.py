@@ -37,6 +37,11 @@ class Described:
     dropped: Mapping[str, str]
     warnings: tuple[str, ...]
 
+    @property
+    def has_no_output(self) -> bool:
+        """Whether the file will have no output matrix, of an encoder or because the embedding serves as one."""
+        return self.serves_as_output or self.architecture.tie is Tie.HEADLESS
+
     def tensors(self) -> Iterator[ExpectedTensor]:
         """Every tensor that the checkpoint must have, in the order of the file."""
         for tensor in self.architecture.tensors(self.model, self.config, self.prefix):
