@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from quantmill.contract.linears import kept_modules
+from quantmill.contract.linears import HEAD, kept_modules
 from quantmill.contract.model_folder import place_model_folder, quantized_config
 from quantmill.contract.placement import Placement, write_placed
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor
@@ -50,7 +50,7 @@ def gptq_config(plan: Plan, index: ModelIndex, params: GptqParams) -> dict[str, 
         "group_size": params.group_size,
         "desc_act": params.reorders_groups,
         "sym": params.sym,
-        "lm_head": params.lm_head,
+        "lm_head": any(row.name == f"{HEAD}.weight" and row.action == "quantize" for row in plan.tensors),
         "checkpoint_format": params.format,
         "pack_dtype": "int32",
         "true_sequential": params.sequential,

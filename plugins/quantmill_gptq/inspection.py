@@ -33,20 +33,22 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: GptqParams) -> 
             ]
         else:
             extra = (FOR_GPTQMODEL,)
-            observations = [*_gptq(found, params), *_excluded(found, plan), *_twice(folder / FOR_GPTQMODEL, found)]
+            observations = [*_gptq(found, plan, params), *_excluded(found, plan)]
+            observations += _twice(folder / FOR_GPTQMODEL, found)
         observations += [*config_observations(artifact, index), *carried_observations(folder, index)]
         return Inspection((*artifact.files(), *extra, *index.files), observations)
 
 
-def _gptq(found: Mapping[str, Any], params: GptqParams) -> Iterator[Observation]:
+def _gptq(found: Mapping[str, Any], plan: Plan, params: GptqParams) -> Iterator[Observation]:
     out_of_order = params.desc_act and not params.static_groups and params.group_size > 0
+    head = plan.by_name.get("lm_head.weight")
     expected: dict[str, str | int | bool] = {
         "quant_method": "gptq",
         "bits": params.bits,
         "group_size": params.group_size,
         "desc_act": out_of_order,
         "sym": params.sym,
-        "lm_head": params.lm_head,
+        "lm_head": head is not None and head.action == "quantize",
         "checkpoint_format": params.format,
         "pack_dtype": "int32",
     }

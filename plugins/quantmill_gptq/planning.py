@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
 from quantmill.contract.calibration import CalibrationNeed
 from quantmill.contract.errors import ParamsRejected
-from quantmill.contract.linears import HEAD, Linear, linears, plan_linears
+from quantmill.contract.linears import HEAD, Linear, linears, plan_linears, promote_linears
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan, Unit
 from quantmill_gptq.layout import SCALE_DTYPES, parts_of, scheme_of
 from quantmill_gptq.params import GptqParams
@@ -43,6 +44,11 @@ def plan(index: ModelIndex, params: GptqParams) -> Plan:
         warnings=tuple(_warnings(flat, found, params)),
         calibration=need,
     )
+
+
+def promote(index: ModelIndex, plan: Plan, params: GptqParams, names: Collection[str]) -> Mapping[str, Any]:
+    """More bits for single Linears: they keep their weights."""
+    return promote_linears(index, plan, params.skip_modules, names)
 
 
 def _check_head(found: Mapping[str, Linear], params: GptqParams) -> None:

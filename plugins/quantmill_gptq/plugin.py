@@ -24,6 +24,7 @@ GPTQ = Method(
     error_bounds={**KEPT_ERROR_BOUNDS, **ERROR_BOUNDS},
     block_bounds={**KEPT_BLOCK_BOUNDS, **BLOCK_BOUNDS},
     ladder=({"bits": 2}, {"bits": 3}, {"bits": 4}, {"bits": 8}),
+    promote=lazy("quantmill_gptq.planning:promote"),
     runtimes=(
         Runtime("vLLM", "vllm serve {folder}"),
         Runtime("transformers", "AutoModelForCausalLM.from_pretrained('{folder}')"),
