@@ -16,12 +16,13 @@ class NotInstalled(Exception):
 def environment(kind: str, name: str, requirements: Path) -> Path:
     """Python of the environment for the content of `requirements`, made at the first call.
 
-    A `removed.txt` beside it names what is taken out again: packages that others ask for and that cannot be imported
-    beside the CPU build of torch. The environment stands in $QUANTMILL_CACHE/<kind>, or in .cache/<kind> of the
-    repository. Raises NotInstalled.
+    An `alone.txt` beside it names what is built and installed after it without what it asks for: packages that want a
+    CUDA build of torch. A `removed.txt` names what is taken out again: packages that others ask for and that cannot be
+    imported beside the CPU build of torch. The environment stands in $QUANTMILL_CACHE/<kind>, or in .cache/<kind> of
+    the repository. Raises NotInstalled.
     """
-    removed = requirements.with_name("removed.txt")
-    contents = requirements.read_bytes() + (removed.read_bytes() if removed.exists() else b"")
+    alone, removed = requirements.with_name("alone.txt"), requirements.with_name("removed.txt")
+    contents = b"".join(each.read_bytes() for each in (requirements, alone, removed) if each.exists())
     digest = hashlib.sha256(contents).hexdigest()[:12]
     folder = CACHE / kind / f"{name}-{digest}"
     python, done = folder / "bin" / "python", folder / "installed"
@@ -29,6 +30,8 @@ def environment(kind: str, name: str, requirements: Path) -> Path:
         print(f"{name}: making its environment; the first time takes minutes", file=sys.stderr)
         pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
         commands = [[sys.executable, "-m", "venv", "--clear", folder], [*pip, "install", "-r", requirements]]
+        if alone.exists():
+            commands.append([*pip, "install", "--no-deps", "--no-build-isolation", "-r", alone])
         if removed.exists():
             commands.append([*pip, "uninstall", "--yes", "-r", removed])
         for command in commands:

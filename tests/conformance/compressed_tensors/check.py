@@ -1,4 +1,4 @@
-"""Our fp8 folders, and the hqq method's compressed-tensors ones, in transformers 5 with compressed-tensors."""
+"""Our fp8 folders, and the compressed-tensors ones of hqq and gptq, in transformers 5 with compressed-tensors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.conformance.loading import Setting, arguments, compare, explained, report, versions
 
 from quantmill_fp8.plugin import FP8
+from quantmill_gptq.plugin import GPTQ
 from quantmill_hqq.plugin import HQQ
 
 CONSUMER = Path(__file__).resolve().parents[1] / "transformers_consumer.py"
@@ -31,6 +32,11 @@ SETTINGS = [
     Setting(FP8, {"scheme": "FP8A16", "skip_modules": ("*.v_proj", "*.3.mlp.*")}),
     *(Setting(HQQ, {**COMPRESSED, "group_size": size}) for size in (8, 16, 32, 64, 128, 256, -1)),
     *(Setting(HQQ, {**COMPRESSED, "nbits": 8, "group_size": size}) for size in (64, -1)),
+    *(Setting(GPTQ, {**COMPRESSED, "bits": bits}) for bits in (2, 3, 4, 8)),
+    *(Setting(GPTQ, {**COMPRESSED, "bits": bits, "sym": False, "group_size": 32}) for bits in (2, 3, 4, 8)),
+    *(Setting(GPTQ, {**COMPRESSED, "bits": bits, "group_size": -1}) for bits in (3, 4, 8)),
+    Setting(GPTQ, {**COMPRESSED, "desc_act": True, "static_groups": True}),
+    Setting(GPTQ, {**COMPRESSED, "skip_modules": ("*.v_proj", "*.3.mlp.*")}),
     Setting(HQQ, {**COMPRESSED, "overrides": {"*.down_proj": {"nbits": 8, "group_size": 128}}}),
 ]
 
