@@ -54,7 +54,7 @@ def gptq_config(plan: Plan, index: ModelIndex, params: GptqParams) -> dict[str, 
         "checkpoint_format": params.format,
         "pack_dtype": "int32",
         "true_sequential": params.sequential,
-        "static_groups": params.static_groups,
+        "static_groups": params.finds_scales_first,
         "damp_percent": params.damp_percent,
     }
     if excluded := excluded_in_blocks(plan, index):

@@ -27,14 +27,17 @@ class GptqParams(BaseModel):
         description="Solve the inputs with the largest activations first. Groups are formed in that order, which few "
         "programs still load, unless static_groups.",
     )
-    static_groups: bool = Field(
-        default=False, strict=True, description="Find the scales of all groups before the first code is chosen."
+    static_groups: bool | None = Field(
+        default=None,
+        strict=True,
+        description="Find the scales of all groups before the first code is chosen; then any order leaves groups where "
+        "they are. On unless desc_act.",
     )
     act_group_aware: bool | None = Field(
         default=None,
         strict=True,
-        description="Solve the largest activations first within groups, and groups by their largest one; the file "
-        "looks as if nothing was reordered. On unless desc_act.",
+        description="Solve the largest activations first, as far as groups stay where they are: within groups, and "
+        "groups by their largest one, unless static_groups. On unless desc_act.",
     )
     damp_percent: float = Field(
         default=0.05, gt=0, lt=1, strict=True, description="Share of the mean of diag(H) that is added to diag(H)."
@@ -43,11 +46,11 @@ class GptqParams(BaseModel):
         default=0.01, gt=0, lt=1, strict=True, description="Added to damp_percent while H has no Cholesky factor."
     )
     mse: float = Field(
-        default=0.0,
+        default=2.4,
         ge=0,
         le=8,
         strict=True,
-        description="Try narrower ranges than min to max for the least sum of |error|^mse; 2.4 is usual, 0: no search.",
+        description="Try narrower ranges than min to max for the least sum of |error|^mse; 0: no search.",
     )
     true_sequential: bool | None = Field(
         default=None,
@@ -91,7 +94,12 @@ class GptqParams(BaseModel):
     @property
     def reorders_groups(self) -> bool:
         """Whether a group's inputs are not neighbours in the file. One group for a row has no order."""
-        return self.desc_act and not self.static_groups and self.group_size != -1
+        return self.desc_act and not self.finds_scales_first and self.group_size != -1
+
+    @property
+    def finds_scales_first(self) -> bool:
+        """Whether the scales of all groups are found before the first code."""
+        return not self.desc_act if self.static_groups is None else self.static_groups
 
     @property
     def sequential(self) -> bool:
@@ -101,6 +109,6 @@ class GptqParams(BaseModel):
     @property
     def order(self) -> Literal["descending", "within_groups", "checkpoint"]:
         """The order in which inputs are solved."""
-        if self.desc_act:
-            return "descending"
-        return "checkpoint" if self.act_group_aware is False else "within_groups"
+        if not self.desc_act and self.act_group_aware is False:
+            return "checkpoint"
+        return "descending" if self.desc_act or self.finds_scales_first else "within_groups"

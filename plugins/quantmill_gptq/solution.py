@@ -122,7 +122,7 @@ def _solve(
     }
     groups = (np.arange(inputs) // size).astype(np.int32)
     ordered = np.ascontiguousarray(weights[:, order])
-    if params.static_groups:
+    if params.finds_scales_first:
         scales, zeros = quantmill_kernels.find_gptq_scales(weights, mse=params.mse, **grid)
         given: dict[str, Any] = {"scales": scales, "zeros": zeros, "group_index": groups[order]}
         codes, scales, zeros, _ = quantmill_kernels.solve_gptq(ordered, factor, **given, **grid)

@@ -17,13 +17,12 @@ class TestGptq(MethodConformance):
     open_source = lazy("quantmill.checkpoints:open_checkpoint")
     open_calibration = lazy("quantmill.calibration.engine:calibrate")
     ladder = (
-        {"bits": 2, "group_size": 128},
+        {"bits": 2, "group_size": 128, "static_groups": False},
         {
             "bits": 3,
             "group_size": -1,
             "format": "compressed-tensors",
             "sym": False,
-            "static_groups": True,
             "true_sequential": False,
             "lm_head": True,
         },

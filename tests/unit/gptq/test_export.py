@@ -32,7 +32,7 @@ def test_gptq_s_settings_are_those_that_its_readers_ask_for(written: Written) ->
         "checkpoint_format": "gptq",
         "pack_dtype": "int32",
         "true_sequential": True,
-        "static_groups": False,
+        "static_groups": True,
         "damp_percent": 0.05,
     }
 

@@ -32,7 +32,8 @@ def test_what_cannot_be_had_is_refused_with_the_reason(asked: dict[str, Any], re
 @pytest.mark.parametrize(
     ("asked", "order", "reorders_groups"),
     [
-        ({}, "within_groups", False),
+        ({}, "descending", False),
+        ({"static_groups": False}, "within_groups", False),
         ({"act_group_aware": False}, "checkpoint", False),
         ({"desc_act": True}, "descending", True),
         ({"desc_act": True, "static_groups": True}, "descending", False),

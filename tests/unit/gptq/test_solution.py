@@ -15,14 +15,14 @@ from quantmill_gptq.solution import ORDERS, Inputs, Solution, inverse_factor, ne
 
 V2 = {"format": "gptq_v2"}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "within groups": {},
-    "within groups, static": {"static_groups": True},
-    "checkpoint's order": {"act_group_aware": False},
+    "of itself": {},
+    "within groups": {"static_groups": False},
+    "checkpoint's order": {"act_group_aware": False, "static_groups": False},
     "descending": {"desc_act": True},
     "descending, static": {"desc_act": True, "static_groups": True},
     "rows": {"group_size": -1},
     "zero points": {"sym": False, **V2},
-    "searched": {"mse": 2.4},
+    "not searched": {"mse": 0},
 }
 
 
@@ -89,7 +89,7 @@ def test_every_code_is_one_of_the_bits_and_every_input_has_a_group(
     size = 32 * groups if chosen.group_size == -1 else 32
     assert solution.codes.max() < 2**bits
     assert np.array_equal(np.bincount(solution.group_index), np.full(32 * groups // size, size))
-    if not chosen.desc_act or chosen.static_groups:
+    if not chosen.reorders_groups:
         assert np.array_equal(solution.group_index, np.arange(32 * groups) // size)
 
 
