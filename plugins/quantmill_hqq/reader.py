@@ -52,7 +52,7 @@ PACKINGS: dict[int, tuple[str, type[np.generic], tuple[int, ...]]] = {
 }
 LABELED = (8, 16, 32, 64, 128, 256)
 LONGEST_TEXT = 32  # bytes of a packing or a dtype
-CHUNK_VALUES = 1 << 20  # decoded at once
+CHUNK_VALUES = 1 << 16  # decoded at once, so that they are scaled while they are in the cache
 
 
 def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTensor]:
@@ -114,7 +114,8 @@ def _hqq(module: str, arrays: dict[str, NDArray[Any]]) -> tuple[str, FloatArray]
 def _decoded(
     packed: NDArray[Any], shifts: tuple[int, ...], largest: int, scale: NDArray[Any], zero: NDArray[Any], rows: int
 ) -> FloatArray:
-    """Part k of the rows stands `shifts[k]` bits above the lowest; chunks, so that copies stay small."""
+    """Part k of the rows stands `shifts[k]` bits above the lowest."""
+    scale, zero = scale.astype(np.float32), zero.astype(np.float32)
     count, cols = packed.shape
     values = np.empty((rows, cols), np.float32)
     step = max(1, CHUNK_VALUES // cols)
@@ -125,8 +126,10 @@ def _decoded(
             height = target.stop - target.start
             if height > 0:
                 of = slice(None) if len(scale) == 1 else target
-                codes = (packed[start : start + height] >> shift) & mask
-                values[target] = (codes.astype(np.float32) - zero[of].astype(np.float32)) * scale[of].astype(np.float32)
+                codes = packed[start : start + height] >> shift
+                codes &= mask
+                np.subtract(codes, zero[of], out=values[target], dtype=np.float32)
+                values[target] *= scale[of]
     return values
 
 
@@ -146,10 +149,10 @@ def _compressed(module: str, arrays: dict[str, NDArray[Any]]) -> tuple[str, Floa
     step = max(1, CHUNK_VALUES // inputs)
     for start in range(0, outputs, step):
         rows = slice(start, start + step)
-        codes = _stream(packed[rows], nbits).reshape(-1, groups, inputs // groups).astype(np.float32)
-        codes -= zeros[rows, :, None]
-        codes *= scale[rows].astype(np.float32)[:, :, None]
-        values[rows] = codes.reshape(-1, inputs)
+        codes = _stream(packed[rows], nbits).reshape(-1, groups, inputs // groups)
+        chunk = values[rows].reshape(codes.shape)
+        np.subtract(codes, zeros[rows, :, None], out=chunk, dtype=np.float32)
+        chunk *= scale[rows].astype(np.float32)[:, :, None]
     size = inputs // groups
     _require(module, size in LABELED or groups == 1, f"groups of {size}")
     return f"INT{nbits}-{size if size in LABELED else 'ROW'}-ASYM", values

@@ -26,7 +26,7 @@ from quantmill.calibration import source_weights
 from quantmill.calibration.decoder import Decoder, limit_threads
 from quantmill.calibration.engine import calibrate
 from quantmill.calibration.tokens import tokenize
-from quantmill.checkpoints import Checkpoint, open_checkpoint
+from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.method import Method
 from quantmill.contract.testing import Run
 from quantmill.evaluation.greedy import write
@@ -34,22 +34,29 @@ from quantmill.evaluation.greedy import write
 DATA = Path(__file__).resolve().parents[1] / "data"
 WINDOWS, WINDOW = 4, 64  # of the evaluation text, whose logits are compared
 PROMPTS, PROMPT, WRITTEN = 4, 16, 16
-THREADS = 2
+# Mean differences of logarithms of probabilities that the small model shows when a consumer
+EXACT = 1e-4  # computes in float32 with the same weights
+BFLOAT16_WEIGHTS = 0.006  # rounds dequantized weights to bfloat16
+BFLOAT16 = 0.06  # computes in bfloat16, or with weights that are made in it
+EIGHT_BIT_INPUTS = 0.1  # rounds activations to 8 bits
+THREADS = 1  # small models, whose products more threads would wait in
 
 
 @dataclass(frozen=True)
 class Setting:
     """Parameters of a method, and what a consumer may make of them.
 
-    most      the largest mean difference of the logits, over the mean that quantization itself changes them by
+    most      the largest mean difference of the logarithms of probabilities that is accepted
     refused   words of the error that the consumer gives, where it cannot load the setting
+    defect    what the consumer computes wrongly, where it does: then the difference is reported and not judged
     note      why it is further off, or what it refuses
     """
 
     method: Method
     params: Mapping[str, Any] = field(default_factory=dict)
-    most: float = 0.01
+    most: float = EXACT
     refused: str = ""
+    defect: str = ""
     note: str = ""
 
     @property
@@ -81,11 +88,22 @@ class Loaded:
     def agrees(self) -> bool:
         if self.setting.refused or self.error:
             return bool(self.setting.refused) and self.setting.refused in self.error
-        return self.mean <= self.setting.most * self.changed
+        return bool(self.setting.defect) or self.mean <= self.setting.most
 
 
-def compare(python: Path, scratch: Path, consumer: Path, settings: Sequence[Setting]) -> Iterator[Loaded]:
-    """Each setting on the small model of tests/data, written by us and loaded by the script `consumer`."""
+def compare(
+    python: Path,
+    scratch: Path,
+    consumer: Path,
+    settings: Sequence[Setting],
+    *,
+    dtype: str = "float32",
+    dequantize: bool = False,
+) -> Iterator[Loaded]:
+    """Each setting on the small model of tests/data, written by us and loaded by the script `consumer`.
+
+    `dtype` ("auto" for the model's) and `dequantize` are what transformers is asked to load as.
+    """
     scratch.mkdir(exist_ok=True)
     with open_checkpoint(DATA / "millstone-4m") as checkpoint:
         ids = tokenize(checkpoint.index, (DATA / "text" / "evaluation.txt").read_text()[:20_000]).ids
@@ -97,10 +115,12 @@ def compare(python: Path, scratch: Path, consumer: Path, settings: Sequence[Sett
         runs = [Run(each.method, each.method.params(**each.params), checkpoint, calibrate, own) for each in settings]
         for run, folder in zip(runs, folders, strict=True):
             run.write(run.quantize(THREADS), folder)
-        theirs = consume(python, scratch, consumer, folders, texts, prompts)
-        source = outputs(checkpoint, source_weights(checkpoint), texts, prompts)
+        errand = {"texts": texts, "prompts": prompts, "length": WRITTEN, "dtype": dtype, "dequantize": dequantize}
+        theirs = consume(python, scratch, consumer, folders, errand)
+        decoder = Decoder.of(checkpoint.index, "cpu", torch.float32)
+        source = outputs(decoder, source_weights(checkpoint), texts, prompts)
         for setting, run, folder in zip(settings, runs, folders, strict=True):
-            ours = outputs(checkpoint, functools.partial(run.method.weights, folder), texts, prompts)
+            ours = outputs(decoder, functools.partial(run.method.weights, folder), texts, prompts)
             yield _compared(setting, run, source, ours, theirs[folder.name])
 
 
@@ -108,21 +128,22 @@ def _compared(setting: Setting, run: Run, source: Outputs, ours: Outputs, theirs
     bits = run.plan.quantized_bits_per_weight
     if isinstance(theirs, str):
         return Loaded(setting, bits, error=theirs)
-    difference = np.abs(_normalized(theirs.logits) - _normalized(ours.logits))
-    changed = np.abs(_normalized(ours.logits) - _normalized(source.logits))
+    expected = _normalized(ours.logits)
+    difference = np.abs(_normalized(theirs.logits) - expected)
+    changed = np.abs(expected - _normalized(source.logits))
     same = int((theirs.written == ours.written).sum())
     return Loaded(setting, bits, float(changed.mean()), float(difference.max()), float(difference.mean()), same)
 
 
 def _normalized(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logarithms of the probabilities: logits whose constant means nothing are comparable."""
+    """Logarithms of the probabilities of each next token within the window: a constant in logits means nothing."""
+    logits = logits[:, :-1]
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def outputs(checkpoint: Checkpoint, weights: Any, texts: NDArray[np.int64], prompts: NDArray[np.int64]) -> Outputs:
+def outputs(decoder: Decoder, weights: Any, texts: NDArray[np.int64], prompts: NDArray[np.int64]) -> Outputs:
     """By transformers' model in float32 on these weights."""
-    decoder = Decoder.of(checkpoint.index, "cpu", torch.float32)
     with limit_threads(THREADS):
         with decoder.whole(weights) as model, torch.inference_mode():
             logits = model(torch.from_numpy(texts), use_cache=False).logits.numpy()
@@ -130,18 +151,13 @@ def outputs(checkpoint: Checkpoint, weights: Any, texts: NDArray[np.int64], prom
 
 
 def consume(
-    python: Path,
-    scratch: Path,
-    consumer: Path,
-    folders: Iterable[Path],
-    texts: NDArray[np.int64],
-    prompts: NDArray[np.int64],
+    python: Path, scratch: Path, consumer: Path, folders: Iterable[Path], errand: Mapping[str, Any]
 ) -> dict[str, Outputs | str]:
     """What the consumer computes for each folder, by the folder's name; a text where it cannot load it."""
-    errand, answer = scratch / "errand.npz", scratch / "answer.npz"
-    np.savez(errand, texts=texts, prompts=prompts, length=WRITTEN, folders=np.array([*map(str, folders)]))
+    asked, answer = scratch / "errand.npz", scratch / "answer.npz"
+    np.savez(asked, folders=np.array([*map(str, folders)]), **errand)
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(scratch / "cache"), "OMP_NUM_THREADS": str(THREADS)}
-    command = [python, consumer, errand, answer]
+    command = [python, consumer, asked, answer]
     done = subprocess.run(command, env={**os.environ, **offline}, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stderr[-4000:]}")
@@ -174,20 +190,24 @@ def report(rows: Sequence[Loaded]) -> str:
         "| setting | bits/weight | loads | changed | largest difference | mean difference | share | same tokens |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {row.setting.label} | {row.bits_per_weight:.3f} | {'no' if row.setting.refused else 'NO'} | | | | | |"
-        if row.error
-        else f"| {row.setting.label} | {row.bits_per_weight:.3f} | yes | {row.changed:.4f} | {row.largest:.2g} "
-        f"| {row.mean:.2g} | {row.mean / row.changed:.2%}{'' if row.agrees else ' TOO FAR'} "
-        f"| {row.same_tokens}/{tokens} |"
-        for row in rows
+    lines += [_line(row, tokens) for row in rows]
+    notes = [
+        f"- {row.setting.label}: {_note(row)}" for row in rows if row.error or row.setting.note or row.setting.defect
     ]
-    notes = [f"- {row.setting.label}: {_note(row)}" for row in rows if row.error or row.setting.note]
     return "\n".join([*lines, "", *notes, ""])
 
 
+def _line(row: Loaded, tokens: int) -> str:
+    label = f"| {row.setting.label} | {row.bits_per_weight:.3f}"
+    if row.error:
+        return f"{label} | {'no' if row.agrees else 'NO'} | | | | | |"
+    loads = "wrongly" if row.setting.defect else "yes" if row.agrees else "TOO FAR"
+    differences = f"{row.largest:.2g} | {row.mean:.2g} | {row.mean / row.changed:.2%}"
+    return f"{label} | {loads} | {row.changed:.4f} | {differences} | {row.same_tokens}/{tokens} |"
+
+
 def _note(row: Loaded) -> str:
-    return "; ".join(filter(None, [row.setting.note, f"`{row.error}`" if row.error else ""]))
+    return "; ".join(filter(None, [row.setting.defect, row.setting.note, f"`{row.error}`" if row.error else ""]))
 
 
 def _short(value: Any) -> str:

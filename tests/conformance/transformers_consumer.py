@@ -1,9 +1,10 @@
-"""Runs in a consumer's environment: transformers loads folders, in float32, and says what they predict and write.
+"""Runs in a consumer's environment: transformers loads folders, and says what they predict and write.
 
     python transformers_consumer.py ERRAND.npz ANSWER.npz
 
-The errand: `folders`, `texts` int64 (windows, window), `prompts` int64 (prompts, prompt), `length` of what is written.
-The answer: for each folder's name `<name>.logits` and `<name>.written`, and `errors`, JSON, where one was not loaded.
+The errand: `folders`, `texts` int64 (windows, window), `prompts` int64 (prompts, prompt), `length` of what is written,
+`dtype` to load as, and `dequantize`, whether compressed-tensors is to make plain weights at once. The answer: for each
+folder's name `<name>.logits` and `<name>.written`, and `errors`, JSON, where one was not loaded.
 """
 
 from __future__ import annotations
@@ -18,8 +19,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 
-def outputs(folder: str, texts: Any, prompts: Any, length: int) -> tuple[Any, Any]:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+def loaded(folder: str, dtype: str, dequantize: bool) -> Any:
+    options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
+    if dequantize:
+        from transformers import CompressedTensorsConfig
+
+        options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
+    return AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+
+
+def outputs(model: Any, texts: Any, prompts: Any, length: int) -> tuple[Any, Any]:
     with torch.inference_mode():
         logits = model(torch.from_numpy(texts), use_cache=False).logits.float().numpy()
         ids, kept, written = torch.from_numpy(prompts), None, []
@@ -36,7 +45,8 @@ def main() -> None:
     errors: dict[str, str] = {}
     for folder in map(str, errand["folders"]):
         try:
-            logits, written = outputs(folder, errand["texts"], errand["prompts"], int(errand["length"]))
+            model = loaded(folder, str(errand["dtype"]), bool(errand["dequantize"]))
+            logits, written = outputs(model, errand["texts"], errand["prompts"], int(errand["length"]))
         except Exception as error:  # any: it is what the report says of this folder
             errors[Path(folder).name] = f"{type(error).__name__}: {str(error).strip()[:300]}"
         else:

