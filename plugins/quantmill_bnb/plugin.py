@@ -60,10 +60,7 @@ BNB = Method(
     architectures=ARCHITECTURES,
     error_bounds=_error_bounds(),
     block_bounds=_block_bounds(),
-    runtimes=(
-        Runtime("transformers", "AutoModelForCausalLM.from_pretrained('{folder}')"),
-        Runtime("vLLM", "vllm serve {folder}"),
-    ),
+    runtimes=(Runtime("transformers", "AutoModelForCausalLM.from_pretrained('{folder}')"),),
     ladder=(
         {"quant_type": "nf4", "double_quant": True, "block_size": 64},
         {"quant_type": "nf4", "double_quant": False, "block_size": 32},

@@ -72,7 +72,7 @@ PACKED = [
 
 def packs(python: Path) -> bool:
     """Whether bitsandbytes packs weights anew on this processor."""
-    script = "from bitsandbytes.functional import has_avx512bf16; print(has_avx512bf16())"
+    script = "from bitsandbytes.functional import has_avx512bf16; print(bool(has_avx512bf16()))"
     return subprocess.run([python, "-c", script], capture_output=True, text=True, check=True).stdout.strip() == "True"
 
 

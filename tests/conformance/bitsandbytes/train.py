@@ -14,12 +14,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes.nn.modules
 import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM
 
 STEPS, BATCH, WINDOW = 20, 8, 128
 RATE = 2e-3
+
+bitsandbytes.nn.modules.has_avx512bf16 = lambda: False  # else predicting packs the weights anew, see plain.py
 
 
 def main() -> None:
