@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Collection, Iterator
 
@@ -100,8 +99,12 @@ def require_finite(tensor: SourceTensor) -> None:
 
 
 def _is_finite(tensor: SourceTensor) -> bool:
-    """Whether the largest magnitude is a number, which is found at the speed of memory; False where that cannot say."""
+    """Whether the kernels find a largest magnitude, at the speed of memory; False where they cannot say."""
     values = tensor.values
     if tensor.info.dtype not in WEIGHTS or values.size == 0:
         return False
-    return math.isfinite(quantmill_kernels.absmax(values.reshape(-1, values.shape[-1] if values.ndim else 1)))
+    try:
+        quantmill_kernels.absmax(values.reshape(-1, values.shape[-1] if values.ndim else 1))
+    except ValueError:  # of the first value that is not finite, by row and column of the matrix alone
+        return False
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -102,6 +103,7 @@ def digest_without_a_service(tmp_path_factory):
     folder = tmp_path_factory.mktemp("direct")
     params = GGUF.params(type="Q4_K_M")
     with open_checkpoint(MODEL) as checkpoint:
+        checkpoint.index = replace(checkpoint.index, digest=checkpoint.source_digest())
         plan = GGUF.plan.load()(checkpoint.index, params)
         session = MemorySession(checkpoint, plan)
         GGUF.write.load()(GGUF.quantize.load()(session, params), plan, checkpoint.index, params, folder)

@@ -235,7 +235,7 @@ def test_a_source_with_nan_fails_its_job_by_name_and_publishes_nothing(installat
     job = installation.wait(installation.submit(source=model_with_nan).id)
 
     assert job.state is State.FAILED
-    assert job.error["kind"] == "data"
+    assert job.error["kind"] == "data", job.error
     assert job.error["tensor"] == "model.layers.2.mlp.up_proj.weight"
     assert job.error["position"] == [5, 3]
     with installation.services.database.read() as tx:

@@ -114,7 +114,7 @@ class Made:
 
     def run(self, method: Method, params: Mapping[str, Any]) -> Run:
         own = self.folder / "calibration"
-        own.mkdir(exist_ok=True)
+        own.mkdir(parents=True, exist_ok=True)
         return Run(method, method.params(**params), self.checkpoint, calibrate, own)
 
     def failed_checks(self, method: Method, params: Mapping[str, Any], folder: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
@@ -133,17 +133,20 @@ def string(text: str) -> bytes:
 
 @dataclass(frozen=True)
 class Made:
-    """A checkpoint with its artifacts' bytes by type, each made once."""
+    """A checkpoint with its artifacts' files by type, each made once."""
 
     checkpoint: Checkpoint
-    files: dict[str, bytes]
+    artifacts: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+    def files(self, type_: str, scratch: Path) -> dict[str, bytes]:
+        if type_ not in self.artifacts:
+            run = self.run(type_)
+            paths = run.write(run.quantize(threads=2), scratch / f"made-{type_}")
+            self.artifacts[type_] = {path.name: path.read_bytes() for path in paths}
+        return self.artifacts[type_]
 
     def file(self, type_: str, scratch: Path) -> bytes:
-        if type_ not in self.files:
-            run = self.run(type_)
-            path, *_ = run.write(run.quantize(threads=2), scratch / f"made-{type_}")
-            self.files[type_] = path.read_bytes()
-        return self.files[type_]
+        return self.files(type_, scratch)[f"model-{type_}.gguf"]
 
     def run(self, type_: str) -> Run:
         return Run(GGUF, GGUF.params(type=type_), self.checkpoint)
@@ -152,7 +155,7 @@ class Made:
 @pytest.fixture(scope="module")
 def millstone() -> Iterator[Made]:
     with open_checkpoint(MILLSTONE) as checkpoint:
-        yield Made(checkpoint, {})
+        yield Made(checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +168,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     settings = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True, "chat_template": "{{ messages }}"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     with open_checkpoint(folder) as checkpoint:
-        yield Made(checkpoint, {})
+        yield Made(checkpoint)
 
 
 Spoil = Callable[[Path], object]
@@ -184,10 +187,12 @@ def failed(tmp_path: Path) -> Callable[[Made, str, Spoil], dict[str, str]]:
 
 
 def written(made: Made, type_: str, tmp_path: Path) -> Path:
-    (tmp_path / "artifact").mkdir()
-    path = tmp_path / "artifact" / f"model-{type_}.gguf"
-    path.write_bytes(made.file(type_, tmp_path))
-    return path
+    """The GGUF file of an artifact in a folder of its own."""
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    for name, data in made.files(type_, tmp_path).items():
+        (folder / name).write_bytes(data)
+    return folder / f"model-{type_}.gguf"
 
 
 def failed_checks(made: Made, type_: str, folder: Path) -> dict[str, str]:
@@ -749,7 +754,9 @@ def naming_its_source(path: Path) -> None:
 FOLDERS: dict[str, tuple[Spoil, str, str]] = {
     "truncated": (cut, "readable", "after the file's"),
     "empty": (lambda path: path.write_bytes(b""), "readable", "is empty"),
-    "missing": (Path.unlink, "readable", "expected one GGUF file in the artifact, found 0"),
+    "missing": (Path.unlink, "readable", "expected one GGUF file in the artifact, or all its parts; found 0"),
+    "no commands": (lambda p: (p.parent / "README.md").unlink(), "files", "README.md: missing"),
+    "no Modelfile": (lambda p: (p.parent / "Modelfile").unlink(), "files", "Modelfile: missing"),
     "another name": (lambda p: p.rename(p.with_name("m.gguf")), "files", "m.gguf: not of this artifact"),
     "another file": (lambda p: (p.parent / "notes.txt").write_text("x"), "files", "notes.txt: not of this artifact"),
     "a hidden file": (lambda p: (p.parent / ".cache").write_text("x"), "files", ".cache: not of this artifact"),
