@@ -20,7 +20,7 @@ from quantmill.contract.method import Method
 from quantmill.contract.reading import BlockBound, Inspection, Observation, ReadTensor
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
 from quantmill.domain.artifacts import DESCRIPTION_FILE, Metric
-from quantmill.verification.compare import TensorError, compare, distinct_values
+from quantmill.verification.compare import TensorError, compare, distinct_values, ratio
 from quantmill.verification.hygiene import files_below, irregular, local_paths, unexpected, unfit
 
 SHOWN = 20  # tensors that a failed check names; the rest are counted
@@ -145,7 +145,7 @@ def verify(
     return Verification(
         checks=checks,
         tensors=tuple(findings.results[tensor.name] for tensor in expected),
-        relative_rmse=_ratio(findings.squared_error, findings.squared_source),
+        relative_rmse=ratio(findings.squared_error, findings.squared_source),
         nbytes=nbytes,
         bits_per_weight=8 * nbytes / max(1, sum(tensor.values for tensor in expected)),
     )
@@ -166,6 +166,7 @@ class _Findings:
     not_finite: dict[str, str] = field(default_factory=dict)
     copied: dict[str, str] = field(default_factory=dict)
     too_far: dict[str, str] = field(default_factory=dict)
+    biased: dict[str, str] = field(default_factory=dict)
     bad_block: dict[str, str] = field(default_factory=dict)
     squared_error: float = 0.0
     squared_source: float = 0.0
@@ -224,8 +225,29 @@ def _examine(tensor: ReadTensor, checkpoint: Checkpoint, plan: Plan, method: Met
         findings.not_finite[name] = f"{error.not_finite} of {values.size} values are NaN or infinite"
         return
     _judge(planned, values.shape, error, method, findings)
-    if planned.action == "quantize" and error.max_abs_error == 0.0 and _is_a_copy(planned, distinct_values(source)):
+    if planned.action != "quantize":
+        return
+    distinct = distinct_values(source)
+    if error.max_abs_error == 0.0 and _is_a_copy(planned, distinct):
         findings.copied[name] = f"all values are the source's, which {planned.scheme} cannot hold"
+    least, most = slope_limits(error.relative_rmse, values.size)
+    if distinct >= ORDINARY and not least <= error.slope <= most:
+        findings.biased[name] = f"the source times {error.slope:.4f}, at least {least:.4f} and at most {most:.4f}"
+
+
+def slope_limits(relative_rmse: float, values: int) -> tuple[float, float]:
+    """Between what factors of the source a tensor of that error lies that was quantized well.
+
+    Rounding to the nearest level leaves a factor of 1, to the mean of each level's values 1 - e^2 for a relative
+    RMSE of e; clipping makes it smaller. Nothing makes it larger but chance: e / sqrt(values) is its deviation.
+    """
+    chance = 6 * relative_rmse / math.sqrt(max(1, values))
+    squared = relative_rmse**2
+    return 1 - SHRINKING - 2 * squared - chance, 1 + GROWTH + squared / 2 + chance
+
+
+ORDINARY = 1000  # different values among a tensor's first: one with fewer may have all its errors on one side
+SHRINKING, GROWTH = 0.08, 0.05  # by a factor that is no fault: integers that become NF4 grow by 0.03
 
 
 # Stands in for the bound of a scheme that the method gives none for, which is a fault of its own
@@ -240,17 +262,16 @@ def _judge(
     `shape` is that in which blocks run along rows.
     """
     name, scheme = planned.name, planned.scheme
-    relative_rmse = _ratio(error.squared_error, error.squared_source)
     findings.results[name] = TensorResult(
-        name, scheme, planned.values, relative_rmse, error.max_abs_error, error.worst.share
+        name, scheme, planned.values, error.relative_rmse, error.max_abs_error, error.worst.share
     )
     findings.squared_error += error.squared_error
     findings.squared_source += error.squared_source
     bound = method.error_bounds.get(scheme)
     if bound is None or scheme not in method.block_bounds:
         findings.too_far[name] = f"the method states no bound for {scheme}"
-    elif not relative_rmse <= bound:  # so that NaN fails
-        findings.too_far[name] = f"relative RMSE {relative_rmse:.6g}, at most {bound:g} for {scheme}"
+    elif not error.relative_rmse <= bound:  # so that NaN fails
+        findings.too_far[name] = f"relative RMSE {error.relative_rmse:.6g}, at most {bound:g} for {scheme}"
     if error.worst.share > 1.0:
         row, column = divmod(error.worst.start, shape[-1] if shape else 1)
         findings.bad_block[name] = (
@@ -266,13 +287,6 @@ def _is_a_copy(planned: TensorPlan, distinct: int) -> bool:
     """
     codes = 2 ** math.floor(8 * planned.nbytes / max(1, planned.values))
     return planned.source_dtype != "F32" and distinct > codes
-
-
-def _ratio(squared_error: float, squared_source: float) -> float:
-    """rms(error) / rms(source); a tensor of zeros has no error or an infinite one."""
-    if squared_source == 0.0:
-        return 0.0 if squared_error == 0.0 else math.inf
-    return math.sqrt(squared_error / squared_source)
 
 
 def _plan_checks(plan: Plan, index: ModelIndex) -> Iterator[Check]:
@@ -302,6 +316,7 @@ def _tensor_checks(expected: list[TensorPlan], findings: _Findings) -> Iterator[
     yield _check("finite", "no value is NaN or infinite", findings.not_finite)
     yield _check("quantized", "no quantized tensor is a copy of its source", findings.copied)
     yield _check("error_bounds", "each tensor's relative RMSE is within its scheme's bound", findings.too_far)
+    yield _check("slopes", "no tensor is larger or smaller than its source by a factor", findings.biased)
     yield _check("block_bounds", "each block's error is within its scheme's bound", findings.bad_block)
 
 

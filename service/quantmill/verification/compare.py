@@ -43,7 +43,25 @@ class TensorError:
     not_finite: int = 0
     squared_error: float = 0.0
     squared_source: float = 0.0
+    product: float = 0.0
     max_abs_error: float = 0.0
+
+    @property
+    def relative_rmse(self) -> float:
+        """rms(values - source) / rms(source); a tensor of zeros has no error or an infinite one."""
+        return ratio(self.squared_error, self.squared_source)
+
+    @property
+    def slope(self) -> float:
+        """The factor that brings the source nearest to the values; 1 for a tensor of zeros."""
+        return self.product / self.squared_source if self.squared_source else 1.0
+
+
+def ratio(squared_error: float, squared_source: float) -> float:
+    """The root of their ratio; nothing has no error, or an infinite one."""
+    if squared_source == 0.0:
+        return 0.0 if squared_error == 0.0 else math.inf
+    return math.sqrt(squared_error / squared_source)
 
 
 def compare(values: FloatArray, source: NDArray[Any], bound: BlockBound) -> TensorError:
@@ -60,16 +78,21 @@ def compare(values: FloatArray, source: NDArray[Any], bound: BlockBound) -> Tens
             difference = chunk - wanted
         largest = float(np.maximum(difference.max(), -difference.min()))
         if not math.isfinite(largest):
-            error.max_abs_error = error.squared_error = error.squared_source = math.nan
+            error.max_abs_error = error.squared_error = error.squared_source = error.product = math.nan
             error.not_finite += chunk.size - int(np.count_nonzero(np.isfinite(chunk)))
             continue
         error.max_abs_error = max(error.max_abs_error, largest)
         peaks = _peaks(wanted, block)
-        error.squared_source += float(_sums_of_squares(wanted, block, float(peaks.max())).sum())
+        scaled_source, of_source = _near_one(wanted, float(peaks.max()))
+        squared_source = float(_sums_of_squares(scaled_source, block).sum()) * of_source**2
+        error.squared_source += squared_source
+        error.product += squared_source
         if largest == 0.0:  # as in all chunks of what is stored as it is
             continue
-        squared_errors = _sums_of_squares(difference, block, largest)
+        scaled, of_error = _near_one(difference, largest)
+        squared_errors = _sums_of_squares(scaled, block) * of_error**2
         error.squared_error += float(squared_errors.sum())
+        error.product += float(np.einsum("i,i", scaled, scaled_source)) * of_error * of_source
         found = _worst(squared_errors, peaks, bound, floor, (block, group), start)
         if found.share > error.worst.share:
             error.worst = found
@@ -109,15 +132,16 @@ def _worst(
     return Block(start + at * block, block, math.sqrt(squares[at] / block), float(allowed[at]))
 
 
-def _sums_of_squares(values: FloatArray, block: int, largest: float) -> Sums:
-    """Of each block, in an order that BLAS and its threads have no part in.
-
-    A block is summed in float32, brought near 1 by a power of two so that squares neither overflow nor vanish.
-    """
+def _near_one(values: FloatArray, largest: float) -> tuple[FloatArray, float]:
+    """Values by a power of two, so that their products neither overflow nor vanish; and the inverse of that power."""
     exponent = min(max(math.frexp(largest)[1], -120), 120)
-    blocks = (values * np.float32(2.0**-exponent)).reshape(-1, block)
+    return values * np.float32(2.0**-exponent), 2.0**exponent
+
+
+def _sums_of_squares(values: FloatArray, block: int) -> Sums:
+    """Of each block, in float32 and in an order that BLAS and its threads have no part in."""
+    blocks = values.reshape(-1, block)
     sums: Sums = np.einsum("ij,ij->i", blocks, blocks).astype(np.float64)
-    sums *= 4.0**exponent
     return sums
 
 

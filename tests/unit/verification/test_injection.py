@@ -339,6 +339,12 @@ def the_zero_point_of_a_tensor_is_off_by_one(file: Gguf) -> None:
     blocks[:, 2:] = one_more(blocks[:, 2:])
 
 
+@corruption("Q4_0", "slopes", f"{UP1}: the source times 1.0")
+def all_scales_are_a_little_too_large(file: Gguf) -> None:
+    scales = file.tensors["blk.1.ffn_up.weight"].blocks[:, :2]
+    scales[:] = (scales.copy().view("<f2") * np.float16(1.08)).view(np.uint8)
+
+
 @corruption("Q4_K_M", "block_bounds", f"{UP1}: row 11,")
 def the_zero_point_of_one_block_is_off_by_one(file: Gguf) -> None:
     block = file.tensors["blk.1.ffn_up.weight"].blocks[11]

@@ -263,6 +263,11 @@ def a_scale_is_negative(folder: Folder) -> None:
     folder[f"{UP1}.absmax"][100] *= -1
 
 
+@damage(BNB, "slopes", f"{UP1}: the source times 1.07", double_quant=False)
+def all_scales_are_a_little_too_large(folder: Folder) -> None:
+    folder[f"{UP1}.absmax"] *= np.float32(1.08)
+
+
 @damage(BNB, "error_bounds", UP1, double_quant=False)
 def all_scales_are_a_fifth_too_large(folder: Folder) -> None:
     folder[f"{UP1}.absmax"] *= np.float32(1.2)
@@ -393,6 +398,11 @@ def the_scales_of_two_rows_are_swapped(folder: Folder) -> None:
 @damage(FP8, "error_bounds", UP1)
 def the_scales_move_on_by_one_row(folder: Folder) -> None:
     folder[UP1_SCALE] = np.roll(folder[UP1_SCALE], 1, axis=0)
+
+
+@damage(FP8, "slopes", f"{UP1}: the source times 1.0")
+def the_scales_are_a_little_too_large(folder: Folder) -> None:
+    folder[UP1_SCALE] = (folder[UP1_SCALE].astype(np.float32) * np.float32(1.07)).astype(ml_dtypes.bfloat16)
 
 
 @damage(FP8, "error_bounds", UP1)

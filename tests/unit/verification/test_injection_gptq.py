@@ -264,6 +264,16 @@ def all_scales_are_two_fifths_too_large(folder: Folder) -> None:
     folder[SCALES] = times(folder[SCALES], 1.4)
 
 
+@damage(GPTQ, "slopes", f"{UP1}: the source times 1.0")
+def all_scales_are_a_little_too_large(folder: Folder) -> None:
+    folder[SCALES] = times(folder[SCALES], 1.1)
+
+
+@damage(GPTQ, "slopes", f"{UP1}: the source times 0.8")
+def all_scales_are_a_sixth_too_small(folder: Folder) -> None:
+    folder[SCALES] = times(folder[SCALES], 5 / 6)
+
+
 @damage(GPTQ, "error_bounds", UP1, bits=8)
 def all_scales_of_8_bits_are_a_twentieth_too_large(folder: Folder) -> None:
     folder[SCALES] = times(folder[SCALES], 1.05)

@@ -202,6 +202,16 @@ def all_scales_are_a_fifth_too_large(folder: Folder) -> None:
     folder[SCALE] = times(folder[SCALE], 1.2)
 
 
+@damage(HQQ, "slopes", f"{UP1}: the source times 1.07")
+def all_scales_are_a_little_too_large(folder: Folder) -> None:
+    folder[SCALE] = times(folder[SCALE], 1.08)
+
+
+@damage(HQQ, "slopes", f"{UP1}: the source times 0.85")
+def all_scales_are_a_seventh_too_small(folder: Folder) -> None:
+    folder[SCALE] = times(folder[SCALE], 6 / 7)
+
+
 @damage(HQQ, "error_bounds", UP1, nbits=8)
 def all_scales_of_8_bits_are_a_twentieth_too_large(folder: Folder) -> None:
     folder[SCALE] = times(folder[SCALE], 1.05)

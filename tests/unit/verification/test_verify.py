@@ -140,6 +140,7 @@ def test_a_right_artifact_passes_every_check(checkpoint: Checkpoint, artifact: P
         "finite",
         "quantized",
         "error_bounds",
+        "slopes",
         "block_bounds",
         "size",
     ]
