@@ -62,6 +62,14 @@ class Window:
     routed: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
+def _count(windows: Sequence[Window], routed: dict[str, list[int]]) -> None:
+    """Add what a run sends to experts; one that stops before them says nothing."""
+    for window in windows:
+        for module, counts in window.routed.items():
+            before = routed.setdefault(module, [0] * len(counts))
+            routed[module] = [a + b for a, b in zip(before, counts.tolist(), strict=True)]
+
+
 class RunningBlock:
     """A CalibratedBlock: `resident` on the windows whose hidden states `before` holds."""
 
@@ -77,7 +85,7 @@ class RunningBlock:
         """`calls` are what the block is called with beside hidden states, window by window."""
         self.number = resident.number
         self.unit = unit
-        self.routed: dict[str, list[int]] = {}  # tokens that each expert was sent, by module; once all windows have run
+        self.routed: dict[str, list[int]] = {}  # tokens that each expert was sent, by module, as last seen
         self._resident = resident
         self._before = before
         self._calls = calls
@@ -160,6 +168,7 @@ class RunningBlock:
         with limit_threads(1):
             gathered = {place: Gathering(self._inputs(place), kinds) for place in sorted(places)}
             starved = self._starved(places)
+            routed = dict[str, list[int]]()
             for windows in self._rounds(lambda window: self._look(window, places, starved, after)):
                 work = []
                 for place, gathering in gathered.items():
@@ -167,23 +176,19 @@ class RunningBlock:
                     gathering.count(sum(map(len, inputs)))
                     work += [(piece, inputs) for piece in gathering.work]
                 self._threads.map(lambda each: each[0](each[1]), work)
-                self._note_routed(windows, after)
+                _count(windows, routed)
+            self.routed = routed or self.routed
             with torch.inference_mode():
                 return {place: gathering.result() for place, gathering in gathered.items()}
 
     def advance(self, after: Activations) -> None:
         """Run all windows through the block as it has become. The block changes no more."""
+        routed = dict[str, list[int]]()
         with limit_threads(1):
             for windows in self._rounds(lambda window: self._look(window, (), frozenset(), after)):
-                self._note_routed(windows, after)
+                _count(windows, routed)
+        self.routed = routed
         self.done = True
-
-    def _note_routed(self, windows: Sequence[Window], after: Activations | None) -> None:
-        """Count what the run that makes the outputs sends to experts; other runs may stop before."""
-        for window in windows if after is not None else ():
-            for module, counts in window.routed.items():
-                before = self.routed.setdefault(module, [0] * len(counts))
-                self.routed[module] = [a + b for a, b in zip(before, counts.tolist(), strict=True)]
 
     def _inputs(self, place: Place) -> int:
         """The width of what the weight there is multiplied by."""

@@ -171,6 +171,7 @@ class Engine:
         block, number = self._running, self._at[0]
         if unit_number(self._walked[-1]) == number:
             block.done = True
+            self.routed |= block.routed
             return None
         with self._timed("advance"):
             after = self._room()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from quantmill.services import Services
 
 POLL_SECONDS = 0.1
+NAMED = 5  # tensors in a line of what a method found
 
 
 def quantize(
@@ -301,6 +302,17 @@ def show_result(
     description, _ = read_description(output)
     say_shortcomings(description["measured"])
     say_shortcomings(description.get("calibration", {}))
+    say_notes(description["notes"])
+
+
+def say_notes(notes: Sequence[Mapping[str, Any]]) -> None:
+    """What the method found of single tensors: a line for each kind; quantmill.json has them all."""
+    tensors: dict[str, list[str]] = {}
+    for each in notes:
+        tensors.setdefault(each["found"], []).append(each["tensor"])
+    for found, names in tensors.items():
+        more = f" and {len(names) - NAMED} more (quantmill.json)" if len(names) > NAMED else ""
+        note(f"{found}: {', '.join(names[:NAMED])}{more}")
 
 
 def command(template: str, artifact: Artifact, folder: Path) -> str:

@@ -7,7 +7,7 @@ from quantmill.contract.hookspecs import hookimpl
 from quantmill.contract.inputs import InputFile
 from quantmill.contract.method import Method, Runtime, lazy
 from quantmill.contract.reading import WHOLE_ROW, BlockBound, Inspection, Observation, ReadTensor
-from quantmill.contract.session import Session
+from quantmill.contract.session import Note, Session
 from quantmill.contract.tensors import (
     ModelIndex,
     Plan,
@@ -32,6 +32,7 @@ __all__ = [
     "Measured",
     "Method",
     "ModelIndex",
+    "Note",
     "Observation",
     "Plan",
     "QuantizedTensor",

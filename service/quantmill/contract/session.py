@@ -1,12 +1,41 @@
-"""Session: what a running method is handed."""
+"""Session: what a running method is handed, and what it says of what it found."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from quantmill.contract.calibration import CalibratedBlock, Statistics
+from quantmill.contract.errors import PluginBroken
 from quantmill.contract.tensors import ModelIndex, Plan, SourceTensor, Unit
+
+Figure = int | float | str
+
+
+@dataclass(frozen=True)
+class Note:
+    """What came of a tensor that its plan could not foresee.
+
+    tensor   its name in the source
+    found    what, in the same words for every tensor that it befell: "damping raised"
+    figures  finite numbers and short texts that say how much, and why
+    """
+
+    tensor: str
+    found: str
+    figures: Mapping[str, Figure]
+
+
+def checked_note(plan: Plan, tensor: str, found: str, figures: Mapping[str, Figure]) -> Note:
+    """Raises PluginBroken for a tensor that is not the plan's, and for figures that are not finite."""
+    if tensor not in plan.by_name:
+        raise PluginBroken(f"{found!r} was noted of {tensor!r}, which the plan does not have", tensor=tensor)
+    for name, value in figures.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise PluginBroken(f"{found!r} was noted of {tensor!r} with {name} = {value}", tensor=tensor)
+    return Note(tensor, found, dict(figures))
 
 
 class Session(Protocol):
@@ -42,6 +71,14 @@ class Session(Protocol):
         """What the inputs of the Linear with this weight were in the source model, of the kinds that the plan asks for.
 
         Raises CalibrationMissing for a weight that the plan did not ask for, and where there is no calibration text.
+        """
+
+    def note(self, tensor: str, found: str, **figures: Figure) -> None:
+        """Have it said in the artifact's quantmill.json: `found` of `tensor`, before its unit's last tensor is given.
+
+        Said twice of a tensor, the later one stays. Notes of finished units outlive the attempt that made them. They
+        must not depend on threads. Raises PluginBroken for a tensor that is not the plan's, and for figures that are
+        not finite.
         """
 
     def blocks(self) -> Iterator[CalibratedBlock]:

@@ -36,6 +36,7 @@ from quantmill.contract.calibration import CalibratedBlock, Calibration, Statist
 from quantmill.contract.errors import QuantmillError
 from quantmill.contract.method import Method, lazy
 from quantmill.contract.placement import PlacedFiles, write_plain
+from quantmill.contract.session import Figure, Note, checked_note
 from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, SourceTensor, Unit
 
@@ -85,6 +86,7 @@ class MemorySession:
     seed: int = 0
     finished: Collection[str] = field(default=())
     calibration: Calibration | None = None
+    notes: list[Note] = field(default_factory=list)
 
     @property
     def index(self) -> ModelIndex:
@@ -99,6 +101,9 @@ class MemorySession:
     def statistics(self, name: str) -> Statistics:
         return required(self.calibration).statistics(name)
 
+    def note(self, tensor: str, found: str, **figures: Figure) -> None:
+        self.notes.append(checked_note(self.plan, tensor, found, figures))
+
     def blocks(self) -> Iterator[CalibratedBlock]:
         return required(self.calibration).blocks(self.finished)
 
@@ -108,6 +113,7 @@ class Run:
     """A method with its parameters on one source.
 
     `folder` takes what calibration keeps; `carries` are its files behind blocks that are done, by their unit's key.
+    `notes` gather what the method says of what it found.
     """
 
     method: Method
@@ -116,6 +122,7 @@ class Run:
     open_calibration: OpenCalibration | None = None
     folder: Path = Path()
     carries: dict[str, Path] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
 
     @property
     def plan(self) -> Plan:
@@ -126,7 +133,9 @@ class Run:
         plan = self.plan
         last = {unit.tensors[-1] for unit in plan.units if unit.block is not None}
         with self._calibration(plan, threads) as calibration:
-            session = MemorySession(self.source, plan, threads, finished=finished, calibration=calibration)
+            session = MemorySession(
+                self.source, plan, threads, finished=finished, calibration=calibration, notes=self.notes
+            )
             for tensor in self.method.quantize.load()(session, self.params):
                 if calibration is not None and tensor.name in last:
                     calibration.advance()
@@ -309,8 +318,10 @@ class MethodConformance:
 
     def test_threads_do_not_change_a_byte(self, runs: list[Run]) -> None:
         for run in runs:
-            one, two, four = (_digests(run.quantize(threads)) for threads in (1, 2, 4))
+            each = [replace(run, notes=[]) for _ in range(3)]
+            one, two, four = (_digests(run.quantize(threads)) for run, threads in zip(each, (1, 2, 4), strict=True))
             assert one == two == four, (run.params, _differing(one, two) | _differing(one, four))
+            assert each[0].notes == each[1].notes == each[2].notes, run.params
 
     # Artifacts
 

@@ -85,13 +85,15 @@ def describe(
     created_at: datetime,
     calibration: Mapping[str, Any] | None = None,
     measured: Mapping[str, Any] | None = None,
+    notes: Sequence[Mapping[str, Any]] = (),
     steps: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """What quantmill.json says: enough to know what the artifact is and to make it again.
 
     `calibration` says which windows of which text the method saw, by the digest of all that they follow from.
     `measured` says on what text and how the metrics were measured, and what was left out; `steps` are smaller attempts
-    that missed the job's gates. `digest` is the artifact's, over `files` without quantmill.json itself.
+    that missed the job's gates; `notes` what the method found of single tensors. `digest` is the artifact's, over
+    `files` without quantmill.json itself.
     """
     return {
         "schema": DESCRIPTION_SCHEMA,
@@ -105,6 +107,7 @@ def describe(
         "params": dict(params),
         "seed": seed,
         "steps": [dict(step) for step in steps],
+        "notes": [dict(note) for note in notes],
         "calibration_digest": calibration.get("digest") if calibration else None,
         "calibration": dict(calibration or {}),
         "files": [

@@ -227,6 +227,7 @@ class JobUnitColumns(TypedColumns):
     size: Named[int] = Column(BigInteger)
     finished_at: Named[datetime] = Column(UtcDateTime)
     carry_digest: Named[str | None]  # of the hidden states behind a calibrated block; the newest is kept
+    findings: Named[dict[str, Any] | None] = Column(OrderedJson)  # notes of its tensors, what its experts saw
 
 
 job_unit = Table("job_unit", metadata, JobUnitColumns)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, delete, select
@@ -18,12 +20,13 @@ from quantmill.store.upsert import upsert
 @dataclass(frozen=True)
 class FinishedUnit:
     """`digest` and `size` are those of the blob that holds the unit's tensors, `carry` is that of the hidden states
-    behind a calibrated block."""
+    behind a calibrated block; `findings` are what came of it beside tensors, as JSON."""
 
     key: str
     digest: str
     size: int
     carry: str | None = None
+    findings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def finish_unit(tx: Connection, job_id: UUID, epoch: int, unit: FinishedUnit, worker: str) -> bool:
@@ -40,6 +43,7 @@ def finish_unit(tx: Connection, job_id: UUID, epoch: int, unit: FinishedUnit, wo
         "digest": unit.digest,
         "size": unit.size,
         "carry_digest": unit.carry,
+        "findings": dict(unit.findings) or None,
         "finished_at": clock(),
     }
     tx.execute(
@@ -53,7 +57,9 @@ def finish_unit(tx: Connection, job_id: UUID, epoch: int, unit: FinishedUnit, wo
 def finished_units(tx: Connection, job_id: UUID) -> list[FinishedUnit]:
     """The units that are finished, by whichever attempt, in the order of their keys."""
     wanted = select(job_unit).where(job_unit.c.job_id == job_id).order_by(job_unit.c.key)
-    return [FinishedUnit(row.key, row.digest, row.size, row.carry_digest) for row in tx.execute(wanted)]
+    return [
+        FinishedUnit(row.key, row.digest, row.size, row.carry_digest, row.findings or {}) for row in tx.execute(wanted)
+    ]
 
 
 def forget_units(tx: Connection, job_id: UUID) -> list[str]:

@@ -18,7 +18,7 @@ from quantmill.contract.errors import QuantmillError, ResourceExhausted
 from quantmill.contract.tensors import Plan, QuantizedTensor
 from quantmill.domain.calibration import CalibrationOptions
 from quantmill.files.blobs import BlobStore
-from quantmill.worker.messages import FinishedUnit, Start
+from quantmill.worker.messages import Findings, FinishedUnit, Start
 from quantmill.worker.session import check_canceled, require_finite
 
 if TYPE_CHECKING:
@@ -37,33 +37,50 @@ class CalibrationRun:
     store: BlobStore
 
     def handing_on(
-        self, units: Iterable[tuple[str, tuple[QuantizedTensor, ...]]], carries: MutableMapping[str, str]
+        self,
+        units: Iterable[tuple[str, tuple[QuantizedTensor, ...]]],
+        carries: MutableMapping[str, str],
+        routed: MutableMapping[str, dict[str, tuple[int, ...]]],
     ) -> Iterator[tuple[str, tuple[QuantizedTensor, ...]]]:
-        """The units, each once its block has been run as it has become; `carries` get what is behind it, by digest."""
+        """The units, each once its block has been run as it has become.
+
+        `carries` get what is behind it, by digest, `routed` what its experts were sent, and those of blocks before it
+        that the plan leaves as they are.
+        """
+        known = set(self.engine.routed)
         for key, tensors in units:
             behind = self.engine.advance()
+            new = {module: tuple(counts) for module, counts in self.engine.routed.items() if module not in known}
+            known |= new.keys()
+            if new:
+                routed[key] = new
             if behind is not None:
                 carries[key] = self.store.put_file(behind, move=True).digest
             yield key, tensors
 
-    def to_json(self) -> dict[str, Any]:
-        """What quantmill.json keeps: the windows by their digest, what the experts saw of them, what is doubtful."""
-        samples, starved = self.samples, dict(self._starved())
+    def to_json(self, findings: Iterable[Findings]) -> dict[str, Any]:
+        """What quantmill.json keeps: the windows by their digest, what the experts saw of them, what is doubtful.
+
+        `findings` are those of all units, earlier attempts' too.
+        """
+        routed = {module: [*counts] for found in findings for module, counts in found.routed.items()}
+        routed |= self.engine.routed
+        samples, starved = self.samples, dict(self._starved(routed))
         return {
             "digest": samples.digest,
             "text": {**samples.text.to_json(), "tokens": samples.tokens, "unknown": samples.unknown},
             "options": self.options.asked() | {"windows": len(samples.ids), "window": samples.window},
             "experts": [
                 {"module": module, "tokens": counts, "starved": starved.get(module, [])}
-                for module, counts in self.engine.routed.items()
+                for module, counts in routed.items()
             ],
             "statistics_from_cache": self.engine.from_cache,
             "seconds": {phase: round(seconds, 3) for phase, seconds in self.engine.seconds.items()},
             "warnings": [*samples.warnings, *self._expert_warnings(starved)],
         }
 
-    def _starved(self) -> Iterator[tuple[str, list[int]]]:
-        for module, counts in self.engine.routed.items():
+    def _starved(self, routed: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, list[int]]]:
+        for module, counts in routed.items():
             few = [expert for expert, count in enumerate(counts) if count < self.options.least_expert_tokens]
             if few:
                 yield module, few

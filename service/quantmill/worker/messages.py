@@ -12,7 +12,7 @@ import struct
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter
 
 from quantmill.domain.calibration import CalibrationOptions
 from quantmill.domain.evaluation import EvaluationOptions
@@ -26,6 +26,25 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class NoteTaken(Message):
+    """A contract Note."""
+
+    tensor: str
+    found: str
+    figures: dict[str, int | FiniteFloat | str]
+
+
+class Findings(Message):
+    """What came of a unit beside its tensors.
+
+    notes   what the method said of them
+    routed  calibration tokens that each expert of the block was sent, by the module that holds the experts
+    """
+
+    notes: tuple[NoteTaken, ...] = ()
+    routed: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+
+
 class FinishedUnit(Message):
     """A unit that is done: its tensors are in the blob `digest` of the job's own unit store, and what a calibrated
     block hands to the next one in the blob `carry`."""
@@ -34,6 +53,7 @@ class FinishedUnit(Message):
     digest: str
     size: int
     carry: str | None = None
+    findings: Findings = Findings()
 
 
 def carry_store(unit_store: Path) -> Path:
@@ -116,6 +136,7 @@ class Finished(Message):
     metrics: tuple[MetricValue, ...]
     measured: dict[str, Any]  # on what, and what was left out
     calibration: dict[str, Any]  # on what, and what the experts saw of it
+    notes: tuple[NoteTaken, ...]
     environment: dict[str, Any]
     peak_memory_bytes: int
 

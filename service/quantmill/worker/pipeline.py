@@ -9,7 +9,7 @@ import functools
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -28,10 +28,12 @@ from quantmill.verification import Verification, verify
 from quantmill.worker.calibrated import CalibrationRun, calibration_of, usable, windows_of_task
 from quantmill.worker.environment import capture_environment, peak_memory_bytes
 from quantmill.worker.messages import (
+    Findings,
     Finished,
     FinishedUnit,
     Message,
     MetricValue,
+    NoteTaken,
     Progressed,
     SourceKnown,
     Start,
@@ -67,7 +69,7 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
             with calibration_of(
                 task, checkpoint, plan, samples, source_digest, done, progress, canceled
             ) as calibration:
-                quantize(task, method, params, checkpoint, plan, store, done, calibration, send, canceled)
+                findings = quantize(task, method, params, checkpoint, plan, store, done, calibration, send, canceled)
 
             check_canceled(canceled)
             send(Progressed(phase=Phase.EXPORT))
@@ -85,7 +87,7 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
             seen = samples.documents if samples is not None else None
             measured = evaluate(task, method, checkpoint, text, source_digest, verification.nbytes, seen, send)
         metrics = [*size_metrics(plan), *verification.metrics(), *(measured.metrics if measured else ())]
-    send(finished(method, plan, verification, metrics, measured, calibration))
+    send(finished(method, plan, verification, metrics, measured, calibration, findings))
 
 
 def identify_source(checkpoint: Checkpoint, task: Start, send: Send) -> str:
@@ -127,12 +129,14 @@ def quantize(
     calibration: CalibrationRun | None,
     send: Send,
     canceled: threading.Event,
-) -> None:
+) -> list[Findings]:
     """Do the units that are missing; each is kept, by threads of its own, while the next ones are made.
 
     A block has been run through as it has become before it counts as finished: what it hands on belongs to it.
+    Gives what came of each unit in the order of the plan, those of earlier attempts too.
     """
-    done = {unit.key for unit in finished}
+    findings = {unit.key: unit.findings for unit in finished}
+    done = set(findings)
     session = RunnerSession(
         checkpoint,
         plan,
@@ -145,23 +149,45 @@ def quantize(
     send(Progressed(phase=Phase.QUANTIZE, done=len(done), total=len(plan.units)))
     made = by_unit(method.quantize.load()(session, params), plan, skip=frozenset(done))
     carries: dict[str, str] = {}
+    routed: dict[str, dict[str, tuple[int, ...]]] = {}
     if calibration is not None:
-        made = calibration.handing_on(made, carries)
-    for unit in kept(made, store, threads=task.threads):
+        made = calibration.handing_on(made, carries, routed)
+    made = noted(made, session, routed, findings)
+    blocks = {unit.key for unit in plan.units if unit.block is not None}
+    for unit in kept(made, store, threads=task.threads, at_once=blocks):
         done.add(unit.key)
-        send(UnitFinished(unit=unit.model_copy(update={"carry": carries.get(unit.key)})))
+        known = {"carry": carries.get(unit.key), "findings": findings[unit.key]}
+        send(UnitFinished(unit=unit.model_copy(update=known)))
         send(Progressed(phase=Phase.QUANTIZE, done=len(done), total=len(plan.units), message=unit.key))
     missing = [unit.key for unit in plan.units if unit.key not in done]
     if missing:
         raise PluginBroken(f"method {method.name!r} left out units of its own plan: {missing[:5]}", missing=missing)
+    return [findings[unit.key] for unit in plan.units]
+
+
+def noted(
+    units: Iterable[tuple[str, tuple[QuantizedTensor, ...]]],
+    session: RunnerSession,
+    routed: Mapping[str, Mapping[str, tuple[int, ...]]],
+    findings: MutableMapping[str, Findings],
+) -> Iterator[tuple[str, tuple[QuantizedTensor, ...]]]:
+    """The units; `findings` get what has come of each by the time that its last tensor is there."""
+    for key, tensors in units:
+        notes = tuple(NoteTaken(**vars(note)) for note in session.take_notes())
+        findings[key] = Findings(notes=notes, routed=routed.get(key, {}))
+        yield key, tensors
 
 
 def kept(
-    units: Iterable[tuple[str, Sequence[QuantizedTensor]]], store: UnitStore, threads: int
+    units: Iterable[tuple[str, Sequence[QuantizedTensor]]],
+    store: UnitStore,
+    threads: int,
+    at_once: Collection[str] = (),
 ) -> Iterator[FinishedUnit]:
     """Put the units into the store, `threads` at a time; gives each in its order once it is there.
 
-    The next unit is made only when the ones on their way take IN_FLIGHT_BYTES at most.
+    The next unit is made only when the ones on their way take IN_FLIGHT_BYTES at most, and one of `at_once` is there:
+    units that take far longer to make than to write.
     """
     on_their_way: deque[tuple[int, Future[FinishedUnit]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="units") as pool:
@@ -169,9 +195,8 @@ def kept(
             nbytes = sum(tensor.nbytes for tensor in tensors)
             on_their_way.append((nbytes, pool.submit(store.put, key, tensors)))
             del tensors
-            while sum(nbytes for nbytes, _ in on_their_way) > IN_FLIGHT_BYTES or (
-                on_their_way and on_their_way[0][1].done()
-            ):
+            most = 0 if key in at_once else IN_FLIGHT_BYTES
+            while on_their_way and (sum(size for size, _ in on_their_way) > most or on_their_way[0][1].done()):
                 yield on_their_way.popleft()[1].result()
         while on_their_way:
             yield on_their_way.popleft()[1].result()
@@ -273,6 +298,7 @@ def finished(
     metrics: list[Metric],
     measured: Measured | None,
     calibration: CalibrationRun | None,
+    findings: Sequence[Findings],
 ) -> Finished:
     return Finished(
         format=method.formats[0],
@@ -280,7 +306,8 @@ def finished(
         verification=verification.to_json(),
         metrics=tuple(MetricValue(**vars(metric)) for metric in metrics),
         measured=measured.to_json() if measured else {},
-        calibration=calibration.to_json() if calibration else {},
+        calibration=calibration.to_json(findings) if calibration else {},
+        notes=tuple(note for found in findings for note in found.notes),
         environment=capture_environment(),
         peak_memory_bytes=peak_memory_bytes(),
     )

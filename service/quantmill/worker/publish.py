@@ -62,6 +62,7 @@ def publish(services: Services, job: Job, result: Finished, folder: Path, verdic
         metrics=metrics,
         measured=result.measured,
         calibration=result.calibration,
+        notes=[note.model_dump() for note in result.notes],
         environment=result.environment,
         job_id=job.id,
         created_at=now,

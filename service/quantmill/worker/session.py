@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ import quantmill_kernels
 from quantmill.checkpoints import Checkpoint
 from quantmill.contract.calibration import CalibratedBlock, Calibration, Statistics, required
 from quantmill.contract.errors import Canceled, NonFiniteTensor
+from quantmill.contract.session import Figure, Note, checked_note
 from quantmill.contract.tensors import ModelIndex, Plan, SourceTensor, Unit
 
 WEIGHTS = ("F32", "F16", "BF16")  # dtypes that the kernels look through
@@ -38,6 +39,7 @@ class RunnerSession:
         self._finished = frozenset(finished)
         self._canceled = canceled
         self._calibration = calibration
+        self._notes: dict[tuple[str, str], Note] = {}
 
     @property
     def index(self) -> ModelIndex:
@@ -74,6 +76,14 @@ class RunnerSession:
         for block in required(self._calibration).blocks(self._finished):
             check_canceled(self._canceled)
             yield block
+
+    def note(self, tensor: str, found: str, **figures: Figure) -> None:
+        self._notes[tensor, found] = checked_note(self._plan, tensor, found, figures)
+
+    def take_notes(self) -> Sequence[Note]:
+        """For the host: what has been said since it asked last."""
+        taken, self._notes = self._notes, {}
+        return [*taken.values()]
 
 
 def check_canceled(canceled: threading.Event) -> None:

@@ -192,7 +192,8 @@ class Supervisor:
         match message:
             case UnitFinished(unit=unit):
                 with self._services.database.write() as tx:
-                    done = units.FinishedUnit(unit.key, unit.digest, unit.size, unit.carry)
+                    findings = unit.findings.model_dump(mode="json", exclude_defaults=True)
+                    done = units.FinishedUnit(unit.key, unit.digest, unit.size, unit.carry, findings)
                     kept = units.finish_unit(tx, job.id, job.epoch, done, self._worker)
                 if not kept:
                     raise LeaseLost

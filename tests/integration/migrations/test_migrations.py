@@ -61,6 +61,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "job_unit": {
         "job_id": JOB, "key": "block.0", "epoch": 3, "worker": "w1", "digest": "sha256:u", "size": 1,
         "finished_at": NOW, "carry_digest": "sha256:carry",
+        "findings": {"notes": [{"tensor": "a", "found": "damping raised", "figures": {"used": 0.06}}]},
     },
     "idempotency_key": {"key": "k", "request_digest": "sha256:r", "job_id": JOB, "expires_at": NOW},
     "job_input": {"job_id": JOB, "role": "source", "digest": "sha256:s", "uri": "/models/any"},
@@ -252,7 +253,7 @@ def test_a_migration_does_not_wait_long_for_a_table(postgres_url: str, monkeypat
     database = Database.open(postgres_url)
 
     with database.read() as reader:
-        reader.execute(select(func.count(tables.escalation.c.by)))  # what the newest revision drops
+        reader.execute(select(func.count(tables.job_unit.c.findings)))  # what the newest revision drops
         with pytest.raises(DatabaseUnavailable, match="lock timeout"):
             migrate.downgrade(database, "base")
 
@@ -274,5 +275,5 @@ def test_developers_can_use_alembic_in_a_checkout(empty_sqlite_url: str) -> None
 
     alembic("upgrade", "head")
 
-    assert "0008 (head)" in alembic("current")
+    assert "0009 (head)" in alembic("current")
     assert "No new upgrade operations detected" in alembic("check")

@@ -15,7 +15,8 @@ ERROR = {"kind": "plugin", "detail": "it broke"}
 
 def test_units_of_an_earlier_attempt_are_still_finished(start, write, read):
     job = start()
-    done = FinishedUnit("block.0", "sha256:u0", 2**40, carry="sha256:hidden-states")
+    note = {"tensor": "größe", "found": "damping raised", "figures": {"used": 0.06}}
+    done = FinishedUnit("block.0", "sha256:u0", 2**40, carry="sha256:hidden-states", findings={"notes": [note]})
     assert write(units.finish_unit, job.id, 1, done, "w1")
 
     write(jobs.release, job.id, 1)

@@ -1,0 +1,27 @@
+"""What a method may say of a tensor."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from quantmill.contract.errors import PluginBroken
+from quantmill.contract.session import Note, checked_note
+from quantmill.contract.tensors import Plan, TensorPlan, Unit
+
+PLAN = Plan((TensorPlan("a", (1, 32), "F32", "quantize", "Q8_0", "a", 34),), (Unit("a", ("a",)),), 0)
+
+
+def test_a_note_is_of_a_tensor_of_the_plan() -> None:
+    assert checked_note(PLAN, "a", "damping raised", {"used": 0.06, "why": "x"}) == Note(
+        "a", "damping raised", {"used": 0.06, "why": "x"}
+    )
+    with pytest.raises(PluginBroken, match="'b', which the plan does not have"):
+        checked_note(PLAN, "b", "damping raised", {})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_figures_are_finite(value: float) -> None:
+    with pytest.raises(PluginBroken, match=r"'damping raised' was noted of 'a' with used = (nan|inf)"):
+        checked_note(PLAN, "a", "damping raised", {"used": value})
