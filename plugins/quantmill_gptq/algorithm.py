@@ -20,6 +20,7 @@ from quantmill_gptq.params import GptqParams
 from quantmill_gptq.solution import Inputs, Solution, solve
 
 HESSIAN: tuple[Statistic, ...] = ("hessian",)
+NEAREST = "rounded to nearest"
 
 
 def quantize(session: Session, params: GptqParams) -> Iterator[QuantizedTensor]:
@@ -56,7 +57,8 @@ def _walked(session: Session, block: CalibratedBlock, params: GptqParams) -> dic
         inputs = _inputs(statistics[stage[0]], params)
         for name in stage:
             row = session.plan.by_name[name]
-            solution = _solved(block.weight(name), row, inputs, params, session.threads)
+            solution = _solved(session, block.weight(name), row, inputs, params)
+            _note(session, name, statistics[name], solution, params)
             block.replace(name, solution.weights())
             made[name] = _packed(row, solution, params, session.threads)
     return made
@@ -78,7 +80,8 @@ def _at_the_source(session: Session, rows: Sequence[TensorPlan], params: GptqPar
             inputs = _inputs(statistics, params)
         last = (statistics.hessian, inputs)
         weight = np.asarray(session.tensor(row.name).values, np.float32)
-        solution = _solved(weight, row, inputs, params, session.threads)
+        solution = _solved(session, weight, row, inputs, params)
+        _note(session, row.name, statistics, solution, params)
         made[row.name] = _packed(row, solution, params, session.threads)
     return made
 
@@ -88,12 +91,30 @@ def _inputs(statistics: Statistics, params: GptqParams) -> Inputs:
     return Inputs(statistics.hessian, params)
 
 
-def _solved(weight: FloatArray, row: TensorPlan, inputs: Inputs, params: GptqParams, threads: int) -> Solution:
+def _solved(session: Session, weight: FloatArray, row: TensorPlan, inputs: Inputs, params: GptqParams) -> Solution:
     stored: ScaleDtype = "float16" if params.format != "compressed-tensors" else SCALE_DTYPES[row.source_dtype]
     try:
-        return solve(weight, inputs, params, stored, threads)
+        return solve(weight, inputs, params, stored, session.threads)
     except ValueError as error:  # finite, as the session promises, but beyond what the format holds
         raise RangeExceeded(f"{row.name}: {error}; put its module into skip_modules", tensor=row.name) from error
+
+
+def _note(session: Session, name: str, statistics: Statistics, solution: Solution, params: GptqParams) -> None:
+    """What the calibration text did not settle."""
+    assert statistics.hessian is not None
+    dead, inputs = int(np.count_nonzero(np.diagonal(statistics.hessian) <= 0)), len(statistics.hessian)
+    if dead == inputs:
+        why = "its inputs were always 0" if statistics.tokens else "no calibration token reached it"
+        session.note(name, NEAREST, why=why)
+        return
+    if dead:
+        session.note(name, "inputs that were always 0", inputs=dead, of=inputs)
+    if statistics.tokens < inputs:
+        session.note(name, "fewer tokens than inputs", tokens=statistics.tokens, inputs=inputs)
+    if solution.damp == np.inf:
+        session.note(name, NEAREST, why="with no damping its weights stayed within what verification accepts")
+    elif solution.damp > params.damp_percent:
+        session.note(name, "damping raised", asked=params.damp_percent, used=float(solution.damp))
 
 
 Parts = Mapping[str, NDArray[Any]]

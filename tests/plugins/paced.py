@@ -1,4 +1,5 @@
-"""A third-party plugin as a package of its own: GGUF that rests between units, so that a test can interrupt it there.
+"""A third-party plugin as a package of its own: GGUF and GPTQ that rest between units, so that a test can interrupt
+them there.
 
 An installation has it when this folder is on its path; nothing of it is in the service.
 """
@@ -12,14 +13,20 @@ from dataclasses import replace
 from quantmill.contract import Method, QuantizedTensor, Session, hookimpl, lazy
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.plugin import GGUF
+from quantmill_gptq.params import GptqParams
+from quantmill_gptq.plugin import GPTQ
 
 
 class PacedParams(GgufParams):
     rest_seconds: float = 0.0
 
 
+class PacedGptqParams(GptqParams):
+    rest_seconds: float = 0.0
+
+
 class RestingSession:
-    """The session, with a rest before each unit."""
+    """The session, with a rest before each unit and behind each block."""
 
     def __init__(self, session: Session, seconds: float) -> None:
         self._session = session
@@ -33,14 +40,26 @@ class RestingSession:
             time.sleep(self._seconds)
             yield unit
 
+    def blocks(self) -> Iterator[object]:
+        for block in self._session.blocks():
+            yield block
+            time.sleep(self._seconds)
+
 
 def quantize(session: Session, params: PacedParams) -> Iterator[QuantizedTensor]:
     yield from GGUF.quantize.load()(RestingSession(session, params.rest_seconds), params)
 
 
+def quantize_gptq(session: Session, params: PacedGptqParams) -> Iterator[QuantizedTensor]:
+    yield from GPTQ.quantize.load()(RestingSession(session, params.rest_seconds), params)
+
+
 PACED: Method = replace(GGUF, name="paced", params=PacedParams, quantize=lazy("paced:quantize"))
+PACED_GPTQ: Method = replace(
+    GPTQ, name="paced-gptq", params=PacedGptqParams, quantize=lazy("paced:quantize_gptq"), ladder=(), promote=None
+)
 
 
 @hookimpl
 def quantmill_methods() -> list[Method]:
-    return [PACED]
+    return [PACED, PACED_GPTQ]

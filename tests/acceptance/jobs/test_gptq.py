@@ -1,0 +1,79 @@
+"""GPTQ jobs of a mixture of experts: what was found of single experts is said, and no kill changes it or a byte."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.acceptance.jobs.test_calibrated import description, finished_blocks
+from tests.random_models import RANDOM_MODELS
+
+from quantmill.domain.calibration import CalibrationOptions
+from quantmill.domain.jobs import JobRequest, Outcome, State
+from quantmill.jobs.submit import submit
+
+TEXT = Path(__file__).parents[2] / "data" / "text" / "calibration.txt"
+BLOCKS = 3
+EXPERTS = 4
+PARAMS = {"bits": 4, "group_size": 32}
+# 64 inputs; an expert sees some of 2 x 16 tokens
+ON_TEXT = CalibrationOptions(str(TEXT), samples=2, window=16)
+
+
+@pytest.fixture(scope="module")
+def mixtral(tmp_path_factory):
+    model = RANDOM_MODELS["mixtral, 4 experts"]
+    model = replace(model, values={**model.values, "num_hidden_layers": BLOCKS})
+    return model.write(tmp_path_factory.mktemp("mixtral") / "model")
+
+
+def submit_gptq(installation, source, method="gptq", **more):
+    request = JobRequest(source=str(source), method=method, params={**PARAMS, **more}, calibration=ON_TEXT)
+    return submit(installation.services, request)
+
+
+def test_killed_after_each_block_a_mixture_becomes_the_same_artifact_with_the_same_notes(install, mixtral):
+    installation = install("embedded", slots=1)
+    installation.start()
+    undisturbed = installation.wait(submit_gptq(installation, mixtral).id, seconds=100)
+    job = submit_gptq(installation, mixtral, "paced-gptq", rest_seconds=0.5)
+    for done in range(1, BLOCKS + 1):
+        installation.wait(job.id, lambda _, done=done: finished_blocks(installation, job) >= done, 100)
+        for runner in installation.runners():
+            kill(runner)
+
+    job = installation.wait(job.id, seconds=100)
+
+    assert job.state is State.SUCCEEDED, job.error
+    assert [attempt.outcome for attempt in job.attempts] == [*[Outcome.LOST] * BLOCKS, Outcome.SUCCEEDED]
+    assert job.artifact_digest == undisturbed.artifact_digest
+    first, second = description(installation, undisturbed), description(installation, job)
+    assert first["notes"] == second["notes"]
+    assert first["calibration"]["experts"] == second["calibration"]["experts"]
+
+
+def test_a_mixture_s_report_has_what_each_expert_saw(install, mixtral):
+    installation = install("embedded", slots=1)
+    installation.start()
+
+    job = installation.wait(submit_gptq(installation, mixtral).id, seconds=100)
+
+    assert job.state is State.SUCCEEDED, job.error
+    report = description(installation, job)
+    routed = {each["module"]: each["tokens"] for each in report["calibration"]["experts"]}
+    assert list(routed) == [f"model.layers.{number}.mlp.experts" for number in range(BLOCKS)]
+    assert {sum(tokens) for tokens in routed.values()} == {2 * 2 * 16}  # each token goes to two experts
+    noted = {each["tensor"]: each["figures"] for each in report["notes"] if each["found"] == "fewer tokens than inputs"}
+    for number in range(BLOCKS):
+        for expert, tokens in enumerate(routed[f"model.layers.{number}.mlp.experts"]):
+            name = f"model.layers.{number}.block_sparse_moe.experts.{expert}.w1.weight"
+            assert noted[name] == {"tokens": tokens, "inputs": 64}
+
+
+def kill(runner):
+    try:
+        runner.kill()
+    except psutil.NoSuchProcess:
+        return
