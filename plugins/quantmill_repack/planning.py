@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from quantmill.contract.errors import ParamsRejected, SourceRejected
 from quantmill.contract.model_folder import QUANTIZATION, kept_row
 from quantmill.contract.tensors import ModelIndex, Plan, TensorInfo, TensorPlan, Unit
 from quantmill_repack.layouts import LAYOUTS, parts_of, scheme_of, symmetric_in
 from quantmill_repack.params import RepackParams
 
-NEEDED_BY_GPTQ_READERS = ("bits", "group_size", "desc_act", "sym", "checkpoint_format")
 UNCHANGED = "not quantized in the source"
 
 
@@ -30,7 +27,7 @@ def plan(index: ModelIndex, params: RepackParams) -> Plan:
     rows = tuple(_row(index, info, params) for info in index.tensors.values())
     peak = max((8 if row.action == "quantize" else 1) * row.values + row.nbytes for row in rows)
     units = tuple(Unit(row.name, (row.name,)) for row in rows)
-    return Plan(rows, units, peak, tuple(_defects(index)))
+    return Plan(rows, units, peak, index.defects)
 
 
 def _row(index: ModelIndex, info: TensorInfo, params: RepackParams) -> TensorPlan:
@@ -46,18 +43,3 @@ def _row(index: ModelIndex, info: TensorInfo, params: RepackParams) -> TensorPla
     row = TensorPlan(info.name, info.shape, info.dtype, "quantize", scheme, info.name, 0)
     nbytes = sum(part.nbytes for part in parts_of(row, index, params.to))
     return TensorPlan(info.name, info.shape, info.dtype, "quantize", scheme, info.name, nbytes)
-
-
-def _defects(index: ModelIndex) -> Iterator[str]:
-    """What is missing in the settings of old files; the result has it."""
-    settings = index.config[QUANTIZATION]
-    if settings.get("quant_method") == "gptq":
-        missing = [key for key in NEEDED_BY_GPTQ_READERS if key not in settings]
-        if missing:
-            lacking = ", ".join(missing)
-            yield f"the source's quantization_config lacks {lacking}: taken as symmetric, in order, version 1"
-    group = settings.get("group_size")
-    found = {weight.group_size for weight in index.stored.values() if weight.group_size}
-    whole_rows = {weight.shape[1] for weight in index.stored.values()}
-    if isinstance(group, int) and found and group not in (found | ({-1} if found <= whole_rows else set())):
-        yield f"the source's quantization_config says group_size {group}, its tensors say {sorted(found)}"

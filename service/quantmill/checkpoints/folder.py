@@ -16,6 +16,7 @@ from typing import Any
 import rfc8785
 
 from quantmill.checkpoints.confined import check_name, open_inside, real_path
+from quantmill.checkpoints.settings import BESIDE, mended
 from quantmill.contract.errors import NotFound, SourceRejected
 from quantmill.contract.safetensors import TensorFile
 from quantmill.contract.stored import stored_weights, values_of
@@ -124,6 +125,8 @@ class Checkpoint:
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Open the model in `folder`, reading config.json and the safetensors headers; no weight is read.
 
+    Of a quantized checkpoint one module's zero points and order of inputs are, to see whether its settings hold.
+
     Raises SourceRejected, naming the file and what to do about it, when `folder` is not a model that can be read
     safely.
     """
@@ -141,17 +144,21 @@ def _open_checkpoint(folder: Path) -> Checkpoint:
     read = {CONFIG: _read(folder, CONFIG, CONFIG_LIMIT)}
     if _exists(folder, SHARDED):
         read[SHARDED] = _read(folder, SHARDED, INDEX_LIMIT)
+    beside = {name: _read(folder, name, CONFIG_LIMIT) for name in BESIDE if _exists(folder, name)}
     config = _config(read[CONFIG])
     with ExitStack() as opened:
         files = tuple(opened.enter_context(file) for file in _weights(folder, read.get(SHARDED)))
         tensors = {name: info for file in files for name, info in file.tensors.items()}
         if not tensors:
             raise SourceRejected(f"{files[0].path.name} holds no tensors.", file=files[0].path.name)
+        file_of = {name: file for file in files for name in file.tensors}
+        config, defects = mended(config, beside, tensors, lambda name: file_of[name].values(name))
         stored = stored_weights(config, tensors)
         tensors = _as_weights(tensors, stored)
-        index = ModelIndex(config, tensors, _tied(config, tensors), _carried(folder), stored=stored)
+        tied, carried = _tied(config, tensors), _carried(folder)
+        index = ModelIndex(config, tensors, tied, carried, stored=stored, defects=defects)
         opened.pop_all()
-    return Checkpoint(folder, index, files, read)
+    return Checkpoint(folder, index, files, {**read, **beside})
 
 
 def _as_weights(tensors: Mapping[str, TensorInfo], stored: Mapping[str, StoredWeight]) -> dict[str, TensorInfo]:

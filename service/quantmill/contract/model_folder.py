@@ -68,6 +68,7 @@ def require_unquantized(index: ModelIndex, allow_requantize: bool = False) -> tu
         )
     return (
         f"the source is quantized ({', '.join(formats)}): {len(index.stored)} weights are read as what they stand for",
+        *index.defects,
     )
 
 

@@ -65,7 +65,8 @@ class ModelIndex:
     checkpoint does not store to the tensor that serves in its place. `files` are the other files that belong
     to the model (tokenizer, generation settings), by name; each path has been checked to lie in the folder.
     `stored` says how a quantized checkpoint holds a weight; such a weight is among `tensors` as what it stands for, in
-    F32. `digest` is `sha256:...` over all of the source's file digests, or empty where only headers were read.
+    F32. `defects` is what was wrong with such a checkpoint's settings; `config` has them right. `digest` is
+    `sha256:...` over all of the source's file digests, or empty where only headers were read.
     """
 
     config: Mapping[str, Any]
@@ -74,6 +75,7 @@ class ModelIndex:
     files: Mapping[str, Path]
     digest: str = ""
     stored: Mapping[str, StoredWeight] = field(default_factory=dict)
+    defects: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:

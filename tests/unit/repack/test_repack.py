@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -91,26 +92,127 @@ def test_version_two_of_gptq_becomes_version_one(quantized, tmp_path):
     assert stored(folder)[f"{Q_PROJ}.qzeros"][:4].hex() == "77777777"
 
 
-def test_missing_settings_of_old_files_are_named_and_written(quantized, tmp_path):
-    make, settings = gptq(4)
-    source, _ = quantized((make, {"quant_method": "gptq", "bits": 4, "group_size": 128}))
-
+def defects_of(source: Path, to: str, folder: Path) -> tuple[str, ...]:
+    """What the plan names, after the result is seen to have none of it."""
     with open_checkpoint(source) as checkpoint:
-        plan = Run(REPACK, REPACK.params(to="gptq"), checkpoint).plan
-    folder = repacked(source, "gptq", tmp_path / "again")
+        plan = Run(REPACK, REPACK.params(to=to), checkpoint).plan
+    with open_checkpoint(repacked(source, to, folder)) as mended:
+        assert mended.index.defects == ()
+    return plan.warnings
 
-    assert plan.warnings == (
-        "the source's quantization_config lacks desc_act, sym, checkpoint_format: "
-        "taken as symmetric, in order, version 1",
-        "the source's quantization_config says group_size 128, its tensors say [64]",
+
+GPTQ4 = {"quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": False, "sym": True}
+
+
+@pytest.mark.parametrize(
+    ("version", "settings", "expected"),
+    [
+        (
+            "gptq",
+            {"quant_method": "gptq", "bits": 4, "group_size": 128},
+            (
+                "the settings lack desc_act, sym, checkpoint_format: "
+                "taken as desc_act False, sym True, checkpoint_format gptq",
+                "the settings say group_size 128, the tensors 64",
+            ),
+        ),
+        ("gptq", {**GPTQ4, "checkpoint_format": "gptq", "bits": 8}, ("the settings say bits 8, the tensors 4",)),
+        (
+            "gptq_v2",
+            {**GPTQ4, "checkpoint_format": "gptq"},
+            ("the settings say checkpoint_format 'gptq', the tensors gptq_v2",),
+        ),
+        (
+            "gptq",
+            {**GPTQ4, "checkpoint_format": "gptq_v2"},
+            ("the settings say checkpoint_format 'gptq_v2', the tensors gptq",),
+        ),
+        (
+            "gptq",
+            {**GPTQ4, "checkpoint_format": "gptq", "desc_act": True},
+            ("the settings say desc_act True, the groups of inputs follow each other",),
+        ),
+    ],
+)
+def test_defects_of_old_files_are_named_and_the_result_has_none(version, settings, expected, quantized, tmp_path):
+    make, right = gptq(4, version=version)
+    source, values = quantized((make, settings))
+
+    assert defects_of(source, "gptq", tmp_path / "again") == expected
+    written = json.loads((tmp_path / "again/config.json").read_text())["quantization_config"]
+    assert {key: written[key] for key in right} == {**right, "checkpoint_format": "gptq"}
+    with open_checkpoint(tmp_path / "again") as mended:
+        for name, wanted in values.items():
+            np.testing.assert_array_equal(mended.tensor(name).values, wanted)
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "beside"),
+    [
+        (gptq(4), "quantize_config.json", {**GPTQ4, "checkpoint_format": "gptq", "model_file_base_name": "model"}),
+        (awq(), "quant_config.json", {"zero_point": True, "q_group_size": 64, "w_bit": 4, "version": "GEMM"}),
+    ],
+    ids=["gptq", "awq"],
+)
+def test_settings_in_a_file_of_their_own_are_taken(layout, name, beside, quantized, tmp_path):
+    source, _ = quantized(layout)
+    config = json.loads((source / "config.json").read_text())
+    del config["quantization_config"]
+    (source / "config.json").write_text(json.dumps(config))
+    (source / name).write_text(json.dumps({key: value for key, value in beside.items() if key != "quant_method"}))
+
+    named = defects_of(source, "pack-quantized", tmp_path / "there")
+
+    assert named == (f"config.json has no quantization_config: taken from {name}",)
+
+
+def test_of_two_files_that_disagree_config_json_holds(quantized, tmp_path):
+    source, _ = quantized(gptq(4))
+    (source / "quantize_config.json").write_text(json.dumps({**GPTQ4, "bits": 8}))
+
+    assert defects_of(source, "gptq", tmp_path / "again") == (
+        "quantize_config.json says other things than config.json of bits: not used",
     )
-    written = json.loads((folder / "config.json").read_text())["quantization_config"]
-    assert {key: written[key] for key in settings} == settings
 
 
-def test_a_mislabelled_zero_point_convention_is_named(quantized, tmp_path):
-    make, settings = gptq(4, version="gptq_v2")
-    source, _ = quantized((make, {**settings, "checkpoint_format": "gptq"}))
+def test_zero_points_that_differ_are_taken_as_they_are_whatever_the_settings_say(quantized, tmp_path):
+    make, settings = gptq(4, symmetric=False)
+    source, _ = quantized((make, {**settings, "sym": True}))
+
+    assert defects_of(source, "pack-quantized", tmp_path / "there") == (
+        "the settings say that it is symmetric, its zero points differ: taken as they are",
+    )
+
+
+def test_settings_that_are_no_json_are_refused(quantized):
+    source, _ = quantized(gptq(4))
+    (source / "quantize_config.json").write_text("{")
+
+    with pytest.raises(SourceRejected, match=r"quantize_config\.json cannot be read"):
+        open_checkpoint(source)
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "4", 4.5, -1, 1 << 70, True])
+@pytest.mark.parametrize(
+    "key", ["quant_method", "bits", "group_size", "desc_act", "sym", "checkpoint_format", "version", "zero_point"]
+)
+def test_nonsense_in_settings_is_mended_or_refused(key, value, quantized):
+    make, settings = gptq(4)
+    source, _ = quantized((make, {**settings, key: value}))
+
+    with suppress(SourceRejected):
+        open_checkpoint(source).close()
+
+
+def test_zero_points_that_are_not_what_the_first_module_promised_are_refused(quantized, tmp_path):
+    make, settings = gptq(4)
+    modules = iter(range(100))
+
+    def another_from_the_second_on(shape, random):
+        arrays, values = make(shape, random)
+        return {**arrays, "qzeros": arrays["qzeros"] + (0x11111111 if next(modules) else 0)}, values
+
+    source, _ = quantized((another_from_the_second_on, settings))
 
     with pytest.raises(SourceRejected, match=r"has the zero points \[9\] beside 8; its checkpoint_format may be"):
         repacked(source, "pack-quantized", tmp_path / "there")
@@ -141,7 +243,12 @@ def test_a_plain_source_has_nothing_to_repack(tmp_path):
 
 def test_reordered_groups_are_refused(quantized):
     make, settings = gptq(4)
-    source, _ = quantized((make, {**settings, "desc_act": True}))
+
+    def reordered(shape, random):
+        arrays, values = make(shape, random)
+        return {**arrays, "g_idx": random.permutation(arrays["g_idx"])}, values
+
+    source, _ = quantized((reordered, {**settings, "desc_act": True}))
 
     with open_checkpoint(source) as checkpoint, pytest.raises(SourceRejected, match="desc_act"):
         _ = Run(REPACK, REPACK.params(to="pack-quantized"), checkpoint).plan
