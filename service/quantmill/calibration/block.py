@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from quantmill.calibration.routing import Routed, Routing
 from quantmill.calibration.taps import Taps, until_reached
 from quantmill.contract.calibration import Statistic, Statistics, statistics_bytes
 from quantmill.contract.errors import CalibrationMissing, NonFiniteActivation, PluginBroken
+from quantmill.contract.sensitivity import Sensitivity, sensitivity
 from quantmill.contract.tensors import FloatArray
 
 AHEAD_BYTES = 1 << 30  # statistics of experts that are gathered before they are asked for
@@ -94,6 +96,8 @@ class RunningBlock:
         self._routing = Routing(resident.expert_modules)
         self._ahead: dict[tuple[Place, tuple[Statistic, ...]], Statistics] = {}
         self.done = False  # it changes no more
+        self.measuring_seconds = 0.0
+        self.sensitivity: dict[str, Sensitivity] = {}  # of its weights as they were when their inputs were first seen
 
     # What a method sees
 
@@ -135,6 +139,7 @@ class RunningBlock:
         answer = {name: self._ahead[self._first[name], kept] for name in names}
         for place in wanted:
             del self._ahead[place, kept]
+        self._measure(answer)
         return answer
 
     @cached_property
@@ -160,7 +165,18 @@ class RunningBlock:
     ) -> dict[str, Statistics]:
         """The statistics of these Linears; with `after` the block's outputs too, in the same run."""
         found = self.gather({self._first[name] for name in names}, kinds, after)
-        return {name: found[self._first[name]] for name in names}
+        answer = {name: found[self._first[name]] for name in names}
+        self._measure(answer)
+        return answer
+
+    def _measure(self, found: Mapping[str, Statistics]) -> None:
+        start = time.perf_counter()
+        for name, statistics in found.items():
+            if name not in self.sensitivity:
+                weight = self._resident.weights[name]
+                known = sensitivity(weight.T if name in self._resident.crosswise else weight, statistics)
+                self.sensitivity |= {name: known} if known is not None else {}
+        self.measuring_seconds += time.perf_counter() - start
 
     def gather(
         self, places: Collection[Place], kinds: Collection[Statistic], after: Activations | None = None

@@ -25,6 +25,7 @@ from quantmill.calibration.known import KnownStatistics, StatisticsCache, Writin
 from quantmill.calibration.resident import Tensors, aligned, resident
 from quantmill.contract.calibration import CalibratedBlock, CalibrationNeed, Statistics
 from quantmill.contract.errors import CalibrationMissing, SourceRejected
+from quantmill.contract.sensitivity import Sensitivity
 from quantmill.contract.tensors import ModelIndex, Plan, SourceTensor, Unit
 
 
@@ -93,6 +94,7 @@ class Engine:
         self._stack = ExitStack()
         self.seconds: dict[str, float] = defaultdict(float)
         self.routed: dict[str, list[int]] = {}
+        self.sensitivity: dict[str, Sensitivity] = {}
         self._walked = [unit for unit in plan.units if unit.block is not None]
         self._running: RunningBlock | None = None
         self._at: tuple[int, Activations] | None = None  # hidden states before this block
@@ -125,6 +127,7 @@ class Engine:
             )
             self._known = self._stack.enter_context(opened)
             self.routed = self._known.routed | self.routed
+            self.sensitivity = self._known.sensitivity | self.sensitivity
         return self._known
 
     def _source_pass(self, need: CalibrationNeed, writing: Writing) -> None:
@@ -134,7 +137,7 @@ class Engine:
         if unknown:
             raise CalibrationMissing(f"{unknown[0]!r} is in no block of the model ({len(unknown)} in all)")
         last = max((where[name] for name in need.weights), default=-1)
-        before, routed = self._embed(), dict[str, list[int]]()
+        before, routed, found = self._embed(), dict[str, list[int]](), dict[str, Sensitivity]()
         for number in range(last + 1):
             self._pause()
             names = [name for name in need.weights if where[name] == number]
@@ -142,11 +145,13 @@ class Engine:
             with self._block(number, "", before) as block, self._timed("source"):
                 writing.add(number, block.gather_named(names, need.of_source, after))
                 routed |= block.routed
+                found |= block.sensitivity
+                self.seconds["sensitivity"] += block.measuring_seconds
             before.discard()
             before = after or before
             if self._progress is not None:
                 self._progress(number + 1, last + 1)
-        writing.note_routed(routed)
+        writing.note(routed, found)
 
     # The walk
 
@@ -171,16 +176,21 @@ class Engine:
         block, number = self._running, self._at[0]
         if unit_number(self._walked[-1]) == number:
             block.done = True
-            self.routed |= block.routed
+            self._learn(block)
             return None
         with self._timed("advance"):
             after = self._room()
             block.advance(after)
-            self.routed |= block.routed
+            self._learn(block)
             after.say({"routed": self.routed})
         self._stand(number + 1, after)
         self._carries[block.unit] = after.path
         return after.path
+
+    def _learn(self, block: RunningBlock) -> None:
+        self.routed |= block.routed
+        self.sensitivity |= block.sensitivity
+        self.seconds["sensitivity"] += block.measuring_seconds
 
     def _stand_before(self, unit: Unit) -> tuple[int, Activations]:
         """The hidden states that the unit's block is fed."""

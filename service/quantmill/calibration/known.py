@@ -27,11 +27,13 @@ from safetensors.numpy import save_file
 from quantmill.contract.calibration import Statistics
 from quantmill.contract.errors import SourceRejected
 from quantmill.contract.safetensors import TensorFile
+from quantmill.contract.sensitivity import Sensitivity
 from quantmill.files.atomic import exhaustion_reported
 
-CODE = "1"  # raise it when the pass gives other values
+CODE = "2"  # raise it when the pass gives other values
 INDEX = "quantmill.statistics"
 ROUTED = "routed.json"
+SENSITIVITY = "sensitivity.json"
 POLL_SECONDS = 0.2
 ARRAYS = tuple(field.name for field in fields(Statistics) if field.name != "tokens")
 
@@ -144,16 +146,23 @@ class Writing:
         with exhaustion_reported(self.folder):
             save_file(arrays, self.folder / f"{number:05}.safetensors", metadata={INDEX: json.dumps(index)})
 
-    def note_routed(self, routed: Mapping[str, list[int]]) -> None:
-        (self.folder / ROUTED).write_text(json.dumps(routed), "utf-8")
+    def note(self, routed: Mapping[str, list[int]], sensitivity: Mapping[str, Sensitivity]) -> None:
+        """What the experts were sent, and what the weights lose."""
+        losses = {name: [found.by, [*found.losses.items()]] for name, found in sensitivity.items()}
+        with exhaustion_reported(self.folder):
+            (self.folder / ROUTED).write_text(json.dumps(routed), "utf-8")
+            (self.folder / SENSITIVITY).write_text(json.dumps(losses), "utf-8")
 
 
 class KnownStatistics:
-    """Statistics by weight, mapped; `routed` is how many tokens each expert was sent, by module."""
+    """Statistics by weight, mapped, and each weight's sensitivity; `routed` is how many tokens each expert was sent,
+    by module."""
 
     def __init__(self, folder: Path, *, from_cache: bool) -> None:
         self.from_cache = from_cache
         self.routed: dict[str, list[int]] = json.loads((folder / ROUTED).read_text("utf-8"))
+        losses = json.loads((folder / SENSITIVITY).read_text("utf-8"))
+        self.sensitivity = {name: Sensitivity(by, dict(found)) for name, (by, found) in losses.items()}
         self._where: dict[str, tuple[TensorFile, int, int]] = {}
         with ExitStack() as stack:
             for path in sorted(folder.glob("*.safetensors")):

@@ -46,7 +46,7 @@ class Resident:
     """The weights are arrays that the model's parameters share: changing one changes what runs.
 
     `places` are where a matrix's values lie, with its names in the source: gate and up of an expert lie in one.
-    `inputs_of` is the width of what is multiplied by it.
+    `inputs_of` is the width of what is multiplied by it; `crosswise` names those that are stored (in, out).
     """
 
     decoder: Decoder
@@ -56,6 +56,7 @@ class Resident:
     places: Mapping[int, tuple[str, ...]]
     inputs_of: Mapping[int, int]
     experts: tuple[Experts, ...]
+    crosswise: frozenset[str]
 
     @property
     def expert_modules(self) -> dict[str, Any]:
@@ -116,7 +117,8 @@ def resident(decoder: Decoder, number: int, tensors: Tensors, weights: Weights) 
         for place, parameter in _parameters(decoder, names):
             found.add(decoder, place, parameter, tensors)
         name = "the head" if head else decoder.block_prefix(number).rstrip(".")
-        yield Resident(decoder, number, name, found.weights, found.places, found.inputs_of, tuple(found.experts))
+        where = (found.weights, found.places, found.inputs_of, tuple(found.experts), found.crosswise)
+        yield Resident(decoder, number, name, *where)
 
 
 def _parameters(decoder: Decoder, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -132,6 +134,7 @@ class _Found:
         self.places: dict[int, tuple[str, ...]] = {}
         self.inputs_of: dict[int, int] = {}
         self.experts: list[Experts] = []
+        self.crosswise: frozenset[str] = frozenset()
 
     def add(self, decoder: Decoder, place: str, parameter: torch.Tensor, tensors: Tensors) -> None:
         origin = decoder.origin(place)
@@ -148,6 +151,8 @@ class _Found:
             owner = decoder.model.get_submodule(place.rpartition(".")[0])
             self.places[parameter.data_ptr()] = (name,)
             self.inputs_of[parameter.data_ptr()] = parameter.shape[0 if isinstance(owner, Conv1D) else 1]
+            if isinstance(owner, Conv1D):
+                self.crosswise |= {name}
 
 
 def stacked(

@@ -18,7 +18,7 @@ from quantmill.contract.errors import QuantmillError, ResourceExhausted
 from quantmill.contract.tensors import Plan, QuantizedTensor
 from quantmill.domain.calibration import CalibrationOptions
 from quantmill.files.blobs import BlobStore
-from quantmill.worker.messages import Findings, FinishedUnit, Start
+from quantmill.worker.messages import Findings, FinishedUnit, SensitivityFound, Start
 from quantmill.worker.session import check_canceled, require_finite
 
 if TYPE_CHECKING:
@@ -40,29 +40,36 @@ class CalibrationRun:
         self,
         units: Iterable[tuple[str, tuple[QuantizedTensor, ...]]],
         carries: MutableMapping[str, str],
-        routed: MutableMapping[str, dict[str, tuple[int, ...]]],
+        findings: MutableMapping[str, Findings],
     ) -> Iterator[tuple[str, tuple[QuantizedTensor, ...]]]:
         """The units, each once its block has been run as it has become.
 
-        `carries` get what is behind it, by digest, `routed` what its experts were sent, and those of blocks before it
-        that the plan leaves as they are.
+        `carries` get what is behind it, by digest, `findings` what its experts were sent, those too of blocks before it
+        that the plan leaves as they are, and what its weights lose.
         """
-        known = set(self.engine.routed)
+        known = {*self.engine.routed, *self.engine.sensitivity}
         for key, tensors in units:
             behind = self.engine.advance()
-            new = {module: tuple(counts) for module, counts in self.engine.routed.items() if module not in known}
-            known |= new.keys()
-            if new:
-                routed[key] = new
+            routed = {module: tuple(counts) for module, counts in self.engine.routed.items() if module not in known}
+            sensitivity = {
+                name: SensitivityFound(**vars(found))
+                for name, found in self.engine.sensitivity.items()
+                if name not in known
+            }
+            known |= routed.keys() | sensitivity.keys()
+            findings[key] = Findings(routed=routed, sensitivity=sensitivity)
             if behind is not None:
                 carries[key] = self.store.put_file(behind, move=True).digest
             yield key, tensors
 
-    def to_json(self, findings: Iterable[Findings]) -> dict[str, Any]:
-        """What quantmill.json keeps: the windows by their digest, what the experts saw of them, what is doubtful.
+    def to_json(self, findings: Sequence[Findings]) -> dict[str, Any]:
+        """What quantmill.json keeps: the windows by their digest, what the experts saw of them, what the weights lose,
+        what is doubtful.
 
         `findings` are those of all units, earlier attempts' too.
         """
+        lost = {name: found for each in findings for name, found in each.sensitivity.items()}
+        lost |= {name: SensitivityFound(**vars(found)) for name, found in self.engine.sensitivity.items()}
         routed = {module: [*counts] for found in findings for module, counts in found.routed.items()}
         routed |= self.engine.routed
         samples, starved = self.samples, dict(self._starved(routed))
@@ -74,6 +81,7 @@ class CalibrationRun:
                 {"module": module, "tokens": counts, "starved": starved.get(module, [])}
                 for module, counts in routed.items()
             ],
+            "sensitivity": {name: found.model_dump(mode="json") for name, found in lost.items()},
             "statistics_from_cache": self.engine.from_cache,
             "seconds": {phase: round(seconds, 3) for phase, seconds in self.engine.seconds.items()},
             "warnings": [*samples.warnings, *self._expert_warnings(starved)],

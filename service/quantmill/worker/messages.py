@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter
 
+from quantmill.contract.calibration import Statistic
 from quantmill.domain.calibration import CalibrationOptions
 from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.jobs import Phase
@@ -34,15 +35,24 @@ class NoteTaken(Message):
     figures: dict[str, int | FiniteFloat | str]
 
 
+class SensitivityFound(Message):
+    """A contract Sensitivity."""
+
+    by: Statistic
+    losses: dict[int, FiniteFloat]
+
+
 class Findings(Message):
     """What came of a unit beside its tensors.
 
-    notes   what the method said of them
-    routed  calibration tokens that each expert of the block was sent, by the module that holds the experts
+    notes        what the method said of them
+    routed       calibration tokens that each expert of the block was sent, by the module that holds the experts
+    sensitivity  what its weights lose at each bit width, by name
     """
 
     notes: tuple[NoteTaken, ...] = ()
     routed: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    sensitivity: dict[str, SensitivityFound] = Field(default_factory=dict)
 
 
 class FinishedUnit(Message):

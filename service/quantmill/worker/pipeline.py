@@ -9,7 +9,7 @@ import functools
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -149,10 +149,9 @@ def quantize(
     send(Progressed(phase=Phase.QUANTIZE, done=len(done), total=len(plan.units)))
     made = by_unit(method.quantize.load()(session, params), plan, skip=frozenset(done))
     carries: dict[str, str] = {}
-    routed: dict[str, dict[str, tuple[int, ...]]] = {}
     if calibration is not None:
-        made = calibration.handing_on(made, carries, routed)
-    made = noted(made, session, routed, findings)
+        made = calibration.handing_on(made, carries, findings)
+    made = noted(made, session, findings)
     blocks = {unit.key for unit in plan.units if unit.block is not None}
     for unit in kept(made, store, threads=task.threads, at_once=blocks):
         done.add(unit.key)
@@ -168,13 +167,12 @@ def quantize(
 def noted(
     units: Iterable[tuple[str, tuple[QuantizedTensor, ...]]],
     session: RunnerSession,
-    routed: Mapping[str, Mapping[str, tuple[int, ...]]],
     findings: MutableMapping[str, Findings],
 ) -> Iterator[tuple[str, tuple[QuantizedTensor, ...]]]:
-    """The units; `findings` get what has come of each by the time that its last tensor is there."""
+    """The units; `findings` get what the method has said of each by the time that its last tensor is there."""
     for key, tensors in units:
         notes = tuple(NoteTaken(**vars(note)) for note in session.take_notes())
-        findings[key] = Findings(notes=notes, routed=routed.get(key, {}))
+        findings[key] = findings.get(key, Findings()).model_copy(update={"notes": notes})
         yield key, tensors
 
 

@@ -51,7 +51,8 @@ def test_killed_after_each_block_a_mixture_becomes_the_same_artifact_with_the_sa
     assert job.artifact_digest == undisturbed.artifact_digest
     first, second = description(installation, undisturbed), description(installation, job)
     assert first["notes"] == second["notes"]
-    assert first["calibration"]["experts"] == second["calibration"]["experts"]
+    for known in ("experts", "sensitivity"):
+        assert first["calibration"][known] == second["calibration"][known]
 
 
 def test_a_mixture_s_report_has_what_each_expert_saw(install, mixtral):
@@ -70,6 +71,9 @@ def test_a_mixture_s_report_has_what_each_expert_saw(install, mixtral):
         for expert, tokens in enumerate(routed[f"model.layers.{number}.mlp.experts"]):
             name = f"model.layers.{number}.block_sparse_moe.experts.{expert}.w1.weight"
             assert noted[name] == {"tokens": tokens, "inputs": 64}
+    sensitivity = report["calibration"]["sensitivity"]
+    assert sensitivity.keys() == {row["name"] for row in report["plan"]["tensors"] if row["action"] == "quantize"}
+    assert all((each["by"], [*each["losses"]]) == ("hessian", ["2", "3", "4", "8"]) for each in sensitivity.values())
 
 
 def kill(runner):

@@ -22,6 +22,7 @@ from quantmill.calibration.engine import Engine, calibrate
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.calibration import STATISTICS, CalibrationNeed, Statistic, calibration_cost
 from quantmill.contract.errors import CalibrationMissing, NonFiniteActivation, PluginBroken
+from quantmill.contract.sensitivity import sensitivity
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan, Unit
 
 FAMILIES = (
@@ -93,6 +94,8 @@ def test_every_linear_s_statistics_are_those_of_the_whole_model(name: str, tmp_p
         names = tuple(each for each in expected if each in source.index.tensors)
         with calibrate(source, plan_of(source.index, names), windows(), folder=tmp_path, threads=2) as engine:
             found = {each: engine.statistics(each) for each in names}
+            weights = {each: source.tensor(each).values.astype(np.float32) for each in names}
+            lost = dict(engine.sensitivity)
 
     assert len(names) >= 8
     for each, inputs in expected.items():
@@ -111,6 +114,8 @@ def test_every_linear_s_statistics_are_those_of_the_whole_model(name: str, tmp_p
             np.testing.assert_allclose(getattr(statistics, kind), mean, err_msg=f"{each} {kind}", **close)
         if len(inputs):
             np.testing.assert_allclose(statistics.absmax, np.abs(inputs).max(0), rtol=1e-3, atol=1e-4)
+        weight = weights[each].T if name == "GPT-2" else weights[each]
+        assert lost.get(each) == sensitivity(weight, statistics), each
 
 
 # One small model, looked at closely
@@ -298,6 +303,7 @@ def test_a_pass_that_was_made_is_not_made_again(
 
     assert np.array_equal(engine.statistics(name).hessian, expected)
     assert engine.from_cache
+    assert engine.sensitivity.keys() == {name}
 
 
 def test_the_statistics_that_were_used_longest_ago_go_first(
