@@ -49,6 +49,7 @@ class MeasuredVariant:
 
     `digest` is the artifact's, None where the job did not succeed; `size` (bytes) is known of what missed a gate too.
     `steps` are smaller attempts that missed the gates, `made_with` the parameters that replaced those asked for.
+    `calibration` is the text that it was calibrated on and how, where it was.
     """
 
     method: str
@@ -61,6 +62,7 @@ class MeasuredVariant:
     metrics: tuple[Metric, ...] = ()
     steps: tuple[Step, ...] = ()
     made_with: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -152,7 +154,8 @@ class Report:
             "-"
         )
         seed = ["--seed", str(self.seed)] if self.seed else []
-        method = ["--method", variant.method, *sets, *seed, "--evaluate", self.text, *self._measures()]
+        method = ["--method", variant.method, *sets, *seed, *_calibrates(variant)]
+        method += ["--evaluate", self.text, *self._measures()]
         return shlex.join(["quantmill", "quantize", self.source, *method, "--output", output])
 
     def _measures(self) -> Iterator[str]:
@@ -183,6 +186,7 @@ class Report:
             **fields,
             "params": dict(variant.params),
             "made_with": dict(variant.made_with),
+            "calibration": dict(variant.calibration),
             "steps": [step.to_json() for step in variant.steps],
             "on_frontier": variant in self.frontier,
             "command": self.command(variant),
@@ -203,6 +207,14 @@ class Report:
             values = [_finite(each.value(name)) for name in CSV_METRICS]
             lines.writerow([_cell(each.name), each.state, each.size, each.seconds, *values, *ends])
         return out.getvalue()
+
+
+def _calibrates(variant: MeasuredVariant) -> Iterator[str]:
+    if variant.calibration:
+        yield from ("--calibration", variant.calibration["text"])
+    for name, value in variant.calibration.items():
+        if name != "text":
+            yield from ("--calibrate", f"{name}={shown(value)}")
 
 
 def _most_ratio(variant: MeasuredVariant) -> float:

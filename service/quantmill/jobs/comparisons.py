@@ -203,5 +203,6 @@ def _measured(variant: Variant, metrics: Sequence[Metric], sizes: Mapping[str, i
         error=error.get("detail"),
         steps=job.steps,
         made_with=_changed(job),
+        calibration=job.request.calibration.asked() if job.request.calibration else {},
         metrics=found,
     )

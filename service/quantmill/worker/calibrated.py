@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from quantmill.calibration import StatisticsCache
 from quantmill.calibration.samples import Samples, read_windows
 from quantmill.checkpoints import Checkpoint
-from quantmill.contract.calibration import calibration_cost, require_calibration
+from quantmill.contract.calibration import CalibrationCost, calibration_cost, require_calibration
 from quantmill.contract.errors import QuantmillError, ResourceExhausted
 from quantmill.contract.tensors import Plan, QuantizedTensor
 from quantmill.domain.calibration import CalibrationOptions
 from quantmill.files.blobs import BlobStore
+from quantmill.worker.environment import peak_memory_bytes
 from quantmill.worker.messages import Findings, FinishedUnit, SensitivityFound, Start
 from quantmill.worker.session import check_canceled, require_finite
 
@@ -125,7 +126,8 @@ def calibration_of(
 ) -> Iterator[CalibrationRun | None]:
     """The engine over `samples`, going on behind the `finished` units; None for a job without calibration.
 
-    Raises RequestRejected where the plan and the request disagree on that, ResourceExhausted when the disk has no room.
+    Raises RequestRejected where the plan and the request disagree on that, ResourceExhausted when the disk has no room
+    or the worker allows less memory than it takes.
     """
     require_calibration(plan, task.method, given=samples is not None)
     if samples is None or task.calibration is None:
@@ -135,7 +137,11 @@ def calibration_of(
     from quantmill.calibration.engine import Engine
 
     folder = task.export_folder.parent
-    require_room(folder, checkpoint, plan, samples, task.threads)
+    cost = calibration_cost(
+        checkpoint.index, plan, windows=len(samples.ids), window=samples.window, threads=task.threads
+    )
+    require_room(folder, cost)
+    require_memory(cost, plan, held=peak_memory_bytes(), limit=task.memory_bytes)
     store = BlobStore(task.carry_store, durable=False)  # a later attempt checks what it takes over
     carries: MutableMapping[str, Path] = {unit.key: store.path(unit.carry) for unit in finished if unit.carry}
     options = task.calibration
@@ -164,9 +170,8 @@ def finite(checkpoint: Checkpoint, name: str) -> Any:
     return tensor.values
 
 
-def require_room(folder: Path, checkpoint: Checkpoint, plan: Plan, samples: Samples, threads: int) -> None:
+def require_room(folder: Path, cost: CalibrationCost) -> None:
     """Raises ResourceExhausted with both numbers where the disk has too little for hidden states and statistics."""
-    cost = calibration_cost(checkpoint.index, plan, windows=len(samples.ids), window=samples.window, threads=threads)
     free = shutil.disk_usage(folder).free
     if cost.disk > free:
         raise ResourceExhausted(
@@ -174,6 +179,20 @@ def require_room(folder: Path, checkpoint: Checkpoint, plan: Plan, samples: Samp
             "or make room in the data folder",
             needed_bytes=cost.disk,
             free_bytes=free,
+        )
+
+
+def require_memory(cost: CalibrationCost, plan: Plan, *, held: int, limit: int | None) -> None:
+    """Raises ResourceExhausted with both numbers where the runner, which holds `held` bytes, may not take what a block,
+    its activations, its statistics and the method take: now, not hours later when the supervisor would stop it."""
+    needed = held + cost.memory + plan.peak_memory_bytes
+    if limit is not None and needed > limit:
+        raise ResourceExhausted(
+            f"calibration takes {needed} bytes of memory: {cost.memory} for a block, its activations and statistics, "
+            f"{plan.peak_memory_bytes} for the method, {held} that the runner holds already; this worker allows "
+            f"{limit} (QUANTMILL_RUNNER_MEMORY_BYTES). Use a smaller window or fewer threads, or allow more",
+            needed_bytes=needed,
+            limit_bytes=limit,
         )
 
 

@@ -11,7 +11,9 @@ from sqlalchemy import select
 
 from quantmill.contract.errors import RequestRejected
 from quantmill.domain.calibration import CalibrationOptions
+from quantmill.domain.comparisons import ComparisonRequest, VariantRequest
 from quantmill.domain.jobs import JobRequest, Outcome, State
+from quantmill.jobs import comparisons
 from quantmill.jobs.submit import submit
 from quantmill.store import tables, units
 
@@ -82,3 +84,47 @@ def test_a_text_that_a_method_lacks_or_does_not_take_is_refused_at_once(install,
         )
 
     assert caught.value.fields["errors"][0]["pointer"] == "/calibration"
+
+
+def test_two_variants_of_a_comparison_are_calibrated_by_one_pass_and_can_be_made_again(install, short_text):
+    """The second one waits for the first one's statistics. What stands in both texts is said of each."""
+    installation = install("embedded", slots=2)
+    installation.start()
+    variants = tuple(VariantRequest("gguf", {"type": each, "imatrix": "auto"}) for each in ("Q2_K", "Q4_K_M"))
+    request = ComparisonRequest(
+        str(MODEL), str(short_text), variants, calibration=CalibrationOptions(str(short_text), samples=8, window=64)
+    )
+
+    comparison = comparisons.submit(installation.services, request)
+    jobs = [installation.wait(variant.job.id, seconds=200) for variant in comparison.variants]
+
+    assert [job.state for job in jobs] == [State.SUCCEEDED] * 2, [job.error for job in jobs]
+    known = [description(installation, job)["calibration"] for job in jobs]
+    assert sorted(each["statistics_from_cache"] for each in known) == [False, True]
+    assert known[0]["digest"] == known[1]["digest"]
+    assert known[0]["sensitivity"] == known[1]["sensitivity"]
+    assert {each["by"] for each in known[0]["sensitivity"].values()} == {"second_moment"}
+    report = comparisons.report(installation.services, comparison.id)
+    for variant in report.variants:
+        assert f"--calibration {short_text} --calibrate samples=8 --calibrate window=64" in report.command(variant)
+        assert variant.value("calibration_overlap", "text") == 1.0
+
+
+def test_a_worker_that_may_not_hold_what_calibration_takes_refuses_with_both_numbers(install):
+    """64 threads hold 64 windows' activations at once."""
+    installation = install("embedded", slots=1, threads=64, runner_memory_bytes=1 << 30)
+    installation.start()
+
+    job = installation.wait(calibrated(installation, calibration=CalibrationOptions(str(TEXT))).id, seconds=100)
+
+    assert job.state is State.FAILED
+    assert job.error["type"] == "/problems/ResourceExhausted"
+    assert job.error["needed_bytes"] > job.error["limit_bytes"] == 1 << 30
+    assert "QUANTMILL_RUNNER_MEMORY_BYTES" in job.error["detail"]
+
+
+@pytest.fixture(scope="module")
+def short_text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "short.txt"
+    path.write_text(TEXT.read_text()[:6000])
+    return path

@@ -105,6 +105,14 @@ def test_a_command_carries_the_seed_and_names_a_plain_folder():
     assert command.endswith("--output gguf-Q4_0-blk.-Q6_K")
 
 
+def test_a_command_calibrates_a_variant_that_was_calibrated():
+    calibrated = replace(GOOD, calibration={"text": "/texts/a b.txt", "samples": 64, "packing": "documents"})
+
+    command = compared(calibrated).command(calibrated)
+
+    assert "--calibration '/texts/a b.txt' --calibrate samples=64 --calibrate packing=documents --evaluate" in command
+
+
 def test_a_command_measures_as_the_comparison_did():
     report = replace(compared(GOOD), evaluation={"window": 256, "tasks": ["piqa", "arc_easy"]})
 
