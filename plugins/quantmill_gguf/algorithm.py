@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 import quantmill_kernels
 from quantmill.contract.errors import RangeExceeded
 from quantmill.contract.session import Session
-from quantmill.contract.tensors import FloatArray, QuantizedTensor, SourceTensor, TensorPlan
+from quantmill.contract.tensors import FloatArray, QuantizedTensor, SourceTensor
 from quantmill_gguf.families import ExpectedTensor, Order, describe
-from quantmill_gguf.imatrix import ImportanceMatrix
-from quantmill_gguf.importance import computed, given, importance_of, require_unchanged
+from quantmill_gguf.importance import given, importance_for, require_unchanged
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.types import PLUS_ONE
 
@@ -33,15 +32,8 @@ def quantize(session: Session, params: GgufParams) -> Iterator[QuantizedTensor]:
     for unit in session.units():
         for name in unit.tensors:  # no name holds a tensor across the yield: the plan counts one at a time
             row = session.plan.by_name[name]
-            importance = _importance(session, matrix, row, expected[name])
+            importance = importance_for(session, matrix, row, expected[name])
             yield _quantized(session.tensor(name), expected[name], row.scheme, importance, session.threads)
-
-
-def _importance(
-    session: Session, matrix: ImportanceMatrix | None, row: TensorPlan, expected: ExpectedTensor
-) -> FloatArray | None:
-    """Of each column, from the file that was given or from the calibration text."""
-    return computed(session, row, expected) if matrix is None else importance_of(matrix, row, expected)
 
 
 def _quantized(

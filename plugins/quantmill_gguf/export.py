@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from io import BufferedWriter, BytesIO
 from itertools import groupby
@@ -14,8 +15,8 @@ import numpy as np
 from quantmill.contract.placement import Place, Placement, WeightFile, write_placed
 from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, QuantizedTensor
 from quantmill_gguf.families import PREFIX_KEY, Described, ExpectedTensor, describe
-from quantmill_gguf.params import GgufParams
-from quantmill_gguf.policies import MIXES
+from quantmill_gguf.params import BUDGET, GgufParams
+from quantmill_gguf.policies import GUESSED, MIXES
 from quantmill_gguf.readme import plain_files
 from quantmill_gguf.shards import Stored, file_names, split
 from quantmill_gguf.tokenizer import Tokenizer, read_tokenizer
@@ -52,7 +53,7 @@ def place(plan: Plan, index: ModelIndex, params: GgufParams) -> Placement:
         writer = gguf.GGUFWriter(None, described.architecture.name)
         if number == 0:
             _describe_source(writer, index, params)
-            _describe_model(writer, described, params)
+            _describe_model(writer, described, _file_type(plan, params))
             _describe_imatrix(writer, plan, params)
             _describe_tokenizer(writer, read_tokenizer(index, described.model.vocab))
         if len(parts) > 1:
@@ -143,9 +144,19 @@ def _describe_source(writer: gguf.GGUFWriter, index: ModelIndex, params: GgufPar
         writer.add_string("quantmill.source.digest", index.digest)
 
 
-def _describe_model(writer: gguf.GGUFWriter, described: Described, params: GgufParams) -> None:
+def _file_type(plan: Plan, params: GgufParams) -> int:
+    """The mix's, or of a budget what llama.cpp would guess: that of the type which most tensors have."""
+    if params.type != BUDGET:
+        return MIXES[params.type].file_type
+    types = {row.output: row.scheme for row in plan.tensors if row.action == "quantize"}
+    counts = Counter(types.values())
+    most = max(sorted(counts), key=lambda type_: counts[type_], default="F32")
+    return MIXES[GUESSED[most]].file_type
+
+
+def _describe_model(writer: gguf.GGUFWriter, described: Described, file_type: int) -> None:
     writer.add_type(gguf.GGUFType.MODEL)
-    writer.add_file_type(MIXES[params.type].file_type)
+    writer.add_file_type(file_type)
     writer.add_quantization_version(QUANTIZATION_VERSION)
     for key, value in described.metadata.items():
         writer.add_key_value(f"{described.architecture.name}.{key}", value, VALUE_TYPES[type(value)])

@@ -16,7 +16,7 @@ from quantmill.contract.strictjson import shown
 from quantmill.contract.tensors import FloatArray, Plan, TensorPlan
 from quantmill_gguf.families import ExpectedTensor
 from quantmill_gguf.imatrix import Entry, ImportanceMatrix, read_imatrix
-from quantmill_gguf.params import GgufParams
+from quantmill_gguf.params import BUDGET, GgufParams
 from quantmill_gguf.policies import NEED_IMATRIX
 from quantmill_gguf.types import PLUS_ONE
 
@@ -48,6 +48,13 @@ def given(params: GgufParams) -> ImportanceMatrix | None:
         raise rejected(error.detail) from error
 
 
+def importance_for(
+    session: Session, matrix: ImportanceMatrix | None, row: TensorPlan, tensor: ExpectedTensor
+) -> FloatArray | None:
+    """Of each column, float32 (cols,), from the file that was given or from the calibration text; None without."""
+    return computed(session, row, tensor) if matrix is None else importance_of(matrix, row, tensor)
+
+
 def weighted(
     matrix: ImportanceMatrix | None, row: TensorPlan, tensor: ExpectedTensor, params: GgufParams
 ) -> TensorPlan:
@@ -71,7 +78,7 @@ def needed(planned: Sequence[tuple[TensorPlan, ExpectedTensor]], params: GgufPar
 def computed(session: Session, row: TensorPlan, tensor: ExpectedTensor) -> FloatArray | None:
     """As `importance_of`, of what the calibration text's tokens were in the source model."""
     need = session.plan.calibration
-    if need is None or row.name not in need.weights:
+    if need is None or row.name not in need.weights or not _takes_importance(row, tensor):
         return None
     found = session.statistics(row.name)
     if found.second_moment is None:
@@ -100,7 +107,7 @@ def check(
             raise rejected(f"has nothing for {row.output}, and {params.type} needs it there")
         elif row.output not in SELDOM_GATHERED:
             missing.append(row.output)
-    if not weighted:
+    if not weighted and (missing or params.type != BUDGET):  # a budget may come to types that take none
         raise rejected(f"has nothing for any quantized tensor of this model; its first is {_first(matrix)}")
     if missing:
         names = ", ".join(missing[:5])
@@ -152,7 +159,7 @@ def _unreached(entry: Entry, tensor: ExpectedTensor) -> Iterator[str]:
 
 
 def _takes_importance(row: TensorPlan, tensor: ExpectedTensor) -> bool:
-    return len(tensor.stored) > 1 and row.scheme not in IGNORE_IMPORTANCE
+    return len(tensor.stored) > 1 and not {row.scheme, *row.candidates} <= {*IGNORE_IMPORTANCE}
 
 
 def _stack(tensor: ExpectedTensor) -> tuple[int, int]:

@@ -44,7 +44,14 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: GgufParams) -> 
         ]
     parts = [f"-{number:05}-of-{count:05}" for number in range(1, count + 1)] if count > 1 else [""]
     beside = ("README.md", "Modelfile") if count == 1 else ("README.md",)
-    return Inspection((*(f"model-{params.type}{part}.gguf" for part in parts), *beside), observations)
+    return Inspection((*(f"model-{_named(params)}{part}.gguf" for part in parts), *beside), observations)
+
+
+def _named(params: GgufParams) -> str:
+    """What comes between model- and .gguf."""
+    if params.target_bpw is not None:
+        return f"{params.target_bpw:g}bpw"
+    return params.type if params.target_size_mb is None else f"{params.target_size_mb:g}MB"
 
 
 # Layout
@@ -81,7 +88,7 @@ def _split(model: GgufModel, params: GgufParams) -> Iterator[Observation]:
 def _metadata(file: GgufModel, plan: Plan, index: ModelIndex, params: GgufParams) -> Iterator[Observation]:
     embedding = embedding_of(index.config, index.tensors)
     settings = expected_settings(index.config, embedding, index.tensors[embedding].shape[0])
-    wanted = _general(index, params) | _source(file, index, params) | _imatrix(plan, params) | settings
+    wanted = _general(plan, index, params) | _source(file, index, params) | _imatrix(plan, params) | settings
     for key, value in wanted.items():
         yield Observation("metadata", key, file.metadata.get(key), value)
     for key in sorted((file.metadata.keys() | file.array_keys) - wanted.keys()):
@@ -89,13 +96,23 @@ def _metadata(file: GgufModel, plan: Plan, index: ModelIndex, params: GgufParams
             yield Observation("metadata", key, str(file.metadata.get(key, "an array")), None)
 
 
-def _general(index: ModelIndex, params: GgufParams) -> dict[str, Scalar]:
+def _general(plan: Plan, index: ModelIndex, params: GgufParams) -> dict[str, Scalar]:
     return {
         "general.architecture": EXPECTED[index.architecture].name,
         "general.type": "model",
-        "general.file_type": FILE_TYPES[params.type],
+        "general.file_type": FILE_TYPES[params.type] if params.type in FILE_TYPES else _most_common(plan),
         "general.quantization_version": 2,
     }
+
+
+def _most_common(plan: Plan) -> int:
+    """The file type of the quantized type that most tensors of the file have; of several the first by name."""
+    seen: dict[str, set[str]] = {}
+    for row in plan.tensors:
+        if row.action == "quantize":
+            seen.setdefault(row.scheme, set()).add(row.output)
+    type_ = min(seen, key=lambda type_: (-len(seen[type_]), type_), default="F32")
+    return next(FILE_TYPES[name] for name in (f"{type_}_M", type_, f"{type_}_MOE") if name in FILE_TYPES)
 
 
 def _source(file: GgufModel, index: ModelIndex, params: GgufParams) -> dict[str, Scalar]:

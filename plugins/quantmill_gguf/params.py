@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from quantmill.contract.inputs import InputFile
 
@@ -75,12 +75,26 @@ GeneralText = Annotated[str, StringConstraints(min_length=1, max_length=1000, pa
 Pattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.*?\[\]!-]{1,200}$")]
 
 
+BUDGET = "budget"
+TARGETS = ("target_bpw", "target_size_mb")
+
+
 class GgufParams(BaseModel):
     """Parameters of the gguf method."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    type: FileType = Field(default="Q4_K_M", description="File type, by llama-quantize's name: a mix of tensor types.")
+    type: Literal[FileType, "budget"] = Field(
+        default="Q4_K_M",
+        description="File type, by llama-quantize's name: a mix of tensor types. budget, the default beside a target: "
+        "the types of which the measured weights lose least.",
+    )
+    target_bpw: float | None = Field(
+        default=None, gt=0, le=32, description="Budget: bits per weight over all tensors of the file, at most."
+    )
+    target_size_mb: float | None = Field(
+        default=None, gt=0, le=1e7, description="Budget: MB (10^6 bytes) of the file, at most."
+    )
     pure: bool = Field(default=False, strict=True, description="Every matrix gets the mix's main type.")
     imatrix: Literal["none", "auto"] | InputFile = Field(
         default="none",
@@ -104,3 +118,30 @@ class GgufParams(BaseModel):
         default_factory=dict,
         description="What the file says of the model under general.*: name, license, source.repo_url, ...",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_target_is_a_budget(cls, values: Any) -> Any:
+        """A target without a type means the type that targets are for."""
+        if not isinstance(values, dict) or "type" in values:
+            return values
+        asked = any(values.get(name) is not None for name in TARGETS)
+        return {**values, "type": BUDGET} if asked else values
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        targets = [name for name in TARGETS if getattr(self, name) is not None]
+        if self.type == BUDGET and len(targets) != 1:
+            raise ValueError("type budget takes one of target_bpw and target_size_mb")
+        if targets and self.type != BUDGET:
+            raise ValueError(f"{targets[0]} goes with type budget, which chooses the types, not with {self.type}")
+        if self.pure and self.type == BUDGET:
+            raise ValueError("pure gives every matrix one type, and type budget chooses a type for each")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What the files are called by: the file type, or the budget."""
+        if self.type != BUDGET:
+            return self.type
+        return f"{self.target_bpw:g}bpw" if self.target_bpw is not None else f"{self.target_size_mb:g}MB"

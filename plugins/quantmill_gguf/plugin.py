@@ -67,6 +67,7 @@ GGUF = Method(
     quantize=lazy("quantmill_gguf.algorithm:quantize"),
     write=lazy("quantmill_gguf.export:write"),
     place=lazy("quantmill_gguf.export:place"),
+    settle=lazy("quantmill_gguf.settling:settle"),
     read=lazy("quantmill_gguf.reader:read"),
     inspect=lazy("quantmill_gguf.inspection:inspect"),
     formats=("gguf",),
@@ -78,7 +79,10 @@ GGUF = Method(
         Runtime("llama-cpp-python", "python -m llama_cpp.server --model {file}"),
         Runtime("transformers", "AutoModelForCausalLM.from_pretrained('{folder}', gguf_file='{file}')"),
     ),
-    ladder=tuple({"type": type_} for type_ in ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "BF16")),
+    ladder=tuple(
+        {"type": type_, "target_bpw": None, "target_size_mb": None}  # a budget goes on with the next larger mix
+        for type_ in ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "BF16")
+    ),
     promote=lazy("quantmill_gguf.promotion:promote"),
     bits=(2, 3, 4, 5, 6, 8, 16, 32),
     granularity="blocks of 32 or 256 values along a row",

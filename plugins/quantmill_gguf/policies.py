@@ -101,6 +101,21 @@ SMALL_FOUR_BITS = (
 )
 TERNARY = (Rule("token_embd", "Q4_K"),)
 
+# What llama.cpp takes a file for that says no file type, by the type of most of its tensors (llama_model_loader)
+GUESSED: Mapping[str, str] = {
+    "Q2_K": "Q2_K",
+    "Q3_K": "Q3_K_M",
+    "Q4_K": "Q4_K_M",
+    "Q5_K": "Q5_K_M",
+    **{
+        type_: type_
+        for type_ in ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q6_K", "IQ4_NL", "IQ4_XS")
+    },
+    "TQ1_0": "TQ1_0",
+    "TQ2_0": "TQ2_0",
+    "MXFP4": "MXFP4_MOE",
+}
+
 # File types that llama-quantize makes with an importance matrix only, and the tensor type that needs one there.
 NEED_IMATRIX: Mapping[str, str] = {"Q2_K_S": "Q2_K"}
 
@@ -208,11 +223,15 @@ FALLBACKS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """A tensor's type; `reason` is empty where it is the mix's base, `fell_back` says that the row forced it."""
+    """A tensor's type; `reason` is empty where it is the mix's base, `fell_back` says that the row forced it.
+
+    `candidates` are what measuring the weights will choose among.
+    """
 
     type: str
     reason: str = ""
     fell_back: bool = False
+    candidates: tuple[str, ...] = ()
 
 
 def choose(file_type: str, place: Place, *, pure: bool = False, asked: Choice | None = None) -> Choice:
@@ -220,14 +239,20 @@ def choose(file_type: str, place: Place, *, pure: bool = False, asked: Choice | 
 
     `pure` gives the mix's base to every matrix; `asked` goes before the mix.
     """
+    kept = kept_at(place)
+    if kept is not None:
+        return kept
+    mixed = Choice(MIXES[file_type].base) if pure else _by_mix(file_type, place)
+    return fall_back(asked or mixed, place.shape[-1])
+
+
+def kept_at(place: Place) -> Choice | None:
+    """F32, of what no file type quantizes; None of the others."""
     if place.role.endswith("norm"):
         return Choice("F32", "norms stay F32")
     if place.role in KEPT:
         return Choice("F32", KEPT[place.role])
-    if len(place.shape) == 1:
-        return Choice("F32", "vectors stay F32")
-    mixed = Choice(MIXES[file_type].base) if pure else _by_mix(file_type, place)
-    return _fall_back(asked or mixed, place.shape[-1])
+    return Choice("F32", "vectors stay F32") if len(place.shape) == 1 else None
 
 
 def _by_mix(file_type: str, place: Place) -> Choice:
@@ -276,7 +301,7 @@ def _output_reason(file_type: str, place: Place, type_: str) -> str:
     return f"tied: the embedding is also the output matrix, which {file_type} keeps at {type_}"
 
 
-def _fall_back(choice: Choice, cols: int) -> Choice:
+def fall_back(choice: Choice, cols: int) -> Choice:
     """Go to wider types until one divides a row of `cols` values."""
     wanted = type_ = choice.type
     while not TYPES[type_].divides(cols):

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
-from quantmill_gguf.params import GgufParams
+from quantmill_gguf.params import BUDGET, GgufParams
 
 # The next type that is closer to the weights. What a row does not divide falls back as in a mix.
 LARGER: Mapping[str, str] = {
@@ -31,8 +31,10 @@ LARGER: Mapping[str, str] = {
 def promote(index: ModelIndex, plan: Plan, params: GgufParams, names: Collection[str]) -> Mapping[str, Any]:
     """The `overrides` that raise the named tensors; what a pattern of the job's own gives a type, keeps it.
 
-    After Q8_0 comes the source's dtype.
+    After Q8_0 comes the source's dtype. A budget has nothing to give: what one tensor gains, others lose.
     """
+    if params.type == BUDGET:
+        return {}
     larger = {
         row.name: LARGER.get(row.scheme, row.source_dtype)
         for row in plan.tensors

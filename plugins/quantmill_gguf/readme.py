@@ -24,7 +24,7 @@ def _readme(plan: Plan, index: ModelIndex, params: GgufParams, files: Sequence[s
     types = sorted({row.scheme for row in plan.tensors if row.action == "quantize"})
     weighted = "with" if plan.inputs or params.imatrix == "auto" else "without"
     about = f"""\
-        # {name}, {params.type}
+        # {name}, {params.label}
 
         {index.architecture}, quantized to GGUF by quantmill {weighted} an importance matrix.
         {plan.bits_per_weight:.2f} bits per weight over all tensors; quantized tensors are {", ".join(types) or "none"}.
@@ -49,7 +49,7 @@ def _quoted(text: str) -> str:
 
 def _commands(name: str, params: GgufParams, files: Sequence[str]) -> str:
     first, tag = files[0], _tag(name, params)
-    whole = f"model-{params.type}.gguf"
+    whole = f"model-{params.label}.gguf"
     merged = "" if len(files) == 1 else f"""
         llama.cpp takes the first of the {len(files)} files and finds the others beside it. Ollama takes one file:
 
@@ -76,4 +76,4 @@ def _commands(name: str, params: GgufParams, files: Sequence[str]) -> str:
 def _tag(name: str, params: GgufParams) -> str:
     """A name as Ollama takes it: lower case, no spaces."""
     plain = "".join(mark if mark.isascii() and (mark.isalnum() or mark in "-_.") else "-" for mark in name.lower())
-    return f"{plain.strip('-._') or 'model'}:{params.type.lower()}"
+    return f"{plain.strip('-._') or 'model'}:{params.label.lower()}"

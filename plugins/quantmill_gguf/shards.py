@@ -44,7 +44,7 @@ def split(tensors: Iterable[Stored], params: GgufParams) -> list[list[Stored]]:
 
 
 def file_names(params: GgufParams, count: int) -> Sequence[str]:
-    stem = f"model-{params.type}"
+    stem = f"model-{params.label}"
     if count == 1:
         return (f"{stem}.gguf",)
     return [f"{stem}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]

@@ -1,7 +1,13 @@
 """The gguf method obeys the laws of quantmill.contract.testing."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
 from quantmill.contract.method import lazy
-from quantmill.contract.testing import MethodConformance
+from quantmill.contract.testing import CHECKPOINTS, MethodConformance
 from quantmill_gguf.plugin import GGUF
 
 
@@ -19,3 +25,16 @@ class TestGguf(MethodConformance):
         {"type": "Q8_0", "overrides": {"blk.*": "F16"}},
         {"type": "F16"},
     )
+
+
+class TestGgufBudget(MethodConformance):
+    """Types that the weights decide. Rows that blocks of 256 do not divide are in tests/unit/gguf/test_budget.py."""
+
+    method = GGUF
+    open_source = lazy("quantmill.checkpoints:open_checkpoint")
+    ladder = ({"target_bpw": 3.5}, {"target_bpw": 6, "overrides": {"*.attn_v.weight": "Q8_0"}})
+
+    @pytest.fixture(scope="class", params=["bf16, tied"])
+    @classmethod
+    def checkpoint(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return CHECKPOINTS[request.param].write(tmp_path_factory.mktemp("checkpoint") / "model")

@@ -314,9 +314,17 @@ class PlanException(View):
 
 
 class PlanSummary(View):
-    """A plan without its rows: sizes, the schemes with their number of tensors, and every exception."""
+    """A plan without its rows: sizes, the schemes with their number of tensors, and every exception.
+
+    A job that fits its schemes to a size has `limit_bytes`, which all tensors may take, and `predicted_loss`, nats per
+    token of divergence from the source. `open` tensors get their schemes once the weights are measured; until then
+    theirs, and the sizes, are a first guess.
+    """
 
     nbytes: int
+    limit_bytes: int | None
+    predicted_loss: float | None
+    open: int
     bits_per_weight: float
     quantized_bits_per_weight: float
     peak_memory_bytes: int
@@ -332,6 +340,9 @@ class PlanSummary(View):
                 reasons[tensor.reason, tensor.scheme].append(tensor.name)
         return cls(
             nbytes=plan.nbytes,
+            limit_bytes=plan.limit_bytes,
+            predicted_loss=plan.predicted_loss,
+            open=sum(bool(tensor.candidates) for tensor in plan.tensors),
             bits_per_weight=plan.bits_per_weight,
             quantized_bits_per_weight=plan.quantized_bits_per_weight,
             peak_memory_bytes=plan.peak_memory_bytes,
@@ -353,6 +364,7 @@ class TensorPlanView(View):
     output: str
     nbytes: int
     reason: str
+    candidates: list[str] = []
 
 
 class CalibrationPlan(View):
@@ -406,7 +418,7 @@ class PlanView(View):
             source_nbytes=planned.index.nbytes,
             summary=PlanSummary.of(planned.plan),
             calibration=CalibrationPlan.of(planned),
-            tensors=[TensorPlanView(**row) for row in planned.plan.to_json()["tensors"]],
+            tensors=[TensorPlanView.model_validate(row) for row in planned.plan.to_json()["tensors"]],
         )
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -21,6 +24,7 @@ from quantmill.cli.output import note, say, show_fields, show_json, show_table, 
 from quantmill.cli.progress import Watch, watch
 from quantmill.contract.errors import ArtifactDamaged, RequestRejected, SourceRejected
 from quantmill.contract.inputs import named_files
+from quantmill.contract.tensors import Plan
 from quantmill.domain.jobs import FINAL, Job, JobRequest, State
 
 if TYPE_CHECKING:
@@ -86,6 +90,7 @@ def plan(
     model: options.LocalModel,
     method: options.MethodName,
     sets: options.Sets = None,
+    measure: options.MeasureWeights = False,
     as_json: options.Json = False,
 ) -> None:
     """Show what `quantize` would do, tensor by tensor, without reading a weight."""
@@ -93,11 +98,31 @@ def plan(
     from quantmill.jobs.plan import plan_folder
     from quantmill.plugins import load_plugins
 
-    planned = plan_folder(load_plugins().method(method), model, options.parse_sets(sets))
+    chosen = load_plugins().method(method)
+    planned = plan_folder(chosen, model, options.parse_sets(sets))
+    if measure:
+        planned = settled(chosen, model, planned)
     if as_json:
         show_json(PlanView.of(method, planned))
         return
     show_plan(planned)
+
+
+def settled(method: Method, folder: Path, planned: Planned) -> Planned:
+    """What the weights decide of a plan that leaves schemes open."""
+    from quantmill.checkpoints import open_checkpoint
+    from quantmill.worker.session import RunnerSession
+
+    if planned.plan.settled or method.settle is None:
+        return planned
+    if planned.plan.calibration is not None:
+        raise RequestRejected("what decides this plan is measured on calibration text, by the job itself")
+    with open_checkpoint(folder) as checkpoint:
+        threads = len(os.sched_getaffinity(0))
+        session = RunnerSession(
+            checkpoint, planned.plan, threads=threads, seed=0, finished=(), canceled=threading.Event()
+        )
+        return replace(planned, plan=method.settle.load()(session, planned.params))
 
 
 def verify(artifact: options.LocalArtifact, against: options.Against, as_json: options.Json = False) -> None:
@@ -110,7 +135,9 @@ def verify(artifact: options.LocalArtifact, against: options.Against, as_json: o
     check_digests(artifact, description)
     planned = plan_folder(method, against, description["params"])
     with open_checkpoint(against) as checkpoint:
-        result = verify_weights(checkpoint, planned.plan, method, planned.params, artifact).to_json()
+        result = verify_weights(
+            checkpoint, as_described(planned.plan, description), method, planned.params, artifact
+        ).to_json()
     if as_json:
         show_json({"digest": description["digest"], "verification": result})
     else:
@@ -342,6 +369,7 @@ def show_plan(planned: Planned) -> None:
         {
             "source": size(planned.index.nbytes),
             "artifact": size(plan.nbytes),
+            **budget_fields(plan),
             "bits per weight": f"{plan.bits_per_weight:.3f}",
             "quantized tensors": f"{plan.quantized_bits_per_weight:.3f} bits per weight",
             "working memory": size(plan.peak_memory_bytes),
@@ -351,6 +379,19 @@ def show_plan(planned: Planned) -> None:
     )
     for warning in plan.warnings:
         note(f"warning: {warning}")
+
+
+def budget_fields(plan: Plan) -> dict[str, str]:
+    """Of a plan that fits its schemes to a size: the size, and what that is thought to cost."""
+    if plan.limit_bytes is None:
+        return {}
+    count = sum(bool(tensor.candidates) for tensor in plan.tensors)
+    fields = {"at most": size(plan.limit_bytes)}
+    if count:
+        fields["not yet decided"] = f"{count} tensors get their schemes once the weights are measured"
+    if plan.predicted_loss is not None:
+        fields["predicted loss"] = f"{plan.predicted_loss:.3g} nats per token of divergence from the source"
+    return fields
 
 
 def calibration_fields(planned: Planned) -> dict[str, str]:
@@ -382,6 +423,15 @@ def read_description(folder: Path) -> tuple[dict[str, Any], Method]:
             f"{folder} is not an artifact's folder: {DESCRIPTION_FILE} cannot be read ({error})"
         ) from None
     return description, load_plugins().method(name)
+
+
+def as_described(plan: Plan, description: Mapping[str, Any]) -> Plan:
+    """`plan`, or where it leaves schemes open, what the artifact's job settled it to."""
+    try:
+        known = Plan.from_json(description["plan"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SourceRejected(f"quantmill.json holds no plan that can be read: {error}") from None
+    return known if known.settles(plan) else plan
 
 
 def check_digests(folder: Path, description: dict[str, Any]) -> None:

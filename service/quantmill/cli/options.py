@@ -27,6 +27,9 @@ MethodName = Annotated[str, typer.Option("--method", "-m", help="A name from `qu
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the method; may be repeated.")
 ]
+MeasureWeights = Annotated[
+    bool, typer.Option("--measure", help="Read the weights too, where they decide what the headers leave open.")
+]
 Evaluate = Annotated[Path | None, typer.Option("--evaluate", metavar="FILE", help="UTF-8 text to evaluate on.")]
 Window = Annotated[int | None, typer.Option(min=2, help="Tokens that the model sees at once; by default 512.")]
 Stride = Annotated[

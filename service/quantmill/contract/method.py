@@ -24,6 +24,10 @@ class PlanFunction(Protocol):
     def __call__(self, index: ModelIndex, params: Any) -> Plan: ...
 
 
+class SettleFunction(Protocol):
+    def __call__(self, session: Session, params: Any) -> Plan: ...
+
+
 class QuantizeFunction(Protocol):
     def __call__(self, session: Session, params: Any) -> Iterator[QuantizedTensor]: ...
 
@@ -77,6 +81,9 @@ class Method:
     """A compression method, ready to be listed, validated and planned without importing anything heavy.
 
     plan      index, params -> Plan. Pure: the same answer for the same headers, no weight is read.
+    settle    session, params -> Plan. Where a plan leaves schemes open (`candidates`), the host calls it once, before
+              the first unit, with the weights and statistics at hand; its answer must be an outcome of `session.plan`
+              (`Plan.settles`), the same each time. The host keeps it for later attempts.
     quantize  session, params -> QuantizedTensors, unit by unit in the order of `session.units()`. Bytes depend on
               the source, the parameters and the seed only, never on threads.
     write     tensors in the plan's order, plan, index, params, folder -> the files written. Streams: holds one tensor.
@@ -118,6 +125,7 @@ class Method:
     runtimes: tuple[Runtime, ...]
     inspect: lazy[InspectFunction] | None = None
     place: lazy[PlaceFunction] | None = None
+    settle: lazy[SettleFunction] | None = None
     ladder: tuple[Mapping[str, Any], ...] = ()
     promote: lazy[PromoteFunction] | None = None
     bits: tuple[int, ...] = ()

@@ -64,7 +64,7 @@ class Session(Protocol):
     def tensor(self, name: str) -> SourceTensor:
         """One source tensor, memory-mapped, known to be finite.
 
-        Raises NonFiniteTensor, naming the tensor and the first bad position.
+        Raises NonFiniteTensor, naming the tensor and the first bad position, Canceled when the job has been canceled.
         """
 
     def statistics(self, name: str) -> Statistics:

@@ -7,7 +7,7 @@ Dtypes are safetensors' names (F32, F16, BF16, ...).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -128,7 +128,8 @@ class TensorPlan:
     `keep` stores it unquantized (perhaps in another float dtype), `drop` leaves it out because the consumer
     rebuilds it. `reason` is empty only when the tensor gets the nominal scheme; every exception says why.
     `block_slack` is how many times its scheme's bound a single block may be off: more than 1 where columns of unequal
-    importance are traded for each other.
+    importance are traded for each other. `candidates` are the schemes that measuring the weights will choose among,
+    smallest first; until then `scheme` is a first guess. Empty where the scheme is decided.
     """
 
     name: str
@@ -140,10 +141,19 @@ class TensorPlan:
     nbytes: int  # bytes in the artifact, without container overhead
     reason: str = ""
     block_slack: float = 1.0
+    candidates: tuple[str, ...] = ()
 
     @property
     def values(self) -> int:
         return prod(self.shape)
+
+    def to_json(self) -> dict[str, Any]:
+        plain = {**vars(self), "shape": list(self.shape), "candidates": list(self.candidates)}
+        return plain if self.candidates else {name: value for name, value in plain.items() if name != "candidates"}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TensorPlan:
+        return cls(**{**data, "shape": tuple(data["shape"]), "candidates": tuple(data.get("candidates", ()))})
 
 
 @dataclass(frozen=True)
@@ -161,7 +171,12 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a method will do, tensor by tensor, made from headers and parameters alone."""
+    """What a method will do, tensor by tensor, made from headers and parameters alone.
+
+    Where schemes are chosen to fit a size, `limit_bytes` is what all tensors may take, and `predicted_loss` what the
+    choice is thought to cost: nats per token of divergence from the source. Until the method has settled it by the
+    weights, the rows that it chooses for have candidates.
+    """
 
     tensors: tuple[TensorPlan, ...]
     units: tuple[Unit, ...]
@@ -169,6 +184,8 @@ class Plan:
     warnings: tuple[str, ...] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)  # digests of the files that parameters name, by parameter
     calibration: CalibrationNeed | None = None
+    limit_bytes: int | None = None
+    predicted_loss: float | None = None
     by_name: Mapping[str, TensorPlan] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -189,28 +206,62 @@ class Plan:
         """Stored bits per weight over the quantized tensors only."""
         return _bits_per_weight(tuple(tensor for tensor in self.tensors if tensor.action == "quantize"))
 
+    @cached_property
+    def settled(self) -> bool:
+        """Whether every tensor's scheme is decided."""
+        return not any(tensor.candidates for tensor in self.tensors)
+
+    def settles(self, open_plan: Plan) -> bool:
+        """Whether this is one of the outcomes that `open_plan` leaves open."""
+        if not self.settled or len(self.tensors) != len(open_plan.tensors):
+            return False
+        return (
+            all(map(_is_outcome, self.tensors, open_plan.tensors))
+            and (self.limit_bytes is None or self.nbytes <= self.limit_bytes)
+            and self.peak_memory_bytes <= open_plan.peak_memory_bytes
+            and (self.units, self.inputs, self.calibration, self.limit_bytes)
+            == (open_plan.units, open_plan.inputs, open_plan.calibration, open_plan.limit_bytes)
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` reads them back."""
         plain = {
-            "tensors": [{**asdict(tensor), "shape": list(tensor.shape)} for tensor in self.tensors],
+            "tensors": [tensor.to_json() for tensor in self.tensors],
             "units": [_without_none({**vars(unit), "tensors": list(unit.tensors)}) for unit in self.units],
             "peak_memory_bytes": self.peak_memory_bytes,
             "warnings": list(self.warnings),
             "inputs": dict(self.inputs),
             "calibration": self.calibration and self.calibration.to_json(),
+            "limit_bytes": self.limit_bytes,
+            "predicted_loss": self.predicted_loss,
         }
         return _without_none(plain)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
         return cls(
-            tensors=tuple(TensorPlan(**{**row, "shape": tuple(row["shape"])}) for row in data["tensors"]),
+            tensors=tuple(map(TensorPlan.from_json, data["tensors"])),
             units=tuple(Unit(**{**row, "tensors": tuple(row["tensors"])}) for row in data["units"]),
             peak_memory_bytes=data["peak_memory_bytes"],
             warnings=tuple(data["warnings"]),
             inputs=data.get("inputs", {}),
             calibration=CalibrationNeed.from_json(data["calibration"]) if "calibration" in data else None,
+            limit_bytes=data.get("limit_bytes"),
+            predicted_loss=data.get("predicted_loss"),
         )
+
+
+def _is_outcome(row: TensorPlan, before: TensorPlan) -> bool:
+    """Whether `row` is `before`, or one of its candidates."""
+    if not before.candidates:
+        return row == before
+    same = (row.name, row.shape, row.source_dtype, row.output) == (
+        before.name,
+        before.shape,
+        before.source_dtype,
+        before.output,
+    )
+    return same and row.scheme in before.candidates
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

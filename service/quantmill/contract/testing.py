@@ -24,6 +24,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -125,8 +126,23 @@ class Run:
     notes: list[Note] = field(default_factory=list)
 
     @property
-    def plan(self) -> Plan:
+    def first_plan(self) -> Plan:
+        """From the headers alone."""
         return self.method.plan.load()(self.source.index, self.params)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What is carried out: every scheme decided."""
+        return self.settled()
+
+    def settled(self, threads: int = 1) -> Plan:
+        plan = self.first_plan
+        if plan.settled or self.method.settle is None:
+            return plan
+        with self._calibration(plan, threads) as calibration:
+            return self.method.settle.load()(
+                MemorySession(self.source, plan, threads, calibration=calibration), self.params
+            )
 
     def quantize(self, threads: int = 1, finished: Collection[str] = ()) -> Iterator[QuantizedTensor]:
         """The tensors of all units but those `finished`; each block goes on when its last tensor is there."""
@@ -230,7 +246,7 @@ class MethodConformance:
         for run in runs:
             plan = run.plan
             name = next((row.name for row in plan.tensors if row.action == "quantize"), None)
-            if name is None:  # the rung is a float type
+            if name is None or plan.limit_bytes is not None:  # the rung is a float type, or its size is given
                 continue
             change = self.method.promote.load()(run.source.index, plan, run.params, [name])
             params = self.method.params.model_validate({**run.params.model_dump(mode="json"), **change})
@@ -246,7 +262,14 @@ class MethodConformance:
 
     def test_a_plan_is_the_same_each_time_and_survives_json(self, runs: list[Run]) -> None:
         for run in runs:
-            assert run.plan == run.plan == Plan.from_json(json.loads(json.dumps(run.plan.to_json())))
+            assert run.first_plan == run.first_plan == Plan.from_json(json.loads(json.dumps(run.first_plan.to_json())))
+
+    def test_weights_settle_what_a_plan_leaves_open_and_nothing_else(self, runs: list[Run]) -> None:
+        for run in runs:
+            if run.first_plan.settled:
+                continue
+            assert run.plan.settles(run.first_plan), run.params
+            assert run.settled(threads=2) == run.plan == Plan.from_json(json.loads(json.dumps(run.plan.to_json())))
 
     def test_a_plan_reads_no_weight(self, checkpoint: Path, tmp_path: Path) -> None:
         without_weights = tmp_path / "model"
@@ -441,6 +464,7 @@ class _Errand:
     """What the watched process is to do, as it travels through its command line."""
 
     plan: str
+    settle: str | None
     quantize: str
     write: str
     params_class: str
@@ -456,6 +480,7 @@ def _observe(laws: MethodConformance, params: Mapping[str, Any], checkpoint: Pat
     method = laws.method
     errand = _Errand(
         plan=method.plan.target,
+        settle=method.settle.target if method.settle else None,
         quantize=method.quantize.target,
         write=method.write.target,
         params_class=f"{method.params.__module__}:{method.params.__qualname__}",
@@ -486,6 +511,7 @@ def run_errand() -> None:
         lazy[Any](target).load()
         for target in (errand.plan, errand.quantize, errand.write, errand.params_class, errand.open_source)
     )
+    settle = lazy[Any](errand.settle).load() if errand.settle else None
     opened = lazy[Any](errand.open_calibration).load() if errand.open_calibration else None
     folder = Path(errand.folder)
     own = folder.with_name(f"{folder.name}-calibration")
@@ -500,6 +526,9 @@ def run_errand() -> None:
         planned: Plan = plan(source.index, params)
         before = _memory("VmRSS")
         session = MemorySession(source, planned, threads=2, calibration=calibration)
+        if settle is not None and not planned.settled:
+            planned = settle(session, params)
+            session = replace(session, plan=planned)
         write(quantize(session, params), planned, source.index, params, folder)
         peak = _memory("VmHWM") - before
         ids = calibration_ids()

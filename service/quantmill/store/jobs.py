@@ -22,6 +22,7 @@ from quantmill.contract.errors import (
     WorkerLost,
     describe,
 )
+from quantmill.contract.tensors import Plan
 from quantmill.domain.calibration import CalibrationOptions
 from quantmill.domain.escalation import Escalation, Rung, Step
 from quantmill.domain.evaluation import EvaluationOptions
@@ -432,6 +433,31 @@ def record_source(tx: Connection, job_id: UUID, epoch: int, source_digest: str) 
             f"the source changed while the job was running: it was {known}, now it is {source_digest}; submit it again"
         )
     return known is not None
+
+
+def settle_plan(tx: Connection, job_id: UUID, epoch: int, plan: Mapping[str, Any]) -> bool:
+    """Keep the plan with every scheme decided, so that later attempts go by it; an event says what it comes to.
+
+    False when the job is no longer held at this epoch.
+    """
+    row = tx.execute(
+        update(job)
+        .where(is_held(job_id, epoch))
+        .values(row_version=job.c.row_version + 1, event_seq=job.c.event_seq + 1)
+        .returning(job.c.event_seq)
+    ).one_or_none()
+    if row is None:
+        return False
+    tx.execute(update(job_plan).where(job_plan.c.job_id == job_id).values(plan=dict(plan)))
+    settled = Plan.from_json(plan)
+    payload = {
+        "nbytes": settled.nbytes,
+        "limit_bytes": settled.limit_bytes,
+        "bits_per_weight": settled.bits_per_weight,
+        "predicted_loss": settled.predicted_loss,
+    }
+    write_event(tx, job_id, row.event_seq, epoch, "job.plan_settled", payload)
+    return True
 
 
 def escalate(tx: Connection, job_id: UUID, epoch: int, missed: Step, rung: Rung) -> Job | None:

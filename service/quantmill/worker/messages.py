@@ -12,9 +12,10 @@ import struct
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, field_validator
 
 from quantmill.contract.calibration import Statistic
+from quantmill.contract.tensors import Plan
 from quantmill.domain.calibration import CalibrationOptions
 from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.jobs import Phase
@@ -120,6 +121,21 @@ class SourceKnown(Message):
     digest: str
 
 
+class PlanSettled(Message):
+    """Runner to supervisor: the weights have decided what the job's plan had left open."""
+
+    type: Literal["plan"] = "plan"
+    plan: dict[str, Any]
+
+    @field_validator("plan")
+    @classmethod
+    def _is_a_plan(cls, plan: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return Plan.from_json(plan).to_json()
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"not a plan: {error}") from error
+
+
 class UnitFinished(Message):
     type: Literal["unit"] = "unit"
     unit: FinishedUnit
@@ -160,9 +176,13 @@ class Failed(Message):
 
 
 ToRunner = Annotated[Start | Cancel, Field(discriminator="type")]
-ToSupervisor = Annotated[Progressed | SourceKnown | UnitFinished | Finished | Failed, Field(discriminator="type")]
+ToSupervisor = Annotated[
+    Progressed | SourceKnown | PlanSettled | UnitFinished | Finished | Failed, Field(discriminator="type")
+]
 TO_RUNNER: TypeAdapter[Start | Cancel] = TypeAdapter(ToRunner)
-TO_SUPERVISOR: TypeAdapter[Progressed | SourceKnown | UnitFinished | Finished | Failed] = TypeAdapter(ToSupervisor)
+TO_SUPERVISOR: TypeAdapter[Progressed | SourceKnown | PlanSettled | UnitFinished | Finished | Failed] = TypeAdapter(
+    ToSupervisor
+)
 
 
 def send(connection: socket.socket, message: Message) -> None:

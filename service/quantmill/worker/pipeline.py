@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+from quantmill.calibration.samples import Samples
 from quantmill.checkpoints import Checkpoint, open_checkpoint
 from quantmill.contract.errors import PluginBroken, SourceRejected
 from quantmill.contract.method import Method
@@ -34,6 +35,7 @@ from quantmill.worker.messages import (
     Message,
     MetricValue,
     NoteTaken,
+    PlanSettled,
     Progressed,
     SourceKnown,
     Start,
@@ -60,8 +62,10 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
         samples = windows_of_task(task, checkpoint)
         source_digest = identify_source(checkpoint, task, send)
         send(Progressed(phase=Phase.PLAN))
-        plan = method.plan.load()(checkpoint.index, params)
-        require_same_plan(task, plan)
+        plan = plan_of(task, method.plan.load()(checkpoint.index, params))
+        if not plan.settled:
+            plan = settle(task, method, params, checkpoint, plan, samples, source_digest, send, canceled)
+            send(PlanSettled(plan=plan.to_json()))
 
         with closing(unit_store(task, method, params, checkpoint, plan)) as store:
             done = usable(plan, [unit for unit in task.finished if store.holds(unit)], task.carry_store)
@@ -104,9 +108,37 @@ def identify_source(checkpoint: Checkpoint, task: Start, send: Send) -> str:
     return digest
 
 
-def require_same_plan(task: Start, plan: Plan) -> None:
-    if task.plan and Plan.from_json(task.plan) != plan:
+def plan_of(task: Start, plan: Plan) -> Plan:
+    """The plan of the job: `plan`, or what an earlier attempt has settled it to."""
+    if not task.plan:
+        return plan
+    known = Plan.from_json(task.plan)
+    if known != plan and not known.settles(plan):
         raise SourceRejected("the source's headers have changed since the job was submitted; submit a new job")
+    return known
+
+
+def settle(
+    task: Start,
+    method: Method,
+    params: Any,
+    checkpoint: Checkpoint,
+    plan: Plan,
+    samples: Samples | None,
+    source_digest: str,
+    send: Send,
+    canceled: threading.Event,
+) -> Plan:
+    """Have the method decide by the weights what its plan leaves open. Statistics that it needs are kept for later."""
+    if method.settle is None:
+        raise PluginBroken(f"method {method.name!r} leaves schemes open, and cannot settle them", method=method.name)
+    progress = reporter(send, Phase.CALIBRATE)
+    with calibration_of(task, checkpoint, plan, samples, source_digest, (), progress, canceled) as calibration:
+        send(Progressed(phase=Phase.PLAN, message="measuring the weights"))
+        settled = method.settle.load()(session_of(task, checkpoint, plan, (), calibration, canceled), params)
+    if not settled.settles(plan):
+        raise PluginBroken(f"method {method.name!r} settled on what its plan does not allow", method=method.name)
+    return settled
 
 
 def unit_store(task: Start, method: Method, params: Any, checkpoint: Checkpoint, plan: Plan) -> UnitStore:
@@ -137,15 +169,7 @@ def quantize(
     """
     findings = {unit.key: unit.findings for unit in finished}
     done = set(findings)
-    session = RunnerSession(
-        checkpoint,
-        plan,
-        threads=task.threads,
-        seed=task.seed,
-        finished=done,
-        canceled=canceled,
-        calibration=calibration.engine if calibration is not None else None,
-    )
+    session = session_of(task, checkpoint, plan, done, calibration, canceled)
     send(Progressed(phase=Phase.QUANTIZE, done=len(done), total=len(plan.units)))
     made = by_unit(method.quantize.load()(session, params), plan, skip=frozenset(done))
     carries: dict[str, str] = {}
@@ -174,6 +198,25 @@ def noted(
         notes = tuple(NoteTaken(**vars(note)) for note in session.take_notes())
         findings[key] = findings.get(key, Findings()).model_copy(update={"notes": notes})
         yield key, tensors
+
+
+def session_of(
+    task: Start,
+    checkpoint: Checkpoint,
+    plan: Plan,
+    finished: Collection[str],
+    calibration: CalibrationRun | None,
+    canceled: threading.Event,
+) -> RunnerSession:
+    return RunnerSession(
+        checkpoint,
+        plan,
+        threads=task.threads,
+        seed=task.seed,
+        finished=finished,
+        canceled=canceled,
+        calibration=calibration.engine if calibration is not None else None,
+    )
 
 
 def kept(

@@ -65,6 +65,7 @@ class RunnerSession:
             yield unit
 
     def tensor(self, name: str) -> SourceTensor:
+        check_canceled(self._canceled)
         tensor = self._checkpoint.tensor(name)
         require_finite(tensor)
         return tensor

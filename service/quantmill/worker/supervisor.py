@@ -42,6 +42,7 @@ from quantmill.worker.messages import (
     Finished,
     FinishedUnit,
     Message,
+    PlanSettled,
     Progressed,
     SourceKnown,
     Start,
@@ -201,6 +202,11 @@ class Supervisor:
             case SourceKnown(digest=digest):
                 with self._services.database.write() as tx:
                     jobs.record_source(tx, job.id, job.epoch, digest)
+            case PlanSettled(plan=plan):
+                with self._services.database.write() as tx:
+                    kept = jobs.settle_plan(tx, job.id, job.epoch, plan)
+                if not kept:
+                    raise LeaseLost
             case Progressed():
                 self._note_progress(attempt, message)
 

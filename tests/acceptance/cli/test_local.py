@@ -126,6 +126,18 @@ def test_a_plan_shows_each_tensor_and_the_sums(quantmill):
     assert "5.256" in ran.out
 
 
+def test_a_plan_for_a_size_says_what_is_open_and_measures_where_asked(quantmill):
+    asked = ("plan", MODEL, "--method", "gguf", "--set", "target_bpw=4.5")
+
+    guess, measured = quantmill(*asked), quantmill(*asked, "--measure", "--json").json
+
+    assert "29 tensors get their schemes once the weights are measured" in guess.out
+    assert "nats per token" in guess.out
+    assert measured["summary"]["open"] == 0
+    assert measured["summary"]["nbytes"] <= measured["summary"]["limit_bytes"] == 2360592
+    assert all(row["candidates"] == [] for row in measured["tensors"])
+
+
 def test_a_plan_as_json_is_the_apis(quantmill):
     plan = quantmill("plan", MODEL, "--method", "gguf", "--set", "type=Q4_K_M", "--json").json
 
@@ -202,6 +214,17 @@ def test_an_artifact_is_verified_against_its_source(quantmill, artifact):
     assert ran.code == 0
     assert ran.json["digest"] == artifact[1]["digest"]
     assert ran.json["verification"]["passed"] is True
+
+
+def test_an_artifact_whose_types_the_weights_decided_is_verified_against_its_source(quantmill, tmp_path):
+    made = quantmill(
+        "quantize", MODEL, "--method", "gguf", "--set", "target_bpw=4.5", "--output", tmp_path / "out",
+        "--data-dir", tmp_path / "data",
+    )  # fmt: skip
+
+    ran = quantmill("verify", tmp_path / "out", "--against", MODEL)
+
+    assert (made.code, ran.code) == (0, 0), made.err + ran.err
 
 
 def test_an_artifact_with_a_changed_byte_does_not_verify(quantmill, artifact, tmp_path):

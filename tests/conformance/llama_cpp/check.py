@@ -126,7 +126,18 @@ def consume(python: Path, scratch: Path, **errand: Any) -> dict[str, Any]:
     """What consumer.py answers, in llama.cpp's environment."""
     asked, answered = scratch / "errand.json", scratch / "answer.json"
     asked.write_text(
-        json.dumps({"load": [], "quantize": [], "outputs": [], "tokenize": [], "text": "", "window": WINDOW, **errand})
+        json.dumps(
+            {
+                "load": [],
+                "quantize": [],
+                "diverge": [],
+                "outputs": [],
+                "tokenize": [],
+                "text": "",
+                "window": WINDOW,
+                **errand,
+            }
+        )
     )
     command = [python, Path(__file__).with_name("consumer.py"), asked, answered]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -180,14 +191,14 @@ def compare_all(python: Path, scratch: Path) -> Iterator[Compared]:
             source = export(checkpoint, {"type": "F32"}, folder / "source")
             for label, params in COMPARED.items():
                 theirs = folder / f"llama.cpp {label}.gguf"
-                consume(python, scratch, quantize=[_task(source, theirs, **params)])
+                consume(python, scratch, quantize=[task(source, theirs, **params)])
                 ours = export(checkpoint, params, folder / label)
                 yield compare(model, label, source, ours, theirs)
                 ours.unlink()
                 theirs.unlink()
 
 
-def _task(source: Path, target: Path, type: str, **params: Any) -> dict[str, Any]:  # noqa: A002
+def task(source: Path, target: Path, type: str, **params: Any) -> dict[str, Any]:  # noqa: A002
     options = {OPTIONS[name]: SCHEMES[value].id if value in SCHEMES else value for name, value in params.items()}
     return {
         "source": str(source),

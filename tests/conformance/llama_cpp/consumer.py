@@ -3,11 +3,13 @@
     python consumer.py ERRAND.json ANSWER.json
 
 The errand: `text` and `window`, `load` (paths of GGUF files), `quantize` (source, target, file type
-number, options of llama_model_quantize_params), `outputs` (path, tokens, context, where to save them), `tokenize`
+number, options of llama_model_quantize_params, perhaps an importance matrix), `diverge` (a source and files made of
+it), `outputs` (path, tokens, context, where to save them), `tokenize`
 (path, texts). The answer: for each loaded file the text it generates, the digest of its tokens of the text, the
 perplexity over all tokens but the first of each window, and over the second half of each window, as llama-perplexity
-has it; for each tokenizer the tokens of each text. Outputs are saved as .npy: float32 (tokens, vocabulary), or
-(tokens, hidden) of a model that gives embeddings.
+has it; for each tokenizer the tokens of each text; for each file of `diverge` its perplexity and its KL divergence from
+the source, nats per token over all tokens but the first of each window. Outputs are saved as .npy: float32 (tokens,
+vocabulary), or (tokens, hidden) of a model that gives embeddings.
 """
 
 from __future__ import annotations
@@ -102,14 +104,63 @@ def tokenize(path: str, texts: list[str]) -> list[list[int]]:
     return [model.tokenize(text.encode(), add_bos=True, special=False) for text in texts]
 
 
-def quantize(source: str, target: str, file_type: int, options: dict[str, Any]) -> None:
+def diverge(source: str, files: list[str], text: str, window: int, windows: int) -> dict[str, dict[str, Any]]:
+    """Perplexity and divergence of each file, and the divergences of each window for intervals."""
+    models = {path: _logits_model(path, window) for path in (source, *files)}
+    tokens = models[source].tokenize(text.encode(), add_bos=False, special=False)
+    nlls: dict[str, list[float]] = {path: [] for path in models}
+    kls: dict[str, list[float]] = {path: [] for path in models}
+    for start in list(window_starts(tokens, window))[:windows]:
+        piece = tokens[start : start + window]
+        wanted = _log_probabilities(models[source], piece)  # (window - 1, vocabulary)
+        for path, model in models.items():
+            found = wanted if path == source else _log_probabilities(model, piece)
+            nlls[path].append(-float(found[np.arange(len(found)), piece[1:]].mean()))
+            kls[path].append(float((np.exp(wanted) * (wanted - found)).sum(axis=1).mean()))
+    for model in models.values():
+        model.close()
+    return {
+        path: {"perplexity": math.exp(float(np.mean(nlls[path]))), "divergence": float(np.mean(kls[path]))}
+        for path in models
+    }
+
+
+def _logits_model(path: str, window: int) -> Any:
+    return Llama(path, n_ctx=window, n_batch=window, n_threads=THREADS, logits_all=True, verbose=False)
+
+
+def _log_probabilities(model: Any, tokens: list[int]) -> Any:
+    """float32 (tokens - 1, vocabulary): row t is what follows token t."""
+    model.reset()
+    model.eval(tokens)
+    logits = model.scores[: len(tokens) - 1]
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def quantize(source: str, target: str, file_type: int, options: dict[str, Any], imatrix: str | None = None) -> None:
+    """`imatrix` names an .npz of mean squared inputs by tensor."""
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.nthread = file_type, THREADS
     for name, value in options.items():
         setattr(params, name, value)
+    entries = importances(imatrix) if imatrix else None
+    if entries is not None:
+        params.imatrix = ctypes.cast(entries, type(params.imatrix))
     failed = llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params))
     if failed:
         raise SystemExit(f"llama_model_quantize({source}, {target}, {file_type}) failed with {failed}")
+
+
+def importances(path: str) -> Any:
+    """llama.cpp's own form of an importance matrix: entries up to one without a name."""
+    values = {name: np.ascontiguousarray(array, np.float32) for name, array in np.load(path).items()}
+    entries = (llama_cpp.llama_model_imatrix_data * (len(values) + 1))()
+    entries.kept_alive = values
+    for entry, (name, array) in zip(entries, values.items(), strict=False):
+        entry.name, entry.size = name.encode(), array.size
+        entry.data = array.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    return entries
 
 
 def main() -> None:
@@ -120,6 +171,8 @@ def main() -> None:
     for task in errand["outputs"]:
         outputs(**task)
     answer = {path: load(path, errand["text"], errand["window"]) for path in errand["load"]}
+    for task in errand["diverge"]:
+        answer |= diverge(**task)
     answer |= {task["path"]: tokenize(**task) for task in errand["tokenize"]}
     Path(sys.argv[2]).write_text(json.dumps(answer))
 

@@ -356,6 +356,36 @@ def test_a_phase_of_a_newer_version_does_not_hide_the_job(start, write, read):
     assert read(jobs.get_job, job.id).phase is None
 
 
+def test_a_settled_plan_takes_the_place_of_the_open_one_and_an_event_says_what_it_comes_to(start, write, read):
+    job = start(plan={"tensors": []})
+    row = {"name": "a", "shape": [1, 32], "source_dtype": "F32", "action": "quantize", "scheme": "Q8_0", "output": "a"}
+    plan = {
+        "tensors": [{**row, "nbytes": 34, "reason": "measured", "block_slack": 1.0}],
+        "units": [{"key": "a", "tensors": ["a"]}],
+        "peak_memory_bytes": 34,
+        "warnings": [],
+        "limit_bytes": 40,
+        "predicted_loss": 0.5,
+    }
+
+    assert write(jobs.settle_plan, job.id, 1, plan)
+
+    after = read(jobs.get_job, job.id)
+    assert after.plan == plan
+    assert after.row_version > job.row_version
+    event = read(list_events, job.id, 0, 100)[-1]
+    assert event.type == "job.plan_settled"
+    assert event.payload == {"nbytes": 34, "limit_bytes": 40, "bits_per_weight": 8.5, "predicted_loss": 0.5}
+
+
+def test_a_worker_that_lost_its_job_settles_no_plan(start, write, read):
+    job = start()
+    write(jobs.release, job.id, 1)
+
+    assert not write(jobs.settle_plan, job.id, 1, {"tensors": []})
+    assert read(jobs.get_job, job.id).plan == job.plan
+
+
 def test_a_source_that_changes_between_attempts_is_refused(start, write):
     job = start()
     assert write(jobs.record_source, job.id, 1, "sha256:one")

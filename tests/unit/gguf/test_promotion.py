@@ -45,6 +45,12 @@ def test_what_a_pattern_of_the_user_s_gives_a_type_keeps_it(small: Checkpoint) -
     assert (params.overrides, changed) == (asked, {})
 
 
+def test_a_budget_has_nothing_to_give(small: Checkpoint) -> None:
+    params = GgufParams(target_bpw=5)
+
+    assert promote(small.index, plan(small.index, params), params, [DOWN0]) == {}
+
+
 @pytest.mark.parametrize(("smaller", "larger"), LARGER.items())
 def test_the_larger_type_takes_more_bits(smaller: str, larger: str) -> None:
     bits = {name: TYPES[name].row_bytes(256) for name in (smaller, larger)}
