@@ -14,6 +14,7 @@ from quantmill_bnb.layout import DTYPES, STORAGE, parts_of
 from quantmill_bnb.params import BnbParams
 
 EXPERTS = ".experts."
+JOINED = "transformers joins a mixture's experts in one tensor, which bitsandbytes does not quantize"
 
 
 def plan(index: ModelIndex, params: BnbParams) -> Plan:
@@ -22,7 +23,11 @@ def plan(index: ModelIndex, params: BnbParams) -> Plan:
     Raises what `plan_linears` does, and ParamsRejected for a `quant_storage` that does not divide a weight.
     """
     return plan_linears(
-        index, params.skip_modules, lambda linear: _row(linear, params), allow_requantize=params.allow_requantize
+        index,
+        params.skip_modules,
+        lambda linear: _row(linear, params),
+        of_stack=lambda stack: JOINED,
+        allow_requantize=params.allow_requantize,
     )
 
 
@@ -41,7 +46,7 @@ def scheme_of(params: BnbParams) -> str:
 def _row(linear: Linear, params: BnbParams) -> TensorPlan | str:
     info = linear.tensor
     if EXPERTS in linear.module:
-        return "transformers joins a mixture's experts in one tensor, which bitsandbytes does not quantize"
+        return JOINED
     if info.dtype not in DTYPES:
         return f"{info.dtype}; bitsandbytes quantizes {', '.join(DTYPES)}"
     row = TensorPlan(info.name, info.shape, info.dtype, "quantize", scheme_of(params), info.name, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 import quantmill_kernels
 from quantmill.contract.errors import RangeExceeded
+from quantmill.contract.experts import Stack, stacks
 from quantmill.contract.linears import linears
 from quantmill.contract.model_folder import kept_tensor
 from quantmill.contract.session import Session
-from quantmill.contract.tensors import FloatArray, QuantizedTensor, SourceTensor
+from quantmill.contract.tensors import FloatArray, PieceByPiece, QuantizedTensor, SourceTensor, TensorPlan
 from quantmill_fp8.inputs import InputScales
 from quantmill_fp8.params import Fp8Params
-from quantmill_fp8.schemes import STORED, Fp8Scheme, Granularity, scheme_of
+from quantmill_fp8.schemes import STORED, Fp8Scheme, Granularity, key_of, parts_of_expert, scheme_of
 
 Parts = Mapping[str, NDArray[Any]]
 ScaleOf = Callable[[float, str], float]
@@ -37,10 +38,13 @@ def quantize(session: Session, params: Fp8Params) -> Iterator[QuantizedTensor]:
     scheme = scheme_of(params)
     shared = SharedScales(session, OF_TENSORS[scheme.granularity]) if scheme.granularity in OF_TENSORS else None
     inputs = InputScales(session, params) if scheme.is_static else None
+    stacked = stacks(session.index)
     for unit in session.units():
         for name in unit.tensors:  # no name holds a tensor across the yield: the plan counts one at a time
             if session.plan.by_name[name].action == "keep":
                 yield kept_tensor(session.tensor(name))
+            elif name in stacked:
+                yield _stack(session.tensor(name), stacked[name], scheme, session.plan.by_name[name], session.threads)
             else:
                 scale = shared.of(name) if shared else None
                 of_inputs = {"input_scale": inputs.of(name)} if inputs else {}
@@ -72,6 +76,31 @@ class SharedScales:
 
     def _absmax(self, name: str) -> float:
         return quantmill_kernels.absmax(self._session.tensor(name).values, threads=self._session.threads)
+
+
+def _stack(source: SourceTensor, stack: Stack, scheme: Fp8Scheme, row: TensorPlan, threads: int) -> QuantizedTensor:
+    """The experts of a stack one by one, each made when it is written."""
+
+    def made(expert: int) -> Parts:
+        weights = stack.of_expert(source.values, expert)
+        shared = _shared_by(weights, scheme, threads)
+        return {
+            key_of(expert, position, part): values
+            for position, weight in enumerate(weights)
+            for part, values in _quantized(weight, scheme, shared, {}, threads).parts.items()
+        }
+
+    pieces = [[part.part for part in parts_of_expert(stack, n, scheme)] for n in range(stack.experts)]
+    return QuantizedTensor(row.name, row.scheme, row.shape, PieceByPiece(pieces, made, row.nbytes))
+
+
+def _shared_by(weights: Sequence[SourceTensor], scheme: Fp8Scheme, threads: int) -> float | None:
+    """The scale that an expert's weights of one product share: those of one stack."""
+    if scheme.granularity not in OF_TENSORS:
+        return None
+    dtype, _ = STORED[weights[0].info.dtype]
+    largest = max(quantmill_kernels.absmax(weight.values, threads=threads) for weight in weights)
+    return OF_TENSORS[scheme.granularity](largest, dtype)
 
 
 def _quantized(

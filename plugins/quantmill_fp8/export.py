@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from quantmill.contract.experts import stacked_metadata, stacks
 from quantmill.contract.linears import kept_modules
 from quantmill.contract.model_folder import place_model_folder, quantized_config
 from quantmill.contract.placement import Placement, write_placed
@@ -28,7 +28,14 @@ def place(plan: Plan, index: ModelIndex, params: Fp8Params) -> Placement:
     """Where `write` puts each byte."""
     scheme = scheme_of(params)
     settings = _compressed_tensors(scheme, plan, index) if scheme.format else _native(plan, index)
-    return place_model_folder(plan, partial(parts_of, scheme=scheme), index, quantized_config(index, settings))
+    found = stacks(index)
+    return place_model_folder(
+        plan,
+        lambda row: parts_of(row, scheme, found.get(row.name)),
+        index,
+        quantized_config(index, settings),
+        stacked_metadata(plan, found),
+    )
 
 
 def _compressed_tensors(scheme: Fp8Scheme, plan: Plan, index: ModelIndex) -> dict[str, Any]:

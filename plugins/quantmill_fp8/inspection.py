@@ -56,6 +56,12 @@ ARRAYS: Mapping[str, Mapping[str, tuple[str, int, int]]] = {
 FUSED = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj", "w3": "w1"}
 EXPERT = re.compile(r"\.experts\.\d+\.")
 INPUT_SCALE = "input_scale"
+
+# What consumers call the Linears of an expert that the source has in one tensor with all others of its block
+EXPERTS = re.compile(r"\.experts\.(gate_up_proj|down_proj)$")
+USUAL_NAMES = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+NAMES = {"MixtralForCausalLM": {"gate_up_proj": ("w1", "w3"), "down_proj": ("w2",)}}
+TRANSPOSED = "Llama4"
 ONE_SCALE = ("weight_global_scale", "weight_scale", INPUT_SCALE)
 
 
@@ -67,7 +73,7 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: Fp8Params) -> I
         observations = [
             *(_native(found) if native else _compressed_tensors(found, params)),
             *_ignored(found.get("modules_to_not_convert" if native else "ignore"), plan, index),
-            *_stored(artifact, plan, params),
+            *_stored(artifact, plan, index, params),
             *_shared_scales(artifact),
             *_input_scales(artifact),
             *config_observations(artifact, index),
@@ -118,6 +124,9 @@ def _compressed_tensors(found: Mapping[str, Any], params: Fp8Params) -> Iterator
 def _ignored(listed: Any, plan: Plan, index: ModelIndex) -> Iterator[Observation]:
     """Each matrix that is not quantized must be listed, or the consumer would look for its scales."""
     for row in plan.tensors:
+        if EXPERTS.search(row.name) and len(row.shape) == 3:
+            module = row.name.rpartition(".")[0]
+            yield Observation("ignored_modules", row.name, module in (listed or ()), row.action == "keep")
         if row.name.endswith(".weight") and len(row.shape) == 2:
             module = row.name.removesuffix(".weight")
             yield Observation("ignored_modules", module, module in (listed or ()), row.action == "keep")
@@ -125,22 +134,38 @@ def _ignored(listed: Any, plan: Plan, index: ModelIndex) -> Iterator[Observation
         yield Observation("ignored_modules", name, name.removesuffix(".weight") in (listed or ()), True)
 
 
-def _stored(artifact: ModelFolder, plan: Plan, params: Fp8Params) -> Iterator[Observation]:
-    """The arrays of each quantized weight, by dtype and shape."""
+def _stored(artifact: ModelFolder, plan: Plan, index: ModelIndex, params: Fp8Params) -> Iterator[Observation]:
+    """The arrays of each quantized weight, by dtype and shape; those of experts one by one."""
     for row in plan.tensors:
         if row.action == "quantize":
-            for part, wanted in ARRAYS[_layout(params)].items():
-                name = f"{row.name.removesuffix('.weight')}.{part}"
-                info = artifact.tensors.get(name)
-                found = None if info is None else f"{info.dtype} {list(info.shape)}"
-                yield Observation("stored_arrays", name, found, _array(row, *wanted))
+            for module, shape in _matrices(row, index):
+                for part, wanted in ARRAYS[_layout(params)].items():
+                    name = f"{module}.{part}"
+                    info = artifact.tensors.get(name)
+                    found = None if info is None else f"{info.dtype} {list(info.shape)}"
+                    yield Observation("stored_arrays", name, found, _array(shape, row.source_dtype, *wanted))
 
 
-def _array(row: TensorPlan, dtype: str, rows: int, cols: int) -> str:
+def _matrices(row: TensorPlan, index: ModelIndex) -> Iterator[tuple[str, tuple[int, int]]]:
+    """The modules that a row is stored as, each with its (out_features, in_features)."""
+    if len(row.shape) == 2:
+        yield row.name.removesuffix(".weight"), (row.shape[0], row.shape[1])
+        return
+    module, _, last = row.name.rpartition(".")
+    leaves = NAMES.get(index.architecture, USUAL_NAMES)[last]
+    experts, outputs, inputs = row.shape
+    if index.architecture.startswith(TRANSPOSED):
+        outputs, inputs = inputs, outputs
+    for expert in range(experts):
+        for leaf in leaves:
+            yield f"{module}.{expert}.{leaf}", (outputs // len(leaves), inputs)
+
+
+def _array(of: tuple[int, int], source_dtype: str, dtype: str, rows: int, cols: int) -> str:
     """One value for so many rows and columns; 0 columns: for all of a row, 0 rows: for the whole tensor."""
-    height, width = row.shape
+    height, width = of
     shape = [-(-height // rows), -(-width // cols) if cols else 1] if rows else [1]
-    return f"{row.source_dtype if dtype == SOURCE else dtype} {shape}"
+    return f"{source_dtype if dtype == SOURCE else dtype} {shape}"
 
 
 def _shared_scales(artifact: ModelFolder) -> Iterator[Observation]:

@@ -8,24 +8,28 @@ from typing import Any
 
 from quantmill.contract.calibration import CalibrationNeed
 from quantmill.contract.errors import ParamsRejected
+from quantmill.contract.experts import Stack
 from quantmill.contract.linears import Linear, plan_linears, promote_linears
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
 from quantmill_fp8.params import Fp8Params
-from quantmill_fp8.schemes import SCALE_DTYPES, Fp8Scheme, parts_of, scheme_of
+from quantmill_fp8.schemes import SCALE_DTYPES, Fp8Scheme, parts_of, parts_of_expert, scheme_of
 
 
 def plan(index: ModelIndex, params: Fp8Params) -> Plan:
     """Quantizes the Linears of the decoder blocks that `skip_modules` does not name; all else is stored as it is.
 
-    Static scales of activations ask for what those Linears are fed in the source model.
+    Experts in one tensor are stored one by one, as consumers know them. Static scales of activations ask for what
+    Linears are fed in the source model.
 
-    Raises what `plan_linears` does, and ParamsRejected for a Linear whose features the scheme's blocks do not divide.
+    Raises what `plan_linears` does, and ParamsRejected for a Linear whose features the scheme's blocks do not divide,
+    and for static scales of experts in one tensor.
     """
     scheme = scheme_of(params)
     made = plan_linears(
         index,
         params.skip_modules,
         lambda linear: _row(linear, scheme, params.scheme),
+        of_stack=lambda stack: _stack_row(stack, scheme, params.scheme),
         allow_requantize=params.allow_requantize,
     )
     return replace(made, calibration=_needed(made, params)) if scheme.is_static else made
@@ -44,14 +48,41 @@ def promote(index: ModelIndex, plan: Plan, params: Fp8Params, names: Collection[
 def _row(linear: Linear, scheme: Fp8Scheme, name: str) -> TensorPlan | str:
     info = linear.tensor
     if info.dtype not in SCALE_DTYPES:
-        return f"{info.dtype}; fp8 quantizes {', '.join(SCALE_DTYPES)}"
-    outputs, inputs = info.shape
+        return _other_dtype(info.dtype)
+    _require_blocks(linear.module, info.shape, scheme, name)
+    row = TensorPlan(info.name, info.shape, info.dtype, "quantize", scheme.label, info.name, 0)
+    return replace(row, nbytes=sum(part.nbytes for part in parts_of(row, scheme)))
+
+
+def _stack_row(stack: Stack, scheme: Fp8Scheme, name: str) -> TensorPlan | str:
+    info = stack.tensor
+    if info.dtype not in SCALE_DTYPES:
+        return _other_dtype(info.dtype)
+    if scheme.is_static:
+        message = f"{info.name} holds all experts of a block, whose inputs calibration does not tell apart"
+        raise ParamsRejected(
+            f"{message}; choose FP8_DYNAMIC or name the tensor in skip_modules",
+            [{"pointer": "/scheme", "code": "stacked_experts", "message": message}],
+        )
+    _require_blocks(info.name, stack.shape, scheme, name)
+    expert = sum(part.nbytes for part in parts_of_expert(stack, 0, scheme))
+    names = (name.removesuffix(".weight").rpartition(".")[2] for name in stack.weights)
+    reason = f"stored as experts one by one: {', '.join(names)}"
+    return TensorPlan(
+        info.name, info.shape, info.dtype, "quantize", scheme.label, stack.weights[0], stack.experts * expert, reason
+    )
+
+
+def _other_dtype(dtype: str) -> str:
+    return f"{dtype}; fp8 quantizes {', '.join(SCALE_DTYPES)}"
+
+
+def _require_blocks(module: str, shape: tuple[int, ...], scheme: Fp8Scheme, name: str) -> None:
+    outputs, inputs = shape
     if outputs % scheme.outputs or inputs % scheme.inputs:
         blocks = f"{scheme.outputs} x {scheme.inputs}"
-        message = f"{linear.module} is {outputs} x {inputs}, which blocks of {blocks} ({name}) do not divide"
+        message = f"{module} is {outputs} x {inputs}, which blocks of {blocks} ({name}) do not divide"
         raise ParamsRejected(
             f"{message}; choose FP8_DYNAMIC or name the module in skip_modules",
             [{"pointer": "/scheme", "code": "indivisible", "message": message}],
         )
-    row = TensorPlan(info.name, info.shape, info.dtype, "quantize", scheme.label, info.name, 0)
-    return replace(row, nbytes=sum(part.nbytes for part in parts_of(row, scheme)))

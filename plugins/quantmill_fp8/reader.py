@@ -7,6 +7,7 @@ scales and the order of its nibbles: compressed-tensors 0.19, compressors/nvfp4.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from quantmill.contract.errors import VerificationFailed
 from quantmill.contract.model_folder import ModelFolder, read_kept
 from quantmill.contract.reading import ReadTensor
+from quantmill.contract.strictjson import parse_object
 from quantmill.contract.tensors import FloatArray
 
 
@@ -32,27 +34,97 @@ E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -
 E2M1_PAIRS = _pairs(E2M1, E2M1)  # the first of two codes is in the low nibble
 SCALES = (".weight_scale", ".weight_scale_inv", ".weight_global_scale", ".input_scale")
 PACKED = ".weight_packed"
+STACKS = "quantmill.stacks"  # metadata: experts that the source has in one tensor
 BLOCK = 128
 CHUNK_VALUES = 1 << 17  # decoded at once, so that they are scaled while they are in the cache
 
 
 def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTensor]:
-    """Each stored tensor as float32, in the order of the names. Raises VerificationFailed for one that is not whole."""
+    """Each stored tensor as float32, in the order of the names. Raises VerificationFailed for one that is not whole.
+
+    Experts that the source has in one tensor are given so.
+    """
     with ModelFolder(folder) as artifact:
-        for name in sorted(_sources(artifact)):
+        weights, stacked = _weights(artifact), _stacks(artifact)
+        single = weights - {weight for stack in stacked.values() for weight in stack.weights}
+        for name in sorted(single | stacked.keys()):
             if names is None or name in names:
-                yield _read(artifact, name)
+                yield _read_stack(artifact, name, stacked[name]) if name in stacked else _read(artifact, name)
 
 
-def _sources(artifact: ModelFolder) -> set[str]:
+def _weights(artifact: ModelFolder) -> set[str]:
     stored = (name for name in artifact.tensors if not name.endswith(SCALES))
     return {f"{name.removesuffix(PACKED)}.weight" if name.endswith(PACKED) else name for name in stored}
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """`experts` matrices, each of the rows of as many weights as `patterns` has; the source's are `transposed`."""
+
+    experts: int
+    patterns: tuple[str, ...]
+    transposed: bool
+
+    def names(self, expert: int) -> list[str]:
+        return [pattern.replace("*", str(expert)) for pattern in self.patterns]
+
+    @property
+    def weights(self) -> Iterator[str]:
+        return (name for expert in range(self.experts) for name in self.names(expert))
+
+
+def _stacks(artifact: ModelFolder) -> dict[str, _Stack]:
+    """What the files' metadata says of experts that the source has in one tensor."""
+    try:
+        said = parse_object(artifact.metadata.get(STACKS, "{}").encode())
+    except ValueError as error:
+        raise VerificationFailed(f"the metadata's {STACKS} cannot be read: {error}") from error
+    return {name: _stack(entry, len(artifact.tensors)) for name, entry in said.items()}
+
+
+def _stack(entry: Any, most: int) -> _Stack:
+    found = f"experts {entry!r:.200}"
+    _require(isinstance(entry, dict) and entry.keys() == {"experts", "weights", "transposed"}, found)
+    experts, weights, transposed = entry["experts"], entry["weights"], entry["transposed"]
+    _require(type(experts) is int and 0 < experts <= most and type(transposed) is bool, found)
+    names = isinstance(weights, list) and all(isinstance(each, str) and each.count("*") == 1 for each in weights)
+    _require(names and len(set(weights)) == len(weights) in (1, 2), found)
+    return _Stack(experts, tuple(weights), transposed)
+
+
+def _read_stack(artifact: ModelFolder, name: str, stack: _Stack) -> ReadTensor:
+    """The matrices of all experts; one expert's weights are decoded at a time."""
+    first = stack.names(0)[0]
+    wanted = _codes_shape(artifact, first)
+    for weight in stack.weights:  # before there is room for all of them
+        shape = _codes_shape(artifact, weight)
+        _require(shape == wanted, f"{weight} {list(shape)}, the first expert's are {list(wanted)}")
+    rows, cols = _read(artifact, first).values.shape
+    outputs = len(stack.patterns) * rows
+    matrix = (cols, outputs) if stack.transposed else (outputs, cols)
+    values = np.empty((stack.experts, *matrix), np.float32)
+    matrices = values.swapaxes(1, 2) if stack.transposed else values
+    schemes, nbytes = set(), 0
+    for number, weight in enumerate(stack.weights):
+        expert, position = divmod(number, len(stack.patterns))
+        found = _read(artifact, weight)
+        matrices[expert, position * rows : (position + 1) * rows] = found.values
+        schemes.add(found.scheme)
+        nbytes += found.nbytes
+    return ReadTensor(name, " and ".join(sorted(schemes)), nbytes, values, stack.transposed)
+
+
+def _codes_shape(artifact: ModelFolder, name: str) -> tuple[int, ...]:
+    stored = next((each for each in (name, name.removesuffix(".weight") + PACKED) if each in artifact.tensors), None)
+    _require(stored is not None, f"there is nothing of {name}")
+    return artifact.tensors[str(stored)].shape
 
 
 def _read(artifact: ModelFolder, name: str) -> ReadTensor:
     module = name.removesuffix(".weight")
     possible = (name, module + PACKED, *(module + scale for scale in SCALES))
     parts = [stored for stored in possible if stored in artifact.tensors]
+    _require(bool(parts), f"there is nothing of {name}")
     if parts == [name]:
         return read_kept(artifact, name)
     nbytes = sum(artifact.tensors[part].nbytes for part in parts)

@@ -5,14 +5,15 @@ compressed-tensors 0.19: quantization/quant_scheme.py (presets), compressors/; D
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
 
+from quantmill.contract.experts import Stack
 from quantmill.contract.model_folder import StoredPart, kept_part
 from quantmill.contract.tensors import TensorPlan
 from quantmill_fp8.params import Fp8Params
@@ -107,21 +108,39 @@ def scheme_of(params: Fp8Params) -> Fp8Scheme:
     return FP8_TENSOR if params.strategy == "tensor" else SCHEMES[params.scheme]
 
 
-def parts_of(row: TensorPlan, scheme: Fp8Scheme) -> Sequence[StoredPart]:
-    """The arrays that the files hold for a tensor of the plan."""
+def parts_of(row: TensorPlan, scheme: Fp8Scheme, stack: Stack | None = None) -> Sequence[StoredPart]:
+    """The arrays that the files hold for a tensor of the plan; `stack` where it holds experts."""
     if row.action == "keep":
         return (kept_part(row),)
-    module = row.name.removesuffix(".weight")
-    rows, cols = row.shape
+    if stack is None:
+        return _parts_of_weight(row.name, row.shape, row.source_dtype, scheme)
+    return [part for expert in range(stack.experts) for part in parts_of_expert(stack, expert, scheme)]
+
+
+def parts_of_expert(stack: Stack, expert: int, scheme: Fp8Scheme) -> Iterator[StoredPart]:
+    """The arrays of one expert's weights; their keys tell expert and weight."""
+    for position, info in enumerate(stack.infos(expert)):
+        for part in _parts_of_weight(info.name, info.shape, info.dtype, scheme):
+            yield replace(part, part=key_of(expert, position, part.part))
+
+
+def key_of(expert: int, position: int, part: str) -> str:
+    """The key of an array of the expert's weight in this position, by what it is of a weight alone."""
+    return f"{expert}/{position}/{part}"
+
+
+def _parts_of_weight(name: str, shape: tuple[int, ...], source_dtype: str, scheme: Fp8Scheme) -> tuple[StoredPart, ...]:
+    module = name.removesuffix(".weight")
+    rows, cols = shape
     scale = f"{module}.{scheme.scale}"
     packed = StoredPart("codes", f"{module}.weight_packed", "U8", (rows, cols // 2))
-    codes = StoredPart("codes", row.name, "F8_E4M3", row.shape)
+    codes = StoredPart("codes", name, "F8_E4M3", shape)
     blocks = (-(-rows // BLOCK), -(-cols // BLOCK))
-    native = "F32" if not scheme.format else row.source_dtype
-    inputs = StoredPart("input_scale", f"{module}.input_scale", row.source_dtype, (1,))
+    native = "F32" if not scheme.format else source_dtype
+    inputs = StoredPart("input_scale", f"{module}.input_scale", source_dtype, (1,))
     weights: Mapping[str, tuple[StoredPart, ...]] = {
-        "tensor": (codes, StoredPart("scale", scale, row.source_dtype, (1,))),
-        "channel": (codes, StoredPart("scale", scale, row.source_dtype, (rows, 1))),
+        "tensor": (codes, StoredPart("scale", scale, source_dtype, (1,))),
+        "channel": (codes, StoredPart("scale", scale, source_dtype, (rows, 1))),
         "block": (codes, StoredPart("scale", scale, native, blocks)),
         "mxfp8": (codes, StoredPart("scale", scale, "U8", (rows, cols // 32))),
         "mxfp4": (packed, StoredPart("scale", scale, "U8", (rows, cols // 32))),

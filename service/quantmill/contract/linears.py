@@ -10,12 +10,14 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import StringConstraints
 
 from quantmill.contract.errors import ParamsRejected, SourceRejected
+from quantmill.contract.experts import Stack, is_stacked, stacks
 from quantmill.contract.model_folder import kept_row, require_unquantized
 from quantmill.contract.tensors import ModelIndex, Plan, TensorInfo, TensorPlan, Unit
 
@@ -51,6 +53,8 @@ TRANSPOSED = ("GPT2LMHeadModel", "GPT2Model")
 
 HEAD = "lm_head"
 NO_LINEAR = "not the weight of a Linear in a decoder block"
+STACKED = "experts in one tensor, and not one by one as Linears"
+UNKNOWN_STACK = "experts in one tensor, whose layout is not known here"
 
 # The decoders of transformers whose Linears have been compared with the table.
 ARCHITECTURES = (
@@ -119,27 +123,36 @@ def _in_a_block(index: ModelIndex, info: TensorInfo, module: str) -> Linear | No
 
 
 RowOf = Callable[[Linear], TensorPlan | str]
+RowOfStack = Callable[[Stack], TensorPlan | str]
 
 
 def plan_linears(
-    index: ModelIndex, skip_modules: Sequence[str], row_of: RowOf, *, allow_requantize: bool = False
+    index: ModelIndex,
+    skip_modules: Sequence[str],
+    row_of: RowOf,
+    *,
+    of_stack: RowOfStack = lambda stack: STACKED,
+    allow_requantize: bool = False,
 ) -> Plan:
     """A plan with one unit a tensor: the Linears that `skip_modules` does not name as `row_of` has them, all else kept.
 
-    `row_of` gives the row of a Linear, or the reason why it keeps its weights. The peak memory is the largest
-    tensor's source bytes (its mapped pages) plus its stored bytes.
+    `row_of` gives the row of a Linear, or the reason why it keeps its weights; `of_stack` that of experts in one
+    tensor, whose module is the tensor's name. The peak memory is the largest tensor's source bytes (its mapped pages)
+    plus its stored bytes, of experts one by one those of one expert.
 
     Raises SourceRejected for a source that `require_unquantized` refuses or that has no Linear to quantize,
     ParamsRejected for a pattern that matches no Linear.
     """
     warnings = require_unquantized(index, allow_requantize)
-    found = linears(index)
-    _check_patterns(skip_modules, found.values())
-    rows = tuple(_row(info, found.get(info.name), skip_modules, row_of) for info in index.tensors.values())
+    found, stacked = linears(index), stacks(index)
+    _check_patterns(skip_modules, [*(linear.module for linear in found.values()), *stacked])
+    rows_of = {linear.tensor.name: (linear.module, partial(row_of, linear)) for linear in found.values()}
+    rows_of |= {name: (name, partial(of_stack, stack)) for name, stack in stacked.items()}
+    rows = tuple(_row(info, rows_of.get(info.name), skip_modules) for info in index.tensors.values())
     if all(row.action == "keep" for row in rows):
         reasons = sorted({row.reason for row in rows})
         raise SourceRejected(f"{index.architecture} has nothing to quantize: {'; '.join(reasons)}", reasons=reasons)
-    peak = max(index.tensors[row.name].nbytes + row.nbytes for row in rows)
+    peak = max(index.tensors[row.name].nbytes + _at_once(row, stacked) for row in rows)
     return Plan(rows, tuple(Unit(row.name, (row.name,)) for row in rows), peak, warnings)
 
 
@@ -148,32 +161,49 @@ def promote_linears(
 ) -> Mapping[str, Any]:
     """The `skip_modules` by which the named Linears keep their weights, and with them those that engines compute in
     one product with them, which must have one scheme. Empty where none of them is quantized."""
-    found = linears(index)
-    quantized = [name for name in found if name in names and plan.by_name[name].action == "quantize"]
-    modules = dict.fromkeys(module for name in quantized for module in found[name].fused)
+    together = {name: linear.fused for name, linear in linears(index).items()}
+    together |= {name: stack.together for name, stack in stacks(index).items()}
+    quantized = [name for name in together if name in names and plan.by_name[name].action == "quantize"]
+    modules = dict.fromkeys(module for name in quantized for module in together[name])
     return {"skip_modules": [*skip_modules, *(each for each in modules if each not in skip_modules)]} if modules else {}
 
 
 def kept_modules(plan: Plan, index: ModelIndex) -> list[str]:
     """Modules with a matrix that is kept: consumers need them by name, or look for what quantized ones have.
 
-    A tied one is among them, which has no matrix of its own.
+    A tied one is among them, which has no matrix of its own, and of experts in one tensor their module and each of
+    their Linears, by which consumers may know them.
     """
-    kept = (row.name for row in plan.tensors if row.action == "keep" and len(row.shape) == 2)
-    return [name.removesuffix(".weight") for name in (*kept, *index.tied) if name.endswith(".weight")]
+    kept = [row for row in plan.tensors if row.action == "keep"]
+    matrices = (row.name for row in kept if len(row.shape) == 2)
+    modules = [name.removesuffix(".weight") for name in (*matrices, *index.tied) if name.endswith(".weight")]
+    stacked = [row.name for row in kept if is_stacked(index.tensors[row.name])]
+    found = stacks(index)
+    experts = (module for name in stacked if name in found for module in found[name].modules)
+    return [*modules, *dict.fromkeys(name.rpartition(".")[0] for name in stacked), *experts]
 
 
-def _row(info: TensorInfo, linear: Linear | None, skip_modules: Sequence[str], row_of: RowOf) -> TensorPlan:
-    if linear is None:
-        return kept_row(info, NO_LINEAR)
-    skipped = [pattern for pattern in skip_modules if fnmatchcase(linear.module, pattern)]
-    row = f"skip_modules: {skipped[0]}" if skipped else row_of(linear)
+def _row(
+    info: TensorInfo, found: tuple[str, Callable[[], TensorPlan | str]] | None, skip_modules: Sequence[str]
+) -> TensorPlan:
+    """The row of a tensor; `found` are its module and what gives the row of one that is not skipped."""
+    if found is None:
+        return kept_row(info, UNKNOWN_STACK if is_stacked(info) else NO_LINEAR)
+    module, row_of = found
+    skipped = [pattern for pattern in skip_modules if fnmatchcase(module, pattern)]
+    row = f"skip_modules: {skipped[0]}" if skipped else row_of()
     return kept_row(info, row) if isinstance(row, str) else row
 
 
-def _check_patterns(skip_modules: Sequence[str], found: Collection[Linear]) -> None:
+def _at_once(row: TensorPlan, stacked: Mapping[str, Stack]) -> int:
+    """What is stored of a tensor and in memory at a time."""
+    one_by_one = row.name in stacked and row.action == "quantize"
+    return row.nbytes // stacked[row.name].experts if one_by_one else row.nbytes
+
+
+def _check_patterns(skip_modules: Sequence[str], modules: Collection[str]) -> None:
     for position, pattern in enumerate(skip_modules):
-        if pattern in USUALLY_SKIPPED or any(fnmatchcase(linear.module, pattern) for linear in found):
+        if pattern in USUALLY_SKIPPED or any(fnmatchcase(module, pattern) for module in modules):
             continue  # a tied head is not there to be skipped
         message = f"{pattern!r} matches no Linear of this model"
         raise ParamsRejected(

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -130,17 +130,23 @@ def write_model_folder(
     return write_placed(tensors, plan, place_model_folder(plan, layout, index, config), folder)
 
 
-def place_model_folder(plan: Plan, layout: Layout, index: ModelIndex, config: Mapping[str, Any]) -> Placement:
+def place_model_folder(
+    plan: Plan,
+    layout: Layout,
+    index: ModelIndex,
+    config: Mapping[str, Any],
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> Placement:
     """Where everything in a model folder stands: shards, their index where there are several, config.json, tokenizer.
 
-    `layout` says what the files hold for each tensor, `config` is the whole config.json. Depends on the arguments only.
-    Raises PluginBroken when plan and layout disagree.
+    `layout` says what the files hold for each tensor, `config` is the whole config.json, `metadata` what each weight
+    file says beside its tensors. Depends on the arguments only. Raises PluginBroken when plan and layout disagree.
     """
     shards = _shards(plan, layout)
     weights: dict[str, WeightFile] = {}
     places: dict[str, tuple[Place, ...]] = {}
     for name, rows in shards.items():
-        head, begins, size = _header([part for _, parts in rows for part in parts])
+        head, begins, size = _header([part for _, parts in rows for part in parts], metadata)
         weights[name] = WeightFile(head, size)
         for row, parts in rows:
             places[row.name] = tuple(
@@ -180,12 +186,12 @@ def _shards(plan: Plan, layout: Layout) -> dict[str, Rows]:
     return {f"model-{number:05}-of-{len(files):05}.safetensors": rows for number, rows in enumerate(files, 1)}
 
 
-def _header(parts: list[StoredPart]) -> tuple[bytes, dict[str, int], int]:
+def _header(parts: list[StoredPart], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int], int]:
     """The header's bytes, where in the file each part begins, and the file's size.
 
     Widest dtypes first, so that every array is aligned to its dtype: the format allows no gaps.
     """
-    entries: dict[str, Any] = {"__metadata__": METADATA}
+    entries: dict[str, Any] = {"__metadata__": {**METADATA, **metadata}}
     offset = 0
     begins = {}
     for part in sorted(parts, key=lambda part: (-DTYPES[part.dtype].itemsize, part.name)):
@@ -217,8 +223,8 @@ def _json(value: Mapping[str, Any]) -> bytes:
 class ModelFolder:
     """An artifact's config.json and safetensors files, opened; a context manager.
 
-    `config` is config.json, `tensors` all stored arrays by name. Raises SourceRejected when the folder does not hold
-    exactly what its files say.
+    `config` is config.json, `tensors` all stored arrays by name, `metadata` what the first weight file says beside
+    them. Raises SourceRejected when the folder does not hold exactly what its files say.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -234,6 +240,7 @@ class ModelFolder:
             self.close()
             raise
         self.tensors: Mapping[str, TensorInfo] = {name: info for file in files for name, info in file.tensors.items()}
+        self.metadata: Mapping[str, str] = files[0].metadata if files else {}
 
     def values(self, name: str) -> NDArray[Any]:
         """A stored array, memory-mapped and read-only. Raises SourceRejected for a name that is not stored."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -79,15 +79,15 @@ class PlacedFiles:
             self.close()
             raise
 
-    def put(self, tensor: QuantizedTensor) -> list[memoryview]:
-        """Write the tensor's parts to their places; gives the bytes that were written, in the order of the places.
+    def put(self, tensor: QuantizedTensor, written: Callable[[memoryview], object] | None = None) -> None:
+        """Write the tensor's parts to their places, one in memory at a time where they come so.
 
-        Raises PluginBroken when they are not what was placed, OSError when they cannot be written.
+        `written` is given the bytes of each, in the order of the places. Raises PluginBroken when they are not what was
+        placed, OSError when they cannot be written.
         """
         places = self._places.get(tensor.name, ())
         if sorted(place.part for place in places) != sorted(tensor.parts):
             raise PluginBroken(f"{tensor.name} came with the parts {sorted(tensor.parts)}", tensor=tensor.name)
-        written = []
         for place in places:
             data = _bytes_of(tensor.parts[place.part])
             if data.nbytes != place.nbytes:
@@ -95,8 +95,8 @@ class PlacedFiles:
                     f"{place.name} takes {data.nbytes} bytes, {place.nbytes} were planned", tensor=tensor.name
                 )
             _write_at(self._descriptors[place.file], data, place.begin)
-            written.append(data)
-        return written
+            if written is not None:
+                written(data)
 
     def start_writeback(self, name: str) -> None:
         """Let the system begin to write the tensor's dirty pages to the disk, so that a later fsync waits less."""

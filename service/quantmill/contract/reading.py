@@ -17,7 +17,8 @@ class ReadTensor:
     nbytes   what it takes in the file, without the container's overhead
     values   float32, in the source's shape and row order
 
-    `transposed` says that the artifact's rows are the source's columns: its blocks run along those.
+    `transposed` says that the artifact's rows are the source's columns: its blocks run along those. Of a tensor with
+    more than two dimensions it is the last two.
     """
 
     name: str

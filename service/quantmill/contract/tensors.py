@@ -6,7 +6,7 @@ Dtypes are safetensors' names (F32, F16, BF16, ...).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -100,12 +100,41 @@ class SourceTensor:
     parts: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
+class PieceByPiece(Mapping[str, NDArray[Any]]):
+    """Parts of a tensor that is too large to be made at once: a piece is made when a part of it is asked for.
+
+    One piece is in memory at a time. Asked for in their order, each is made once; `make` may raise.
+    """
+
+    def __init__(
+        self, pieces: Sequence[Sequence[str]], make: Callable[[int], Mapping[str, NDArray[Any]]], nbytes: int
+    ) -> None:
+        """`pieces` are the parts of each piece, `make` gives those of the piece of this number; all take `nbytes`."""
+        self.nbytes = nbytes
+        self._piece_of = {part: number for number, parts in enumerate(pieces) for part in parts}
+        self._make = make
+        self._made: tuple[int, Mapping[str, NDArray[Any]]] = (-1, {})
+
+    def __getitem__(self, part: str) -> NDArray[Any]:
+        number = self._piece_of[part]
+        if self._made[0] != number:
+            self._made = (-1, {})  # the one before goes first
+            self._made = (number, self._make(number))
+        return self._made[1][part]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._piece_of)
+
+    def __len__(self) -> int:
+        return len(self._piece_of)
+
+
 @dataclass(frozen=True)
 class QuantizedTensor:
     """One tensor as a method made it.
 
     `name` and `shape` are those of the source. `parts` are the arrays that the format stores for it, by the
-    format's own part names: GGUF has one, `packed`, uint8 of shape (rows, row_bytes).
+    format's own part names: GGUF has one, `packed`, uint8 of shape (rows, row_bytes). They may come PieceByPiece.
     """
 
     name: str
@@ -115,6 +144,8 @@ class QuantizedTensor:
 
     @property
     def nbytes(self) -> int:
+        if isinstance(self.parts, PieceByPiece):
+            return self.parts.nbytes
         return sum(part.nbytes for part in self.parts.values())
 
 

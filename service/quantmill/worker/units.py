@@ -115,13 +115,12 @@ class PlacedUnits:
         return bool(places) and f"sha256:{digest.hexdigest()}" == unit.digest
 
     def put(self, key: str, tensors: Sequence[QuantizedTensor]) -> FinishedUnit:
-        digest, size = hashlib.sha256(), 0
+        digest = hashlib.sha256()
         with exhaustion_reported(self._folder):
             for tensor in tensors:
-                for data in self._files.put(tensor):
-                    digest.update(data)
-                    size += data.nbytes
+                self._files.put(tensor, digest.update)
                 self._files.start_writeback(tensor.name)
+        size = sum(tensor.nbytes for tensor in tensors)
         return FinishedUnit(key=key, digest=f"sha256:{digest.hexdigest()}", size=size)
 
     def export(self, folder: Path) -> list[Path]:

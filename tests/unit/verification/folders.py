@@ -49,13 +49,14 @@ class Folder:
     checkpoint: Checkpoint
     config: dict[str, Any] = field(init=False)
     arrays: dict[str, Array] = field(init=False)
+    metadata: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.config = json.loads((self.path / "config.json").read_text())
         raw = (self.path / "model.safetensors").read_bytes()
         size = int.from_bytes(raw[:8], "little")
         header = json.loads(raw[8 : 8 + size])
-        del header["__metadata__"]
+        self.metadata = header.pop("__metadata__")
         self.arrays = {name: self._array(entry, raw[8 + size :]) for name, entry in header.items()}
 
     def _array(self, entry: dict[str, Any], data: bytes) -> Array:
@@ -72,7 +73,7 @@ class Folder:
         self.arrays[name] = Array(dtype, list(values.shape), values)
 
     def save(self) -> None:
-        entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        entries: dict[str, Any] = {"__metadata__": self.metadata}
         end = 0
         for name, array in self.arrays.items():
             begin, end = end, end + array.values.nbytes

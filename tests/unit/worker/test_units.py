@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from quantmill.contract.errors import PluginBroken
 from quantmill.contract.placement import Place, Placement, WeightFile
-from quantmill.contract.tensors import Plan, QuantizedTensor, TensorPlan, Unit
+from quantmill.contract.tensors import PieceByPiece, Plan, QuantizedTensor, TensorPlan, Unit
 from quantmill.worker.messages import FinishedUnit
 from quantmill.worker.pipeline import kept
 from quantmill.worker.units import PlacedUnits, UnitFiles, read_unit, write_unit
@@ -136,6 +136,21 @@ def test_placed_units_stand_on_the_disk_once(tmp_path):
     assert (tmp_path / "artifact/model.bin").read_bytes() == WHOLE
     assert (tmp_path / "artifact/model.bin").samefile(tmp_path / "units/placed/model.bin")
     assert (tmp_path / "artifact/config.json").read_bytes() == b"{}"
+
+
+def test_a_tensor_that_is_made_piece_by_piece_is_written_piece_by_piece(tmp_path):
+    asked = []
+
+    def make(piece):
+        asked.append(piece)
+        return [{"scales": SCALES}, {"packed": PACKED[:, :16]}][piece]
+
+    store = placed(tmp_path)
+    in_pieces = QuantizedTensor("k", "nf4", (2, 32), PieceByPiece([["scales"], ["packed"]], make, 36))
+    unit_ = store.put("second", [in_pieces])
+
+    assert asked == [0, 1]
+    assert unit_ == store.put("second", unit()[1:])
 
 
 def test_without_links_placed_units_are_copied(tmp_path, monkeypatch):

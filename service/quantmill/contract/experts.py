@@ -1,0 +1,139 @@
+"""Experts of a mixture that a checkpoint holds in one tensor, and how an artifact holds them one by one.
+
+transformers computes all experts of a block from two tensors of three dimensions, and some checkpoints are stored so.
+vLLM and compressed-tensors know experts by their numbers, as Linears: `experts.7.gate_proj.weight`. An artifact that is
+written for them says in its files' metadata which of its tensors are a stack of the source.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantmill.contract.tensors import ModelIndex, Plan, SourceTensor, TensorInfo
+
+GATE_UP, DOWN = "gate_up_proj", "down_proj"
+EXPERTS_LIMIT = 4096  # of a block; public models have up to 512
+
+STACKS = "quantmill.stacks"  # the key in a file's metadata
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an architecture stacks its experts, and what consumers call an expert's Linears.
+
+    The rows of an expert's gate come before those of up. `transposed` stacks are (experts, in, out).
+    """
+
+    gate_up: tuple[str, str] = ("gate_proj", "up_proj")
+    down: str = "down_proj"
+    transposed: bool = False
+
+
+# transformers 5.23, models/*/modeling_*.py, and the names in conversion_mapping.py
+LAYOUTS: Mapping[str, Layout] = MappingProxyType(
+    {
+        "MixtralForCausalLM": Layout(("w1", "w3"), "w2"),
+        "Qwen2MoeForCausalLM": Layout(),
+        "Qwen3MoeForCausalLM": Layout(),
+        "Llama4ForCausalLM": Layout(transposed=True),
+        "Llama4ForConditionalGeneration": Layout(transposed=True),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One tensor with a matrix of each expert of a block: (experts, out, in), or (experts, in, out) if `transposed`.
+
+    weights   what an expert's weights are called, `*` for its number; several where their rows follow each other
+    together  the names of the stacks of this block, itself among them: consumers need one scheme for all of them
+    """
+
+    tensor: TensorInfo
+    weights: tuple[str, ...]
+    transposed: bool
+    together: tuple[str, ...]
+
+    @property
+    def experts(self) -> int:
+        return self.tensor.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features) of each of an expert's weights."""
+        outputs, inputs = reversed(self.tensor.shape[1:]) if self.transposed else self.tensor.shape[1:]
+        return outputs // len(self.weights), inputs
+
+    def names(self, expert: int) -> tuple[str, ...]:
+        """What the weights of this expert are called."""
+        return tuple(name.replace("*", str(expert)) for name in self.weights)
+
+    @property
+    def modules(self) -> Iterator[str]:
+        """The Linears of all experts."""
+        for expert in range(self.experts):
+            yield from (name.removesuffix(".weight") for name in self.names(expert))
+
+    def infos(self, expert: int) -> Iterator[TensorInfo]:
+        """The weights of an expert as a checkpoint that holds them one by one would describe them."""
+        nbytes = self.tensor.nbytes // self.experts // len(self.weights)
+        return (TensorInfo(name, self.tensor.dtype, self.shape, nbytes) for name in self.names(expert))
+
+    def of_expert(self, values: NDArray[Any], expert: int) -> tuple[SourceTensor, ...]:
+        """The weights of an expert, (out_features, in_features) each, of the values of the stack."""
+        rows = values[expert].T if self.transposed else values[expert]
+        parts = np.split(np.ascontiguousarray(rows), len(self.weights))
+        return tuple(SourceTensor(info, part) for info, part in zip(self.infos(expert), parts, strict=True))
+
+
+def is_stacked(info: TensorInfo) -> bool:
+    """Whether a tensor has the name and the dimensions of stacked experts, of whatever layout."""
+    experts, _, last = info.name.rpartition(".")
+    return len(info.shape) == 3 and experts.endswith(".experts") and last in (GATE_UP, DOWN)
+
+
+def stacks(index: ModelIndex) -> Mapping[str, Stack]:
+    """The stacks whose layout is known, by name; both of a block, or none of it."""
+    layout = LAYOUTS.get(index.architecture)
+    found: dict[str, Stack] = {}
+    for name in index.tensors if layout is not None else ():
+        module, _, last = name.rpartition(".")
+        if last == GATE_UP and f"{module}.{DOWN}" in index.tensors:
+            found |= _of_block(index, module, LAYOUTS[index.architecture])
+    return {name: found[name] for name in index.tensors if name in found}
+
+
+def _of_block(index: ModelIndex, module: str, layout: Layout) -> dict[str, Stack]:
+    """Both stacks of a block, where their shapes fit each other."""
+    together = (f"{module}.{DOWN}", f"{module}.{GATE_UP}")
+    down, gate_up = (index.tensors[name] for name in together)
+    if not (is_stacked(down) and is_stacked(gate_up)) or not 0 < down.shape[0] <= EXPERTS_LIMIT:
+        return {}
+    leaves = {GATE_UP: layout.gate_up, DOWN: (layout.down,)}
+    made = {
+        info.name: Stack(info, tuple(f"{module}.*.{leaf}.weight" for leaf in leaves[last]), layout.transposed, together)
+        for last, info in ((DOWN, down), (GATE_UP, gate_up))
+    }
+    hidden, inner = made[together[0]].shape
+    fits = made[together[1]].shape == (inner, hidden) and gate_up.values == 2 * down.values > 0
+    return made if fits else {}
+
+
+def stacked_metadata(plan: Plan, found: Mapping[str, Stack]) -> dict[str, str]:
+    """What the files of an artifact say of the stacks that it holds one by one; nothing where there is none.
+
+    JSON: the stack's name -> its number of experts, what their weights are called, whether it is transposed.
+    """
+    said = {
+        name: {"experts": stack.experts, "weights": list(stack.weights), "transposed": stack.transposed}
+        for name, stack in found.items()
+        if plan.by_name[name].action == "quantize"
+    }
+    return {STACKS: json.dumps(said, separators=(",", ":"))} if said else {}

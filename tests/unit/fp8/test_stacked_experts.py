@@ -1,0 +1,255 @@
+"""Experts in one tensor become what experts one by one become, and are read back as the one tensor."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.unit.fp8.mixtures import FAMILIES, write
+from tests.unit.verification.folders import Folder
+
+from quantmill.checkpoints import open_checkpoint
+from quantmill.contract.errors import ParamsRejected, VerificationFailed
+from quantmill.contract.experts import stacks
+from quantmill.contract.model_folder import ModelFolder
+from quantmill.contract.tensors import ModelIndex, PieceByPiece, TensorInfo
+from quantmill.contract.testing import Run
+from quantmill.verification import verify
+from quantmill_bnb.plugin import BNB
+from quantmill_fp8.planning import plan
+from quantmill_fp8.plugin import FP8
+from quantmill_hqq.plugin import HQQ
+
+SCHEMES = ("FP8_DYNAMIC", "FP8_BLOCK", "FP8_NATIVE", "FP8A16", "MXFP8", "NVFP4A16", "MXFP4A16")
+QWEN = "Qwen3MoeForCausalLM"
+EXPERTS = "model.layers.0.mlp.experts"
+GATE_UP, DOWN = f"{EXPERTS}.gate_up_proj", f"{EXPERTS}.down_proj"
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a checkpoint by architecture and form, each written once."""
+    root = tmp_path_factory.mktemp("mixtures")
+
+    def folder(architecture: str = QWEN, *, fused: bool = True) -> Path:
+        path = root / f"{architecture}-{fused}"
+        return path if path.exists() else write(path, architecture, fused=fused)
+
+    return folder
+
+
+def quantized(source: Path, folder: Path, **params: Any) -> Path:
+    """The artifact of the checkpoint, verified."""
+    with open_checkpoint(source) as checkpoint:
+        run = Run(FP8, FP8.params(**params), checkpoint)
+        run.write(run.quantize(), folder)
+        verify(checkpoint, run.plan, FP8, run.params, folder)
+    return folder
+
+
+def arrays(folder: Path) -> dict[str, tuple[str, bytes]]:
+    with ModelFolder(folder) as artifact:
+        return {name: (info.dtype, artifact.values(name).tobytes()) for name, info in artifact.tensors.items()}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_both_forms_of_a_mixture_become_the_same_arrays(
+    scheme: str, sources: Callable[..., Path], tmp_path: Path
+) -> None:
+    one_by_one = quantized(sources(fused=False), tmp_path / "one-by-one", scheme=scheme)
+    fused = quantized(sources(fused=True), tmp_path / "fused", scheme=scheme)
+
+    assert arrays(fused) == arrays(one_by_one)
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_each_family_s_stacks_become_the_names_that_consumers_know(
+    architecture: str, sources: Callable[..., Path], tmp_path: Path
+) -> None:
+    one_by_one = quantized(sources(architecture, fused=False), tmp_path / "one-by-one")
+    fused = quantized(sources(architecture, fused=True), tmp_path / "fused")
+
+    assert arrays(fused) == arrays(one_by_one)
+    settings = [json.loads((folder / "config.json").read_text()) for folder in (fused, one_by_one)]
+    assert settings[0] == settings[1]
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_the_reader_gives_the_source_s_tensor_back(
+    architecture: str, sources: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = sources(architecture)
+    artifact = quantized(source, tmp_path / "artifact")
+
+    with open_checkpoint(source) as checkpoint:
+        read = dict(FP8.weights(artifact))
+        assert read.keys() == checkpoint.index.tensors.keys()
+        for name in stacks(checkpoint.index):
+            wanted = checkpoint.tensor(name).values.astype(np.float32)
+            assert np.abs(read[name] - wanted).max() <= 0.04 * np.abs(wanted).max()
+
+
+def test_the_plan_says_what_becomes_of_them(sources: Callable[..., Path]) -> None:
+    with open_checkpoint(sources()) as checkpoint:
+        plan = Run(FP8, FP8.params(), checkpoint).plan
+
+    assert {row.name: (row.scheme, row.reason) for row in plan.tensors if "experts" in row.name} == {
+        GATE_UP: ("FP8", "stored as experts one by one: gate_proj, up_proj"),
+        DOWN: ("FP8", "stored as experts one by one: down_proj"),
+    }
+    assert plan.by_name[GATE_UP].nbytes == 3 * 2 * (256 * 128 + 256 * 2)
+    assert plan.peak_memory_bytes == 3 * 512 * 128 * 2 + 2 * (256 * 128 + 256 * 2)  # the source's stack, one expert's
+
+
+def test_one_expert_is_in_memory_at_a_time(sources: Callable[..., Path]) -> None:
+    with open_checkpoint(sources()) as checkpoint:
+        made = {tensor.name: tensor for tensor in Run(FP8, FP8.params(), checkpoint).quantize()}
+        parts = made[GATE_UP].parts
+
+        assert isinstance(parts, PieceByPiece)
+        assert list(parts)[:4] == ["0/0/codes", "0/0/scale", "0/1/codes", "0/1/scale"]
+        assert parts["2/1/codes"].shape == (256, 128)
+        assert made[GATE_UP].nbytes == sum(part.nbytes for part in parts.values())
+
+
+@pytest.mark.parametrize(
+    ("params", "pointer", "message"),
+    [
+        ({"scheme": "FP8"}, "/scheme", "holds all experts of a block, whose inputs calibration does not tell apart"),
+        ({"skip_modules": ["*.expert.*"]}, "/skip_modules/0", "matches no Linear"),
+    ],
+)
+def test_what_cannot_be_is_refused_when_it_is_planned(
+    params: dict[str, Any], pointer: str, message: str, sources: Callable[..., Path]
+) -> None:
+    with open_checkpoint(sources()) as checkpoint, pytest.raises(ParamsRejected, match=message) as refused:
+        plan(checkpoint.index, FP8.params(**params))
+    assert refused.value.fields["errors"][0]["pointer"] == pointer
+
+
+@pytest.mark.parametrize("scheme", ["FP8_BLOCK", "FP8_NATIVE"])
+def test_experts_that_are_skipped_stay_as_they_are_and_are_named_to_consumers(
+    scheme: str, sources: Callable[..., Path], tmp_path: Path
+) -> None:
+    artifact = quantized(sources(), tmp_path / "artifact", scheme=scheme, skip_modules=["lm_head", "*.experts.*"])
+
+    settings = json.loads((artifact / "config.json").read_text())["quantization_config"]
+    ignored = settings["ignore" if scheme == "FP8_BLOCK" else "modules_to_not_convert"]
+    assert {EXPERTS, f"{EXPERTS}.0.gate_proj", f"{EXPERTS}.2.down_proj"} <= set(ignored)
+    with ModelFolder(artifact) as found, ModelFolder(sources()) as source:
+        assert found.values(GATE_UP).tobytes() == source.values(GATE_UP).tobytes()
+
+
+def test_promoting_one_of_a_block_s_stacks_keeps_both(sources: Callable[..., Path]) -> None:
+    with open_checkpoint(sources()) as checkpoint:
+        run = Run(FP8, FP8.params(), checkpoint)
+        change = FP8.promote.load()(checkpoint.index, run.plan, run.params, [DOWN])
+
+    assert change == {"skip_modules": ["lm_head", DOWN, GATE_UP]}
+
+
+@pytest.mark.parametrize("method", [BNB, HQQ], ids=lambda method: method.name)
+def test_methods_whose_consumers_know_linears_alone_keep_them_and_say_so(
+    method: Any, sources: Callable[..., Path], tmp_path: Path
+) -> None:
+    with open_checkpoint(sources()) as checkpoint:
+        run = Run(method, method.params(), checkpoint)
+        run.write(run.quantize(), tmp_path / "artifact")
+        verify(checkpoint, run.plan, method, run.params, tmp_path / "artifact")
+
+        rows = [run.plan.by_name[name] for name in (GATE_UP, DOWN)]
+        assert {(row.action, row.scheme) for row in rows} == {("keep", "BF16")}
+        assert all("in one tensor" in row.reason for row in rows)
+        with ModelFolder(tmp_path / "artifact") as found:
+            assert found.values(GATE_UP).tobytes() == checkpoint.tensor(GATE_UP).values.tobytes()
+
+
+def index_of(architecture: str, **shapes: tuple[int, ...]) -> ModelIndex:
+    tensors = {
+        name: TensorInfo(name, "BF16", shape, 2 * int(np.prod(shape)))
+        for name, shape in ((f"{EXPERTS}.{leaf}", shape) for leaf, shape in sorted(shapes.items()))
+    }
+    return ModelIndex({"architectures": [architecture]}, tensors, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("gate_up", "down"),
+    [
+        ((3, 512, 128), (3, 256, 128)),  # down is (in, out)
+        ((3, 512, 128), (2, 128, 256)),  # one expert less
+        ((3, 511, 128), (3, 128, 255)),  # gate and up of different sizes
+        ((3, 512), (3, 128, 256)),
+        ((10**12, 0, 0), (10**12, 0, 0)),  # a header of no bytes
+        ((5000, 4, 2), (5000, 2, 2)),  # more experts than any model has
+    ],
+)
+def test_stacks_that_do_not_fit_each_other_are_none(gate_up: tuple[int, ...], down: tuple[int, ...]) -> None:
+    assert stacks(index_of(QWEN, gate_up_proj=gate_up, down_proj=down)) == {}
+
+
+def test_a_family_whose_layout_is_unknown_has_none() -> None:
+    index = index_of("GptOssForCausalLM", gate_up_proj=(3, 128, 512), down_proj=(3, 256, 128))
+
+    assert stacks(index) == {}
+
+
+def swap_experts(folder: Folder) -> None:
+    first, second = (f"{EXPERTS}.{number}.down_proj" for number in (0, 1))
+    for ending in ("weight", "weight_scale"):
+        one, other = f"{first}.{ending}", f"{second}.{ending}"
+        folder.arrays[one], folder.arrays[other] = folder.arrays[other], folder.arrays[one]
+
+
+def swap_gate_and_up(folder: Folder) -> None:
+    for ending in ("weight", "weight_scale"):
+        one, other = (f"{EXPERTS}.2.{leaf}_proj.{ending}" for leaf in ("gate", "up"))
+        folder.arrays[one], folder.arrays[other] = folder.arrays[other], folder.arrays[one]
+
+
+def leave_an_expert_out(folder: Folder) -> None:
+    for ending in ("weight", "weight_scale"):
+        del folder.arrays[f"{EXPERTS}.1.down_proj.{ending}"]
+
+
+def edit_metadata(change: Callable[[dict[str, Any]], object]) -> Callable[[Folder], None]:
+    def edit(folder: Folder) -> None:
+        said = json.loads(folder.metadata["quantmill.stacks"])
+        change(said)
+        folder.metadata["quantmill.stacks"] = json.dumps(said)
+
+    return edit
+
+
+DAMAGES = {
+    "experts swapped": (swap_experts, "error_bounds", DOWN),
+    "gate and up swapped": (swap_gate_and_up, "error_bounds", GATE_UP),
+    "an expert left out": (leave_an_expert_out, "readable", "there is nothing of"),
+    "no metadata": (lambda folder: folder.metadata.pop("quantmill.stacks"), "tensors_present", GATE_UP),
+    "an expert too few": (edit_metadata(lambda said: said[DOWN].update(experts=2)), "shapes", DOWN),
+    "more experts than tensors": (edit_metadata(lambda said: said[DOWN].update(experts=10**9)), "readable", "experts"),
+    "experts as text": (edit_metadata(lambda said: said[DOWN].update(experts="3")), "readable", "experts"),
+    "one weight for all": (edit_metadata(lambda said: said[DOWN].update(weights=["lm_head.weight"])), "readable", ""),
+    "the other way round": (edit_metadata(lambda said: said[DOWN].update(transposed=True)), "shapes", DOWN),
+    "not JSON": (lambda folder: folder.metadata.update({"quantmill.stacks": "{"}), "readable", "quantmill.stacks"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_stack_is_refused(damage: str, sources: Callable[..., Path], tmp_path: Path) -> None:
+    edit, check, named = DAMAGES[damage]
+    with open_checkpoint(sources()) as checkpoint:
+        run = Run(FP8, FP8.params(), checkpoint)
+        run.write(run.quantize(), tmp_path / "whole")
+        folder = Folder(Path(shutil.copytree(tmp_path / "whole", tmp_path / "damaged")), checkpoint)
+        edit(folder)
+        folder.save()
+        with pytest.raises(VerificationFailed) as refused:
+            verify(checkpoint, run.plan, FP8, run.params, folder.path)
+
+    failed = {each["name"]: each["detail"] for each in refused.value.fields["failed"]}
+    assert named in failed[check], failed
