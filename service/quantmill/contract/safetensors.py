@@ -10,12 +10,10 @@ Specification: https://github.com/huggingface/safetensors#format
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -23,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantmill.contract.errors import NotFound, SourceRejected
+from quantmill.contract.mapped import MappedFile
 from quantmill.contract.strictjson import parse_object, shown
 from quantmill.contract.tensors import TensorInfo
 
@@ -60,7 +59,7 @@ class _Entry(NamedTuple):
     info: TensorInfo
 
 
-class TensorFile:
+class TensorFile(MappedFile):
     """A safetensors file whose header has been checked.
 
     `tensors` are in the order of their names, `metadata` is the header's own. Raises SourceRejected, naming the
@@ -68,11 +67,8 @@ class TensorFile:
     """
 
     def __init__(self, path: Path, descriptor: int | None = None) -> None:
-        """Open `path`, or take over `descriptor`, which is then only called `path`."""
-        self.path = path
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if descriptor is None else descriptor
+        super().__init__(path, descriptor)
         try:
-            self._identity = _identity(self._descriptor)
             self._data_start, entries, self.metadata = _read_header(self._descriptor, path.name)
         except BaseException:
             self.close()
@@ -81,57 +77,15 @@ class TensorFile:
         infos = {entry.info.name: entry.info for entry in entries}
         self.tensors: Mapping[str, TensorInfo] = dict(sorted(infos.items()))
 
-    @property
-    def descriptor(self) -> int:
-        """The open file, for reading its bytes by position."""
-        return self._descriptor
-
     def values(self, name: str) -> NDArray[Any]:
-        """The tensor's values, in the dtype of DTYPES and its shape: memory-mapped, read-only.
+        """The tensor's values, in the dtype of DTYPES and its shape, as `array` gives them.
 
-        Each call makes its own mapping, which lives as long as the array: pages of tensors that are no longer
-        used do not stay resident. A tensor that the file does not align to its dtype is copied.
         Raises NotFound, and SourceRejected when the file has changed since it was opened.
         """
         if name not in self.tensors:
             raise NotFound(f"{self.path.name} holds no tensor {shown(name)}.", tensor=name)
-        self.check_unchanged()
         info = self.tensors[name]
-        values = self._map(self._data_start + self._begins[name], info.nbytes).view(DTYPES[info.dtype])
-        values = np.require(values.reshape(info.shape), requirements="A")
-        values.flags.writeable = False
-        return values
-
-    def check_unchanged(self) -> None:
-        """Raises SourceRejected when the file was written to since it was opened."""
-        if _identity(self._descriptor) != self._identity:
-            raise SourceRejected(f"{self.path.name} was changed while it was being read.", file=self.path.name)
-
-    def close(self) -> None:
-        """Close the file; arrays that were handed out stay valid."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __enter__(self) -> TensorFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _map(self, position: int, length: int) -> NDArray[np.uint8]:
-        if length == 0:
-            return np.empty(0, np.uint8)
-        offset = position % mmap.ALLOCATIONGRANULARITY
-        mapping = mmap.mmap(self._descriptor, offset + length, access=mmap.ACCESS_READ, offset=position - offset)
-        return np.frombuffer(mapping, np.uint8, length, offset)
-
-
-def _identity(descriptor: int) -> tuple[int, int]:
-    found = os.fstat(descriptor)
-    return found.st_size, found.st_mtime_ns
+        return self.array(self._data_start + self._begins[name], info.shape, info.nbytes, DTYPES[info.dtype])
 
 
 def _read_header(descriptor: int, file: str) -> tuple[int, list[_Entry], Mapping[str, str]]:
