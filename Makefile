@@ -13,7 +13,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt scikit-build-core nanobind cmake ninja
-	$(PIP) install -c constraints.txt --no-build-isolation -e ".[worker,postgres,redis,dev]"
+	$(PIP) install -c constraints.txt --no-build-isolation -e ".[worker,onnx,postgres,redis,dev]"
 	touch $@
 
 # PostgreSQL and Redis for the tests: found, or installed as Debian packages. The tests start and stop them.

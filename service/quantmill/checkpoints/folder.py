@@ -1,21 +1,23 @@
-"""Model folders as Hugging Face writes them: config.json, safetensors weights, tokenizer files."""
+"""Model folders as Hugging Face writes them: config.json, safetensors weights, tokenizer files; and ONNX models."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import rfc8785
+from numpy.typing import NDArray
 
 from quantmill.checkpoints.confined import check_name, open_inside, real_path
+from quantmill.checkpoints.onnx_model import onnx_file, open_onnx
 from quantmill.checkpoints.settings import BESIDE, mended
 from quantmill.contract.errors import NotFound, SourceRejected
 from quantmill.contract.safetensors import TensorFile
@@ -47,6 +49,7 @@ CARRIED = (
     "vocab.json",
     "vocab.txt",
 )
+ONNX: Mapping[str, Any] = {"architectures": ["ONNX"]}  # in place of a config.json: the graph says all
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
 CONFIG_LIMIT = 10 << 20  # bytes; the largest real ones list some 100,000 labels
@@ -59,6 +62,22 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 Progress = Callable[[int, int], None]
 
 
+class WeightsFile(Protocol):
+    """An open file of weights: a safetensors file, or what an ONNX model keeps in one file."""
+
+    path: Path
+    tensors: Mapping[str, TensorInfo]
+
+    @property
+    def descriptor(self) -> int: ...
+
+    def values(self, name: str) -> NDArray[Any]: ...
+
+    def check_unchanged(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Checkpoint:
     """An opened model folder. Its files stay open, so that what was checked is what will be read.
 
@@ -66,7 +85,7 @@ class Checkpoint:
     """
 
     def __init__(
-        self, folder: Path, index: ModelIndex, files: tuple[TensorFile, ...], read: Mapping[str, bytes]
+        self, folder: Path, index: ModelIndex, files: Sequence[WeightsFile], read: Mapping[str, bytes]
     ) -> None:
         """`read` are the JSON files that `index` was made from."""
         self.folder = folder
@@ -123,7 +142,7 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open the model in `folder`, reading config.json and the safetensors headers; no weight is read.
+    """Open the model in `folder`: config.json and safetensors, or an ONNX model. No weight is read.
 
     Of a quantized checkpoint one module's zero points and order of inputs are, to see whether its settings hold.
 
@@ -139,6 +158,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 def _open_checkpoint(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise SourceRejected(f"{folder} is not a folder.")
+    if (model := onnx_file(folder)) is not None:
+        return _open_onnx(folder, model)
     if not _exists(folder, CONFIG):
         raise SourceRejected(f"{folder} has no {CONFIG}; it is not a model folder.", file=CONFIG)
     read = {CONFIG: _read(folder, CONFIG, CONFIG_LIMIT)}
@@ -155,10 +176,17 @@ def _open_checkpoint(folder: Path) -> Checkpoint:
         config, defects = mended(config, beside, tensors, lambda name: file_of[name].values(name))
         stored = stored_weights(config, tensors)
         tensors = _as_weights(tensors, stored)
-        tied, carried = _tied(config, tensors), _carried(folder)
+        tied, carried = _tied(config, tensors), _carried(folder, *CARRIED)
         index = ModelIndex(config, tensors, tied, carried, stored=stored, defects=defects)
         opened.pop_all()
     return Checkpoint(folder, index, files, {**read, **beside})
+
+
+def _open_onnx(folder: Path, model: str) -> Checkpoint:
+    graph, files = open_onnx(folder, model)
+    tensors = {name: stored.info for name, stored in graph.weights.items()}
+    index = ModelIndex(ONNX, tensors, {}, _carried(folder, *CARRIED, CONFIG), graph=graph)
+    return Checkpoint(folder, index, files, {})
 
 
 def _as_weights(tensors: Mapping[str, TensorInfo], stored: Mapping[str, StoredWeight]) -> dict[str, TensorInfo]:
@@ -287,8 +315,8 @@ def _tied(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> Mappi
     return {missing: kept}
 
 
-def _carried(folder: Path) -> Mapping[str, Path]:
-    present = [name for name in CARRIED if _exists(folder, name)]
+def _carried(folder: Path, *names: str) -> Mapping[str, Path]:
+    present = [name for name in names if _exists(folder, name)]
     for name in present:
         os.close(open_inside(folder, name))
     return {name: real_path(folder, name) for name in present}

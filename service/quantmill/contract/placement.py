@@ -38,10 +38,14 @@ class Place:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file of `size` bytes that begins with `head`; what neither it nor a place covers is zero."""
+    """A file of `size` bytes that begins with `head`; `between` are further bytes, by the position of the first.
+
+    What neither these nor a place cover is zero.
+    """
 
     head: bytes
     size: int
+    between: Mapping[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ class PlacedFiles:
                 descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
                 self._descriptors[name] = descriptor
                 os.ftruncate(descriptor, file.size)
-                _write_at(descriptor, memoryview(file.head), 0)
+                for position, data in {0: file.head, **file.between}.items():
+                    _write_at(descriptor, memoryview(data), position)
         except BaseException:
             self.close()
             raise

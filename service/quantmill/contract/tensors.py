@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantmill.contract.calibration import CalibrationNeed
+
+if TYPE_CHECKING:
+    from quantmill.contract.onnx import OnnxGraph
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class ModelIndex:
     `stored` says how a quantized checkpoint holds a weight; such a weight is among `tensors` as what it stands for, in
     F32. `defects` is what was wrong with such a checkpoint's settings; `config` has them right. `digest` is
     `sha256:...` over all of the source's file digests, or empty where only headers were read.
+    `graph` is the ONNX model that the tensors are the weights of, where the source is one.
     """
 
     config: Mapping[str, Any]
@@ -76,6 +80,7 @@ class ModelIndex:
     digest: str = ""
     stored: Mapping[str, StoredWeight] = field(default_factory=dict)
     defects: tuple[str, ...] = ()
+    graph: OnnxGraph | None = None
 
     @property
     def architecture(self) -> str:

@@ -28,6 +28,7 @@ SHOWN = 20  # tensors that a failed check names; the rest are counted
 # What an artifact's files may hold beside its tensors' bytes.
 FIXED_OVERHEAD = 64 << 10
 TENSOR_OVERHEAD = 1 << 10  # name, shape, type, offset, padding of its parts
+GRAPH_OVERHEAD = 4  # times an ONNX graph's bytes: a quantized product is a dozen nodes
 CARRIED_OVERHEAD = 2  # times the tokenizer and settings: GGUF stores a token in up to twice the bytes of its source
 
 
@@ -342,8 +343,10 @@ def _shown(value: object) -> str:
 def _size_check(nbytes: int, plan: Plan, checkpoint: Checkpoint) -> Check:
     """All tensors' bytes must be there, and not much beside: a method that did nothing writes too much."""
     carried = sum(path.stat().st_size for path in checkpoint.index.files.values())
+    graph = checkpoint.index.graph
     stored = sum(map(_stored_names, plan.tensors))
     allowance = FIXED_OVERHEAD + TENSOR_OVERHEAD * stored + CARRIED_OVERHEAD * carried
+    allowance += GRAPH_OVERHEAD * graph.nbytes if graph is not None else 0
     least, most = plan.nbytes, plan.nbytes + allowance
     detail = "" if least <= nbytes <= most else f"{nbytes} bytes were written, planned were {least} to {most}"
     return Check("size", not detail, nbytes, {"least": least, "most": most}, detail)
