@@ -18,6 +18,7 @@ PACKAGES = {
     "quantmill_gguf": ROOT / "plugins" / "quantmill_gguf",
     "quantmill_gptq": ROOT / "plugins" / "quantmill_gptq",
     "quantmill_hqq": ROOT / "plugins" / "quantmill_hqq",
+    "quantmill_onnx": ROOT / "plugins" / "quantmill_onnx",
     "quantmill_repack": ROOT / "plugins" / "quantmill_repack",
     "quantmill_kernels": ROOT / "kernels" / "quantmill_kernels",
     "migrations": ROOT / "migrations",

@@ -42,6 +42,9 @@ MAY_IMPORT = {
     "quantmill_gguf": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic gguf"),
     "quantmill_gptq": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic", lazily="torch"),
     "quantmill_hqq": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic"),
+    "quantmill_onnx": room(
+        f"{CONTRACT} quantmill_kernels", libraries="numpy pydantic", lazily="onnx onnxruntime torch transformers"
+    ),
     "quantmill_repack": room(f"{CONTRACT} quantmill_kernels", libraries="numpy pydantic"),
     "quantmill.contract": room(libraries="numpy ml_dtypes pydantic pluggy"),
     "quantmill.contract.testing": room("quantmill.checkpoints", libraries="numpy pydantic pytest hypothesis"),
@@ -134,6 +137,7 @@ OUR_PACKAGES = {
     "quantmill_gptq",
     "quantmill_hqq",
     "quantmill_kernels",
+    "quantmill_onnx",
     "quantmill_repack",
 }
 COMES_WITH = {
@@ -149,6 +153,7 @@ NEEDS_NO_EXTRA = [
     if row
     not in {
         "quantmill_gptq",  # worker, for the factor alone
+        "quantmill_onnx",  # onnx, for verification alone
         "quantmill.contract.testing",  # dev
         "quantmill.worker",  # worker
         "quantmill.calibration",  # worker

@@ -1,0 +1,178 @@
+"""The nodes that compute with quantized weights, in place of those that computed with the source's."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from quantmill.contract.errors import SourceRejected
+from quantmill.contract.onnx import Node, OnnxGraph, require_names
+from quantmill.contract.strictjson import shown
+from quantmill_onnx.layout import CODES, SCALE, ZERO
+from quantmill_onnx.params import OnnxParams
+from quantmill_onnx.protos import node_proto, tensor_proto
+from quantmill_onnx.sites import Site, Use
+
+# Below this a row counts as zeros: no activation of a model is as small, and its reciprocal is still a float32
+LEAST_ROW = 1e-30
+MICROSOFT = "com.microsoft"
+FLOAT, INT64 = 1, 7  # TensorProto.DataType
+AXES_AS_INPUT = 18  # opset from which ReduceMax and ReduceMin take their axes as an input
+LEAST, LAST_AXIS, FLAT = "quantmill_least_row", "quantmill_last_axis", "quantmill_flat"
+
+
+@dataclass
+class Rewritten:
+    """NodeProtos in their order, small initializers (TensorProtos by name), values that no node makes any more."""
+
+    nodes: list[bytes] = field(default_factory=list)
+    constants: dict[str, bytes] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+    domains: set[str] = field(default_factory=set)
+
+
+def rewrite(graph: OnnxGraph, sites: Mapping[str, Site | str], params: OnnxParams) -> Rewritten:
+    """The graph's nodes with those of the sites replaced. Raises SourceRejected where names of ours are taken."""
+    uses = {use.node.raw: (site, use) for site in sites.values() if isinstance(site, Site) for use in site.uses}
+    through = {use.through.raw for _, use in uses.values() if use.through is not None}
+    writer = _Writer(graph, params)
+    for node in graph.nodes:
+        if node.raw in through:
+            writer.result.gone.update(node.outputs)
+        elif node.raw in uses:
+            writer.replace(*uses[node.raw])
+        else:
+            writer.result.nodes.append(node.raw)
+    replaced = {name for _, use in uses.values() for name in use.node.outputs}
+    require_names(graph, [name for name in writer.made if name not in replaced])
+    for name, count in Counter(writer.made).items():
+        if count > 1:
+            raise SourceRejected(
+                f"the quantized graph would have two values {shown(name)}; rename the source's", name=name
+            )
+    return writer.result
+
+
+class _Writer:
+    def __init__(self, graph: OnnxGraph, params: OnnxParams) -> None:
+        self.params = params
+        self.opset = graph.opsets[""]
+        self.result = Rewritten()
+        self.made: list[str] = []
+        self._activations: dict[str, _Activation] = {}
+        self._turned: dict[str, tuple[str, str]] = {}
+
+    def replace(self, site: Site, use: Use) -> None:
+        node, weight = use.node, site.weight.info.name
+        if use.form == "table":
+            self._look_up(weight, node)
+            return
+        bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else ""
+        output = f"{node.outputs[0]}_linear" if bias else node.outputs[0]
+        if self.params.mode == "weight_only" and not site.is_table:
+            self._blocks(site, node.inputs[0], output)
+        else:
+            self._integer_product(site, node.inputs[0], output)
+        if bias:
+            self._emit("Add", [output, bias], node.outputs[0])
+
+    def _look_up(self, weight: str, node: Node) -> None:
+        output, indices = node.outputs[0], node.inputs[1]
+        self._emit("Gather", [f"{weight}_{CODES}", indices], f"{output}_codes", axis=0)
+        self._emit("Cast", [f"{output}_codes"], f"{output}_float", to=FLOAT)
+        self._emit("Gather", [f"{weight}_{SCALE}", indices], f"{output}_step", axis=0)
+        self._emit("Mul", [f"{output}_float", f"{output}_step"], output)
+
+    def _blocks(self, site: Site, activation: str, output: str) -> None:
+        rows, cols = site.weight.info.shape
+        inputs, outputs = (cols, rows) if site.turned else (rows, cols)
+        name = site.weight.info.name
+        zero = [] if self.params.symmetric else [f"{name}_{ZERO}"]
+        self._emit(
+            "MatMulNBits",
+            [activation, f"{name}_{CODES}", f"{name}_{SCALE}", *zero],
+            output,
+            domain=MICROSOFT,
+            K=inputs,
+            N=outputs,
+            accuracy_level=self.params.accuracy_level,
+            bits=self.params.weight_bits,
+            block_size=self.params.block_size,
+        )
+
+    def _integer_product(self, site: Site, activation: str, output: str) -> None:
+        quantized = self._activation(activation)
+        name = site.weight.info.name
+        codes, scale = self._matrix(name) if site.is_table else (f"{name}_{CODES}", f"{name}_{SCALE}")
+        zero = [] if self.params.symmetric or site.is_table else [f"{name}_{ZERO}"]
+        self._emit("MatMulInteger", [quantized.codes, codes, quantized.zero_point, *zero], f"{output}_integer")
+        self._emit("Cast", [f"{output}_integer"], f"{output}_float", to=FLOAT)
+        self._emit("Mul", [quantized.scale, scale], f"{output}_step")
+        product = f"{output}_unit" if quantized.row else output
+        self._emit("Mul", [f"{output}_float", f"{output}_step"], product)
+        if quantized.row:
+            self._emit("Mul", [product, quantized.row], output)
+
+    def _matrix(self, table: str) -> tuple[str, str]:
+        """A table's codes as (in, out), its scales as those of the outputs."""
+        if table not in self._turned:
+            turned, flat = f"{table}_{CODES}_turned", f"{table}_{SCALE}_flat"
+            self._emit("Transpose", [f"{table}_{CODES}"], turned, perm=(1, 0))
+            self._emit("Reshape", [f"{table}_{SCALE}", self._integers(FLAT, [-1])], flat)
+            self._turned[table] = turned, flat
+        return self._turned[table]
+
+    def _activation(self, name: str) -> _Activation:
+        """The codes of an activation, made once for all products that take it."""
+        if name not in self._activations:
+            by_row = self.params.activations == "row"
+            row = self._row(name) if by_row else ""
+            values = f"{name}_unit" if by_row else name
+            found = _Activation(f"{values}_{CODES}", f"{values}_{SCALE}", f"{values}_{ZERO}", row)
+            self._emit("DynamicQuantizeLinear", [values], found.codes, found.scale, found.zero_point)
+            self._activations[name] = found
+        return self._activations[name]
+
+    def _row(self, name: str) -> str:
+        """Bring each row of an activation to a largest magnitude of 1: one range serves all. Gives the factors."""
+        for op_type, output in (("ReduceMax", f"{name}_most"), ("ReduceMin", f"{name}_least")):
+            if self.opset >= AXES_AS_INPUT:
+                self._emit(op_type, [name, self._integers(LAST_AXIS, [-1])], output, keepdims=1)
+            else:
+                self._emit(op_type, [name], output, keepdims=1, axes=(-1,))
+        self._emit("Neg", [f"{name}_least"], f"{name}_least_magnitude")
+        if LEAST not in self.result.constants:
+            self._constant(LEAST, tensor_proto(LEAST, FLOAT, (), struct.pack("<f", LEAST_ROW)))
+        self._emit("Max", [f"{name}_most", f"{name}_least_magnitude", LEAST], f"{name}_row")
+        self._emit("Div", [name, f"{name}_row"], f"{name}_unit")
+        return f"{name}_row"
+
+    def _integers(self, name: str, values: Sequence[int]) -> str:
+        if name not in self.result.constants:
+            data = b"".join(value.to_bytes(8, "little", signed=True) for value in values)
+            self._constant(name, tensor_proto(name, INT64, (len(values),), data))
+        return name
+
+    def _constant(self, name: str, proto: bytes) -> None:
+        self.result.constants[name] = proto
+        self.made.append(name)
+
+    def _emit(
+        self, op_type: str, inputs: Sequence[str], *outputs: str, domain: str = "", **attributes: int | tuple[int, ...]
+    ) -> None:
+        if domain:
+            self.result.domains.add(domain)
+        self.result.nodes.append(node_proto(op_type, inputs, outputs, domain, attributes))
+        self.made += outputs
+
+
+@dataclass(frozen=True)
+class _Activation:
+    """Names of the values that DynamicQuantizeLinear gives; `row` is what the product is multiplied by, or empty."""
+
+    codes: str
+    scale: str
+    zero_point: str
+    row: str

@@ -1,0 +1,225 @@
+"""What ONNX Runtime will find beside the weights, and how far the outputs are from the source's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantmill.contract.model_folder import carried_observations
+from quantmill.contract.onnx import OnnxGraph, ValueInfo
+from quantmill.contract.reading import Inspection, Observation
+from quantmill.contract.tensors import ModelIndex, Plan
+from quantmill_onnx.params import OnnxParams
+from quantmill_onnx.planning import DYNAMIC_LIMIT, RUN_LIMIT, dynamic_dimensions
+from quantmill_onnx.reader import DATA, MODEL, Artifact
+
+LEADING, OTHER = 2, 16  # sizes that dynamic dimensions are given
+NUMPY = {1: np.float32, 6: np.int32, 7: np.int64, 9: np.bool_, 10: np.float16, 11: np.float64}
+
+Inputs = Mapping[str, NDArray[Any]]
+
+
+def inspect(folder: Path, plan: Plan, index: ModelIndex, params: OnnxParams) -> Inspection:
+    """The files, the graph by onnx's checker, what must be as in the source, and a run beside the source's."""
+    graph = index.graph
+    assert graph is not None  # the plan was made from it
+    artifact = Artifact(folder)
+    external = [DATA] if any(each.data_location for each in artifact.initializers.values()) else []
+    return Inspection(
+        (MODEL, *external, *index.files),
+        [
+            *_checked(artifact),
+            *_interface(artifact.model, graph),
+            *_operators(artifact.model, graph, plan),
+            *_constants(artifact, graph),
+            *_runs(folder, graph, index, params),
+            *carried_observations(folder, index),
+        ],
+    )
+
+
+def _checked(artifact: Artifact) -> Iterator[Observation]:
+    """onnx's checker with shape inference. Weights of another file stand as inputs: the reader is what checks them."""
+    import onnx
+
+    model = onnx.ModelProto()
+    model.CopyFrom(artifact.model)
+    external = [each for each in model.graph.initializer if each.data_location]
+    for each in external:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(each.name, each.data_type, each.dims))
+        model.graph.initializer.remove(each)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        found = "valid"
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"[:300]
+    yield Observation("onnx_checker", MODEL, found, "valid")
+
+
+def _interface(model: Any, graph: OnnxGraph) -> Iterator[Observation]:
+    """Inputs and outputs with their types, versions of the operators."""
+    for kind, found, expected in (
+        ("input", model.graph.input, [each for each in graph.inputs if each.name not in graph.weights]),
+        ("output", model.graph.output, graph.outputs),
+    ):
+        yield Observation("interface", f"{kind}s", len(found), len(expected))
+        for ours, theirs in zip(found, expected, strict=False):
+            same = ours == _value_info(theirs)
+            yield Observation(
+                "interface", f"{kind} {theirs.name}", ours.name if same else f"another {ours.name}", theirs.name
+            )
+    versions = {("" if each.domain == "ai.onnx" else each.domain): each.version for each in model.opset_import}
+    for domain, version in graph.opsets.items():
+        yield Observation("interface", f"opset {domain or 'ai.onnx'}", versions.get(domain), version)
+    yield Observation("interface", "IR version", model.ir_version, max(4, graph.ir_version))
+
+
+def _value_info(info: ValueInfo) -> Any:
+    import onnx
+
+    return onnx.ValueInfoProto.FromString(info.raw)
+
+
+# What products and look-ups are made of when their weight is quantized
+INTEGER = ("DynamicQuantizeLinear", "MatMulInteger", "Cast", "Mul")
+ROWS = ("ReduceMax", "ReduceMin", "Neg", "Max", "Div")
+ADDED = frozenset((*INTEGER, *ROWS, "MatMulNBits", "Gather", "Add", "Transpose", "Reshape"))
+REPLACED = frozenset(("MatMul", "Gemm", "Gather", "Transpose"))
+
+
+def _operators(model: Any, graph: OnnxGraph, plan: Plan) -> Iterator[Observation]:
+    """Every node of the source is there as it was, or takes a quantized weight; none was added but for those."""
+    quantized = {row.name for row in plan.tensors if row.action == "quantize"}
+    ours = Counter(node.SerializeToString(deterministic=True) for node in model.graph.node)
+    theirs = [_node(node.raw) for node in graph.nodes]
+    turned = {
+        out for node in theirs if node.op_type == "Transpose" and set(node.input) & quantized for out in node.output
+    }
+    missing = Counter(node.SerializeToString(deterministic=True) for node in theirs)
+    missing.subtract(ours)
+    for node in theirs:
+        replaced = bool(set(node.input) & (quantized | turned)) and node.op_type in REPLACED
+        absent = missing[node.SerializeToString(deterministic=True)] > 0
+        yield Observation(
+            "operators",
+            node.name or node.output[0],
+            "replaced" if absent else "as it was",
+            "replaced" if replaced else "as it was",
+        )
+    known = {node.SerializeToString(deterministic=True) for node in theirs}
+    for node in model.graph.node:
+        if node.SerializeToString(deterministic=True) not in known and node.op_type not in ADDED:
+            yield Observation("operators", node.name, node.op_type, None)
+    integers = sum(node.op_type in ("MatMulInteger", "MatMulNBits") for node in model.graph.node)
+    products = sum(
+        bool(set(node.input) & (quantized | turned)) and node.op_type in ("MatMul", "Gemm") for node in theirs
+    )
+    yield Observation("operators", "integer products", integers, products)
+
+
+def _node(raw: bytes) -> Any:
+    import onnx
+
+    return onnx.NodeProto.FromString(raw)
+
+
+def _constants(artifact: Artifact, graph: OnnxGraph) -> Iterator[Observation]:
+    """The initializers that belong to the graph, by their bytes."""
+    import onnx
+
+    for name, raw in graph.constants.items():
+        ours, theirs = artifact.initializers.get(name), onnx.TensorProto.FromString(raw)
+        found = None if ours is None else "as it was" if ours == theirs else "changed"
+        yield Observation("constants", name, found, "as it was")
+
+
+# Running
+
+
+def _runs(folder: Path, graph: OnnxGraph, index: ModelIndex, params: OnnxParams) -> Iterator[Observation]:
+    """The written model gives finite outputs that are near the source's, in ONNX Runtime on one core."""
+    if index.nbytes > RUN_LIMIT:
+        return
+    try:
+        session = open_session(folder / MODEL)
+    except Exception as error:
+        yield Observation("runs", "loads", f"{type(error).__name__}: {error}"[:300], "loads")
+        return
+    yield Observation("runs", "loads", "loads", "loads")
+    if len(dynamic_dimensions(graph)) > DYNAMIC_LIMIT or any(info.dtype not in NUMPY for info in graph.inputs):
+        return
+    inputs = random_inputs(graph)
+    expected = open_session(graph.path).run(None, inputs)
+    try:
+        found = session.run(None, inputs)
+    except Exception as error:
+        yield Observation("runs", "runs", f"{type(error).__name__}: {error}"[:300], "runs")
+        return
+    for info, ours, theirs in zip(graph.outputs, found, expected, strict=True):
+        yield Observation("runs", f"shape of {info.name}", str(ours.shape), str(theirs.shape))
+        if np.issubdtype(theirs.dtype, np.floating) and ours.shape == theirs.shape and np.isfinite(theirs).all():
+            near = cosine(ours, theirs)
+            text = f"at least {params.least_cosine:g}"
+            yield Observation("divergence", info.name, text if near >= params.least_cosine else f"{near:.6f}", text)
+
+
+def open_session(path: Path, threads: int = 1) -> Any:
+    """ONNX Runtime on the processor."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def random_inputs(graph: OnnxGraph) -> Inputs:
+    """Inputs that the graph takes: indices below the rows of what they look up, ones for other integers, normal floats.
+
+    The same for each call.
+    """
+    generator = np.random.default_rng(0)
+    sizes: dict[str, int] = {}
+    found: dict[str, NDArray[Any]] = {}
+    for info in graph.inputs:
+        if info.name in graph.weights or info.name in graph.constants:
+            continue
+        shape = [_size(each, axis, sizes) for axis, each in enumerate(info.shape or ())]
+        rows = _rows_looked_up(graph, info.name)
+        kind = NUMPY[info.dtype]
+        if rows:
+            found[info.name] = generator.integers(0, rows, shape).astype(kind)
+        elif np.issubdtype(kind, np.floating):
+            found[info.name] = generator.standard_normal(shape).astype(kind)
+        else:
+            found[info.name] = np.ones(shape, kind)
+    return found
+
+
+def _size(dimension: int | str, axis: int, sizes: dict[str, int]) -> int:
+    if isinstance(dimension, int):
+        return max(1, dimension)
+    return sizes.setdefault(dimension, LEADING if axis == 0 else OTHER)
+
+
+def _rows_looked_up(graph: OnnxGraph, name: str) -> int:
+    """The rows of the smallest table that the input is an index of; 0 where it is none."""
+    rows = [
+        graph.weights[node.inputs[0]].info.shape[0]
+        for node in graph.nodes
+        if node.op_type == "Gather" and node.inputs[1] == name and node.inputs[0] in graph.weights
+    ]
+    return min(rows, default=0)
+
+
+def cosine(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Of all values together; NaN where an output is not finite, 1 where both are zero."""
+    ours, theirs = found.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
+    norms = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
+    return float(ours @ theirs) / norms if norms else float(np.array_equal(ours, theirs))

@@ -1,0 +1,92 @@
+"""How a quantized weight is stored: names, dtypes and shapes of its arrays, and what its scheme is called.
+
+Integer products: ONNX's MatMulInteger, codes (in, out), a scale for each output. Tables: codes as they are, a scale for
+each row. Blocks: com.microsoft MatMulNBits, onnxruntime 1.31 docs/ContribOperators.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantmill.contract.tensors import TensorInfo
+from quantmill_onnx.params import OnnxParams
+from quantmill_onnx.sites import Site
+
+# TensorProto.DataType of what is stored
+ONNX_TYPES = {"F32": 1, "U8": 2, "I8": 3, "F16": 10, "BF16": 16}
+BYTES = {"F32": 4, "U8": 1, "I8": 1, "F16": 2, "BF16": 2}
+
+CODES, SCALE, ZERO = "quantized", "scale", "zero_point"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One array of a weight as the graph holds it: an initializer."""
+
+    part: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * BYTES[self.dtype]
+
+
+def scheme_of(site: Site, params: OnnxParams) -> str:
+    """INT8-CHANNEL, INT8-TENSOR, INT8-ROW (with -ASYM, -REDUCED), or INT4-32, INT8-64-ASYM in blocks."""
+    if site.is_table:
+        is_product = any(use.form != "table" for use in site.uses)
+        return "INT8-ROW-REDUCED" if is_product and params.reduced else "INT8-ROW"
+    asymmetric = "" if params.symmetric else "-ASYM"
+    if params.mode == "weight_only":
+        return f"INT{params.weight_bits}-{params.block_size}{asymmetric}"
+    reduced = "-REDUCED" if params.reduced else ""
+    return f"INT8-{'CHANNEL' if params.per_channel else 'TENSOR'}{asymmetric}{reduced}"
+
+
+def parts_of(site: Site, params: OnnxParams) -> Sequence[Part]:
+    """The arrays of a quantized weight."""
+    name, (rows, cols) = site.weight.info.name, site.weight.info.shape
+    if site.is_table:
+        return (
+            Part(CODES, f"{name}_{CODES}", "I8", (rows, cols)),
+            Part(SCALE, f"{name}_{SCALE}", "F32", (rows, 1)),
+        )
+    inputs, outputs = (cols, rows) if site.turned else (rows, cols)
+    if params.mode == "weight_only":
+        return _blocks(name, inputs, outputs, params)
+    scales = (outputs,) if params.per_channel else ()
+    return (
+        Part(CODES, f"{name}_{CODES}", "I8", (inputs, outputs)),
+        Part(SCALE, f"{name}_{SCALE}", "F32", scales),
+        *(() if params.symmetric else (Part(ZERO, f"{name}_{ZERO}", "I8", scales),)),
+    )
+
+
+def _blocks(name: str, inputs: int, outputs: int, params: OnnxParams) -> Sequence[Part]:
+    blocks, bits = -(-inputs // params.block_size), params.weight_bits
+    return (
+        Part(CODES, f"{name}_{CODES}", "U8", (outputs, blocks, params.block_size * bits // 8)),
+        Part(SCALE, f"{name}_{SCALE}", "F32", (outputs, blocks)),
+        *(() if params.symmetric else (Part(ZERO, f"{name}_{ZERO}", "U8", (outputs, -(-blocks * bits // 8))),)),
+    )
+
+
+def kept_part(info: TensorInfo) -> Part:
+    """A weight that is stored as it is."""
+    return Part("values", info.name, info.dtype, info.shape)
+
+
+def pack_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Two 4-bit codes in a byte along the last axis, the first in the low half; an odd one is followed by 0."""
+    if codes.shape[-1] % 2:
+        codes = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, 1)])
+    packed = codes[..., 1::2] << np.uint8(4)
+    packed |= codes[..., ::2]
+    return packed

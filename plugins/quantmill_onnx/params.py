@@ -1,0 +1,78 @@
+"""What may be asked of the onnx method."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+NodePattern = Annotated[str, Field(min_length=1, max_length=1024)]
+BlockSize = Literal[16, 32, 64, 128, 256]
+
+
+class OnnxParams(BaseModel):
+    """Parameters of the onnx method."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["dynamic", "weight_only"] = Field(
+        default="dynamic",
+        description="dynamic: products of 8-bit integers, activations measured as the model runs; weight_only: blocks "
+        "of 4 or 8 bits for ONNX Runtime's MatMulNBits.",
+    )
+    weight_bits: Literal[4, 8] = Field(default=8, description="Bits of a weight; dynamic knows 8 only.")
+    symmetric: bool = Field(
+        default=True, strict=True, description="Weights without zero points; false: zero points as well."
+    )
+    per_channel: bool = Field(
+        default=True, strict=True, description="dynamic: a scale for each output; false: one for the whole weight."
+    )
+    activations: Literal["row", "tensor"] = Field(
+        default="row",
+        description="dynamic: what shares a range. row: a token's values, so that no other token or sentence of the "
+        "batch has a say; tensor: all values, as ONNX Runtime's own tool has it.",
+    )
+    target: Literal["vnni", "avx2", "arm"] = Field(
+        default="vnni",
+        description="dynamic: the processor. avx2 (without VNNI) adds two products in 16 bits, which 8-bit weights "
+        "can overflow.",
+    )
+    reduce_range: bool | None = Field(
+        default=None, strict=True, description="dynamic: weights in 7 bits; None: where the target needs it."
+    )
+    block_size: BlockSize = Field(default=32, description="weight_only: weights that share a scale.")
+    algorithm: Literal["rtn", "hqq"] = Field(
+        default="rtn", description="weight_only: rtn rounds to the nearest code; hqq solves for scale and zero point."
+    )
+    accuracy_level: Literal[0, 1, 2, 3, 4] = Field(
+        default=4,
+        description="weight_only: what is computed in. 4: 8-bit integers, 1: float32, 0: as the runtime likes.",
+    )
+    embeddings: Literal["int8", "keep"] = Field(
+        default="int8", description="Tables that are looked up: int8 with a scale for each row, or as they are."
+    )
+    exclude: tuple[NodePattern, ...] = Field(
+        default=(), max_length=256, description="Nodes (* ? [abc]) that stay as they are: */output/dense/MatMul."
+    )
+    external_data: Literal["auto", "always"] = Field(
+        default="auto", description="Weights in a file beside the graph: where they take more than 256 MiB, or always."
+    )
+    least_cosine: float = Field(
+        default=0.9,
+        ge=-1,
+        le=1,
+        description="What outputs must have in common with the source's, as verification runs both in ONNX Runtime.",
+    )
+
+    @model_validator(mode="after")
+    def _fit_the_mode(self) -> Self:
+        if self.mode == "dynamic" and self.weight_bits != 8:
+            raise ValueError("dynamic has 8-bit weights; choose mode weight_only for 4 bits")
+        if self.algorithm == "hqq" and (self.mode != "weight_only" or self.symmetric):
+            raise ValueError("hqq finds zero points: it goes with mode weight_only and symmetric false")
+        return self
+
+    @property
+    def reduced(self) -> bool:
+        """Whether weights of integer products have 7 bits."""
+        return self.target == "avx2" if self.reduce_range is None else self.reduce_range

@@ -1,0 +1,136 @@
+"""The plan of a quantized graph: which weights become integers, and why the others do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from quantmill.contract.errors import ParamsRejected, SourceRejected
+from quantmill.contract.onnx import OnnxGraph
+from quantmill.contract.strictjson import shown
+from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan, Unit
+from quantmill_onnx.layout import parts_of, scheme_of
+from quantmill_onnx.params import OnnxParams
+from quantmill_onnx.sites import Site, find_sites
+
+LEAST_OPSET = 11  # MatMulInteger and DynamicQuantizeLinear
+RUN_LIMIT = 2 << 30  # bytes of a source that verification runs: it is in memory beside the artifact
+DYNAMIC_LIMIT = 2  # dimensions whose sizes can be chosen freely; with more, some of them hang together
+LATEST_OPSET, LATEST_IR = 26, 13  # of onnxruntime 1.31
+DOMAINS = ("", "com.microsoft")  # what ONNX Runtime brings with it
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
+QUANTIZED_PREFIXES = ("QLinear", "MatMulNBits", "DynamicQuantize", "QGemm", "QAttention", "GatherBlockQuantized")
+OUR_METADATA = "quantmill."
+
+OVERFLOW = (
+    "the processor's products of 8-bit weights may overflow 16 bits without VNNI: reduce_range is off for target avx2"
+)
+
+
+def require_graph(index: ModelIndex) -> OnnxGraph:
+    """The source's graph. Raises SourceRejected where it is no ONNX model, or one that this method cannot work on."""
+    if index.graph is None:
+        raise SourceRejected(
+            "the source is no ONNX model; export it first, for instance with torch.onnx.export or optimum-cli"
+        )
+    graph = index.graph
+    opset = graph.opsets.get("", 0)
+    if opset < LEAST_OPSET:
+        raise SourceRejected(
+            f"the graph has opset {opset}, integer products need {LEAST_OPSET}; export it again, or convert it with "
+            "onnx.version_converter",
+            opset=opset,
+        )
+    if opset > LATEST_OPSET or graph.ir_version > LATEST_IR:
+        raise SourceRejected(
+            f"the graph has opset {opset} and IR version {graph.ir_version}; ONNX Runtime 1.31 takes at most "
+            f"{LATEST_OPSET} and {LATEST_IR}",
+            opset=opset,
+        )
+    for problem in _problems(graph):
+        raise SourceRejected(problem)
+    return graph
+
+
+def _problems(graph: OnnxGraph) -> Iterator[str]:
+    for key in sorted(graph.metadata):
+        if key.startswith(OUR_METADATA):
+            yield "the graph is quantized already: its metadata says by what; give the model that it was made from"
+    for node in graph.nodes:
+        if node.op_type in QUANTIZED or node.op_type.startswith(QUANTIZED_PREFIXES):
+            yield (
+                f"the graph is quantized already: node {shown(node.label)} is a {node.op_type}; give the model that it "
+                "was made from"
+            )
+        if node.domain not in DOMAINS and (node.domain, node.op_type) not in graph.local:
+            yield (
+                f"node {shown(node.label)} is the custom operator {shown(node.domain)} {shown(node.op_type)}, which "
+                "ONNX Runtime does not bring with it, so that the result could not be run and checked"
+            )
+
+
+def plan(index: ModelIndex, params: OnnxParams) -> Plan:
+    """Quantizes the constant matrices of products, and tables that are looked up; all else stays as it is.
+
+    Raises SourceRejected for a model that is no ONNX graph, quantized already or without anything to quantize,
+    ParamsRejected for a pattern that matches no node.
+    """
+    graph = require_graph(index)
+    _check_patterns(graph, params)
+    sites = find_sites(graph, params)
+    rows = tuple(_row(index, name, sites[name], params) for name in index.tensors)
+    if not any(row.action == "quantize" for row in rows):
+        reasons = "; ".join(f"{row.name}: {row.reason}" for row in rows[:3])
+        raise SourceRejected(f"the graph has nothing that this method quantizes ({reasons})")
+    working = (_working_bytes(index, row, sites[row.name], params) for row in rows)
+    return Plan(
+        tensors=rows,
+        units=tuple(Unit(row.name, (row.name,)) for row in rows),
+        peak_memory_bytes=max(working) + 2 * graph.nbytes,
+        warnings=tuple(_warnings(index, graph, params)),
+    )
+
+
+def _row(index: ModelIndex, name: str, site: Site | str, params: OnnxParams) -> TensorPlan:
+    info = index.tensors[name]
+    if isinstance(site, str):
+        return TensorPlan(name, info.shape, info.dtype, "keep", info.dtype, name, info.nbytes, site)
+    nbytes = sum(part.nbytes for part in parts_of(site, params))
+    scheme = scheme_of(site, params)
+    reason = "a table that is looked up: a scale for each row" if site.is_table else ""
+    return TensorPlan(name, info.shape, info.dtype, "quantize", scheme, f"{name}_quantized", nbytes, reason)
+
+
+def _working_bytes(index: ModelIndex, row: TensorPlan, site: Site | str, params: OnnxParams) -> int:
+    """The source, a copy of it turned or filled up to whole blocks, rounding, the codes before they are packed."""
+    source = index.tensors[row.name].nbytes
+    if isinstance(site, str):
+        return source
+    if params.mode == "weight_only" and not site.is_table:
+        inputs, outputs = row.shape[:: -1 if site.turned else 1]
+        padded = outputs * -(-inputs // params.block_size) * params.block_size
+        return source + 4 * padded + 2 * padded + row.nbytes
+    return source + row.values + row.nbytes
+
+
+def _warnings(index: ModelIndex, graph: OnnxGraph, params: OnnxParams) -> Iterator[str]:
+    if params.mode == "dynamic" and params.target == "avx2" and not params.reduced:
+        yield OVERFLOW
+    if index.nbytes > RUN_LIMIT:
+        yield f"verification does not run the graph: its weights take more than {RUN_LIMIT} bytes"
+    elif len(dynamic_dimensions(graph)) > DYNAMIC_LIMIT:
+        yield "verification loads the graph and does not run it: its inputs have more than two dynamic dimensions"
+
+
+def dynamic_dimensions(graph: OnnxGraph) -> set[str]:
+    """The names of the inputs' dimensions that have no size."""
+    return {each for info in graph.inputs for each in info.shape or () if isinstance(each, str)}
+
+
+def _check_patterns(graph: OnnxGraph, params: OnnxParams) -> None:
+    for pattern in params.exclude:
+        if not any(fnmatchcase(node.label, pattern) for node in graph.nodes):
+            message = f"{pattern!r} matches no node of this graph"
+            raise ParamsRejected(
+                f"onnx: {message}", [{"pointer": "/exclude", "code": "matches_nothing", "message": message}]
+            )

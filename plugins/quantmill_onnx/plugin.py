@@ -1,0 +1,79 @@
+"""ONNX: integer products and weight-only blocks for ONNX Runtime, from an ONNX model."""
+
+from __future__ import annotations
+
+from quantmill.contract import WHOLE_ROW, BlockBound, FormatFacts, Method, Runtime, hookimpl, lazy
+from quantmill_onnx.facts import ONNX_FACTS
+from quantmill_onnx.params import OnnxParams
+
+# Largest relative RMSE of one tensor that verification accepts. Scales of whole channels lose most to outliers.
+# tests/unit/onnx/test_error_bounds.py measures them again.
+KEPT = ("F32", "F16", "BF16")
+CHANNEL, TENSOR = 0.15, 0.6
+BY_BITS = {8: (0.0125, 0.0175, 0.0245, 0.035, 0.05), 4: (0.12, 0.165, 0.215, 0.27, 0.33)}  # in the order of SIZES
+SIZES = (16, 32, 64, 128, 256)
+
+
+def _error_bounds() -> dict[str, float]:
+    bounds = dict.fromkeys(KEPT, 0.0)
+    for zero in ("", "-ASYM"):
+        for reduced, factor in (("", 1), ("-REDUCED", 2)):
+            bounds[f"INT8-CHANNEL{zero}{reduced}"] = CHANNEL * factor
+            bounds[f"INT8-TENSOR{zero}{reduced}"] = TENSOR * factor
+            bounds[f"INT8-ROW{reduced}"] = CHANNEL * factor
+        for bits, by_size in BY_BITS.items():
+            for size, bound in zip(SIZES, by_size, strict=True):
+                bounds[f"INT{bits}-{size}{zero}"] = bound
+    return bounds
+
+
+def _block_bounds() -> dict[str, BlockBound]:
+    """Half a step of a range from -peak to peak."""
+    bounds = dict.fromkeys(KEPT, BlockBound(32, 0.0))
+    for zero in ("", "-ASYM"):
+        for reduced, largest in (("", 127), ("-REDUCED", 64)):
+            half = 0.51 / largest
+            bounds[f"INT8-CHANNEL{zero}{reduced}"] = BlockBound(32, 0.0, WHOLE_ROW, half)
+            bounds[f"INT8-TENSOR{zero}{reduced}"] = BlockBound(32, 0.0, tensor_relative=half)
+            bounds[f"INT8-ROW{reduced}"] = BlockBound(32, 0.0, WHOLE_ROW, half)
+        for bits in BY_BITS:
+            for size in SIZES:
+                bounds[f"INT{bits}-{size}{zero}"] = BlockBound(size, 1.02 / (2**bits - 1))
+    return bounds
+
+
+ONNX = Method(
+    name="onnx",
+    version="0.1.0",
+    summary="8-bit integer products, or blocks of 4 and 8 bits, for ONNX Runtime; from an ONNX model, no data",
+    params=OnnxParams,
+    plan=lazy("quantmill_onnx.planning:plan"),
+    quantize=lazy("quantmill_onnx.algorithm:quantize"),
+    write=lazy("quantmill_onnx.export:write"),
+    place=lazy("quantmill_onnx.export:place"),
+    read=lazy("quantmill_onnx.reader:read"),
+    inspect=lazy("quantmill_onnx.inspection:inspect"),
+    formats=("onnx",),
+    architectures=("ONNX",),
+    error_bounds=_error_bounds(),
+    block_bounds=_block_bounds(),
+    runtimes=(Runtime("onnxruntime", "onnxruntime.InferenceSession('{file}')"),),
+    ladder=(
+        {"mode": "weight_only", "weight_bits": 4, "block_size": 128},
+        {"mode": "weight_only", "weight_bits": 4, "block_size": 32},
+        {"mode": "dynamic", "weight_bits": 8},
+        {"mode": "weight_only", "weight_bits": 8, "block_size": 32},
+    ),
+    bits=(4, 8),
+    granularity="a scale for each output, row or tensor; blocks of 16 to 256 values",
+)
+
+
+@hookimpl
+def quantmill_methods() -> list[Method]:
+    return [ONNX]
+
+
+@hookimpl
+def quantmill_runtimes() -> list[FormatFacts]:
+    return [ONNX_FACTS]

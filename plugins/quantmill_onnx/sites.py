@@ -1,0 +1,114 @@
+"""Which weights of a graph can be quantized: how each is used, and why the others stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from quantmill.contract.onnx import Node, OnnxGraph, Stored, consumers
+from quantmill_onnx.params import OnnxParams
+
+# How a node uses a weight: B of a product as (in, out), B as (out, in), or rows of it
+Form = Literal["in_out", "out_in", "table"]
+IR_WITH_CONSTANTS = 4  # from here on an initializer that is also an input may be replaced by the caller
+
+
+@dataclass(frozen=True)
+class Use:
+    """`node` computes with the weight; `through` is the Transpose between them, if there is one."""
+
+    node: Node
+    form: Form
+    through: Node | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """A weight that can be quantized, (rows, cols) as the source has it, and all its uses.
+
+    A table that is looked up may be the matrix of products as well: tied embeddings.
+    """
+
+    weight: Stored
+    uses: tuple[Use, ...]
+
+    @property
+    def is_table(self) -> bool:
+        return any(use.form == "table" for use in self.uses)
+
+    @property
+    def turned(self) -> bool:
+        """Whether the source has it as (out, in): integer products then take the transpose."""
+        return not self.is_table and self.uses[0].form == "out_in"
+
+
+def find_sites(graph: OnnxGraph, params: OnnxParams) -> Mapping[str, Site | str]:
+    """Each weight's site, or the reason why it stays as it is."""
+    users = consumers(graph)
+    outputs = {each.name for each in graph.outputs}
+    inputs = {each.name for each in graph.inputs} if graph.ir_version >= IR_WITH_CONSTANTS else set[str]()
+    found: dict[str, Site | str] = {}
+    for name, weight in graph.weights.items():
+        if name in outputs or name in inputs:
+            found[name] = "an input or output of the graph"
+        else:
+            found[name] = _site(weight, users, outputs, params)
+    return found
+
+
+def _site(weight: Stored, users: Mapping[str, tuple[Node, ...]], outputs: set[str], params: OnnxParams) -> Site | str:
+    name, info = weight.info.name, weight.info
+    if len(info.shape) != 2:
+        return f"{len(info.shape)} dimensions"
+    if info.dtype != "F32":
+        return f"{info.dtype}; integer products give float32"
+    uses: list[Use] = []
+    for node in users.get(name, ()):
+        for use in _uses(name, node, users, outputs):
+            if isinstance(use, str):
+                return use
+            if any(fnmatchcase(use.node.label, pattern) for pattern in params.exclude):
+                return f"node {use.node.label} is excluded"
+            if use.form == "table" and params.embeddings == "keep":
+                return "an embedding table, which is kept"
+            uses.append(use)
+    if not uses:
+        return "no node uses it"
+    forms = {use.form for use in uses}
+    if len(forms) > 1 and "in_out" in forms:
+        return "nodes use it in two orientations"
+    return Site(weight, tuple(uses))
+
+
+def _uses(name: str, node: Node, users: Mapping[str, tuple[Node, ...]], outputs: set[str]) -> Iterator[Use | str]:
+    """What a node does with the weight; through a Transpose, what is done with its output."""
+    if node.domain or name in node.captured or node.inputs.count(name) != 1:
+        yield f"used by {node.op_type} {node.label}"
+    elif node.op_type == "Transpose" and node.attributes.get("perm", (1, 0)) == (1, 0):
+        (turned,) = node.outputs
+        after = users.get(turned, ())
+        if turned in outputs or not after:
+            yield f"used by {node.op_type} {node.label}"
+        for each in after:
+            if each.op_type == "MatMul" and not each.domain and each.inputs[1] == turned != each.inputs[0]:
+                yield Use(each, "out_in", through=node)
+            else:
+                yield f"used by {each.op_type} {each.label} behind a Transpose"
+    else:
+        form = _form(name, node)
+        yield Use(node, form) if form else f"used by {node.op_type} {node.label}"
+
+
+def _form(name: str, node: Node) -> Form | None:
+    at = node.inputs.index(name)
+    if node.op_type == "MatMul" and at == 1:
+        return "in_out"
+    if node.op_type == "Gather" and at == 0 and node.attributes.get("axis", 0) in (0, -2):
+        return "table"
+    if node.op_type == "Gemm" and at == 1:
+        plain = {"alpha": 1.0, "transA": 0, "beta": 1.0}
+        if all(node.attributes.get(key, value) == value for key, value in plain.items()):
+            return "out_in" if node.attributes.get("transB", 0) else "in_out"
+    return None

@@ -1,0 +1,39 @@
+"""The onnx method obeys the laws of quantmill.contract.testing."""
+
+from pathlib import Path
+
+import pytest
+from tests.onnx_models import SmallModel
+
+from quantmill.contract.method import lazy
+from quantmill.contract.testing import MethodConformance
+from quantmill_onnx.plugin import ONNX
+
+MODELS = {
+    "opset 17": SmallModel(),
+    "opset 21, tied": SmallModel(opset=21, ir_version=10, tied=True, seed=1),
+    "opset 13, external data": SmallModel(opset=13, ir_version=7, external="weights.bin", hidden=40, seed=2),
+}
+
+
+class TestOnnx(MethodConformance):
+    method = ONNX
+    open_source = lazy("quantmill.checkpoints:open_checkpoint")
+    ladder = (
+        {"mode": "weight_only", "weight_bits": 4, "block_size": 128},
+        {"mode": "weight_only", "weight_bits": 4, "symmetric": False, "block_size": 32, "algorithm": "hqq"},
+        {"target": "avx2", "per_channel": False},
+        {"external_data": "always", "symmetric": False},
+        {"mode": "weight_only", "block_size": 16, "symmetric": False},
+    )
+
+    @pytest.fixture(scope="class", params=sorted(MODELS))
+    @classmethod
+    def checkpoint(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return MODELS[request.param].write(tmp_path_factory.mktemp("checkpoint") / "model")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def wide(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        model = SmallModel(vocab=4096, hidden=1600, inner=4096, blocks=1)  # 25 MiB in each of three
+        return model.write(tmp_path_factory.mktemp("checkpoint") / "wide")

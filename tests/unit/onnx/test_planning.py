@@ -1,0 +1,167 @@
+"""What becomes of each weight of a graph, and which graphs and parameters are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from pydantic import ValidationError
+from tests.onnx_models import SmallModel, one_product, save
+
+from quantmill.checkpoints import open_checkpoint
+from quantmill.contract.errors import ParamsRejected, SourceRejected
+from quantmill.contract.synthetic import SyntheticLlama
+from quantmill.contract.tensors import Plan
+from quantmill_onnx.params import OnnxParams
+from quantmill_onnx.planning import plan
+
+
+def planned(folder: Path, **params: Any) -> Plan:
+    with open_checkpoint(folder) as checkpoint:
+        return plan(checkpoint.index, OnnxParams(**params))
+
+
+def schemes(folder: Path, **params: Any) -> dict[str, str]:
+    return {row.name: row.scheme for row in planned(folder, **params).tensors}
+
+
+@pytest.mark.parametrize(
+    ("params", "scheme"),
+    [
+        ({}, "INT8-CHANNEL"),
+        ({"per_channel": False}, "INT8-TENSOR"),
+        ({"symmetric": False}, "INT8-CHANNEL-ASYM"),
+        ({"target": "avx2"}, "INT8-CHANNEL-REDUCED"),
+        ({"target": "avx2", "reduce_range": False}, "INT8-CHANNEL"),
+        ({"target": "arm"}, "INT8-CHANNEL"),
+        ({"reduce_range": True}, "INT8-CHANNEL-REDUCED"),
+        ({"mode": "weight_only"}, "INT8-32"),
+        ({"mode": "weight_only", "weight_bits": 4, "block_size": 64, "symmetric": False}, "INT4-64-ASYM"),
+    ],
+)
+def test_the_parameters_choose_the_scheme_of_products(tmp_path: Path, params: dict[str, Any], scheme: str) -> None:
+    found = schemes(SmallModel().write(tmp_path / "model"), **params)
+
+    assert {found[name] for name in ("in.0", "gemm.0", "out.0", "head")} == {scheme}
+    assert found["table"] == "INT8-ROW"
+
+
+def test_a_table_that_is_the_head_as_well_is_stored_once(tmp_path: Path) -> None:
+    rows = planned(SmallModel(tied=True).write(tmp_path / "model")).by_name
+
+    assert rows["table"].scheme == "INT8-ROW"
+    assert rows["table"].nbytes == 300 * 48 + 4 * 300
+
+
+def test_the_bytes_of_a_weight_are_its_codes_and_scales(tmp_path: Path) -> None:
+    folder = SmallModel().write(tmp_path / "model")
+
+    assert planned(folder).by_name["in.0"].nbytes == 48 * 80 + 4 * 80
+    # 48 inputs are two blocks of 32 for each of 80 outputs: 16 bytes of codes, a scale, and a byte of two zero points
+    four_bits = planned(folder, mode="weight_only", weight_bits=4, symmetric=False)
+    assert four_bits.by_name["in.0"].nbytes == 80 * (2 * 16 + 2 * 4 + 1)
+
+
+def test_small_and_integer_initializers_belong_to_the_graph(tmp_path: Path) -> None:
+    with open_checkpoint(SmallModel().write(tmp_path / "model")) as checkpoint:
+        assert checkpoint.index.graph is not None
+        assert sorted(checkpoint.index.graph.constants) == ["bias.0", "bias.1", "rows"]
+
+
+def test_an_excluded_node_keeps_its_weight_and_the_plan_says_so(tmp_path: Path) -> None:
+    rows = planned(SmallModel().write(tmp_path / "model"), exclude=["block.*/Gemm"], embeddings="keep").by_name
+
+    assert (rows["gemm.1"].action, rows["gemm.1"].reason) == ("keep", "node block.1/Gemm is excluded")
+    assert (rows["table"].action, rows["table"].reason) == ("keep", "an embedding table, which is kept")
+    assert rows["in.1"].action == "quantize"
+
+
+def test_a_pattern_that_matches_no_node_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParamsRejected, match="matches no node"):
+        planned(SmallModel().write(tmp_path / "model"), exclude=["lm_head*"])
+
+
+def test_without_vnni_full_range_weights_are_warned_of(tmp_path: Path) -> None:
+    folder = SmallModel().write(tmp_path / "model")
+
+    assert any("overflow" in each for each in planned(folder, target="avx2", reduce_range=False).warnings)
+    assert planned(folder, target="avx2").warnings == planned(folder).warnings == ()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"weight_bits": 4},
+        {"algorithm": "hqq"},
+        {"mode": "weight_only", "algorithm": "hqq"},
+        {"mode": "weight_only", "block_size": 24},
+        {"least_cosine": 2},
+        {"exclude": [""]},
+    ],
+)
+def test_parameters_that_do_not_go_together_are_refused(params: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        OnnxParams(**params)
+
+
+KEPT: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
+    "half precision": (lambda: one_product(weight=np.ones((64, 32), np.float16)), "F16; integer products give float32"),
+    "three dimensions": (lambda: one_product(weight=np.ones((2, 64, 32), np.float32)), "3 dimensions"),
+    "left factor": (lambda: one_product(inputs=("w", "x")), "used by MatMul product"),
+    "scaled Gemm": (lambda: one_product("Gemm", alpha=0.5), "used by Gemm product"),
+    "other columns": (lambda: one_product("Gather", axis=1, inputs=("w", "x")), "used by Gather product"),
+    "another operator": (lambda: one_product("Add"), "used by Add product"),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_a_weight_that_no_integer_product_can_take_is_kept_with_the_reason(tmp_path: Path, case: str) -> None:
+    model, reason = KEPT[case]
+
+    with pytest.raises(SourceRejected) as refused:
+        planned(save(model(), tmp_path / "model"))
+
+    assert f"nothing that this method quantizes (w: {reason})" in refused.value.detail
+
+
+def with_opset(version: int) -> onnx.ModelProto:
+    model = one_product()
+    model.opset_import[0].version = version
+    return model
+
+
+def overridable() -> onnx.ModelProto:
+    model = one_product()
+    model.graph.input.append(helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [64, 32]))
+    return model
+
+
+REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
+    "old opset": (lambda: with_opset(10), "opset 10, integer products need 11; export it again"),
+    "opset to come": (lambda: with_opset(99), "takes at most"),
+    "custom operator": (lambda: one_product("Fused", domain="com.example"), "custom operator 'com.example' 'Fused'"),
+    "quantized": (lambda: one_product("MatMulInteger"), "quantized already: node 'product' is a MatMulInteger"),
+    "blocks": (lambda: one_product("MatMulNBits", domain="com.microsoft"), "node 'product' is a MatMulNBits"),
+    "our own artifact": (SmallModel(metadata={"quantmill.transposed": "[]"}).proto, "quantized already: its metadata"),
+    "weights of the caller": (overridable, "an input or output of the graph"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_graph_that_cannot_be_quantized_is_refused_and_says_why(tmp_path: Path, case: str) -> None:
+    model, named = REFUSED[case]
+
+    with pytest.raises(SourceRejected) as refused:
+        planned(save(model(), tmp_path / "model"))
+
+    assert named in refused.value.detail
+
+
+def test_a_checkpoint_is_refused_and_told_how_it_becomes_a_graph(tmp_path: Path) -> None:
+    with pytest.raises(SourceRejected, match="no ONNX model; export it first"):
+        planned(SyntheticLlama(blocks=1).write(tmp_path / "model"))
