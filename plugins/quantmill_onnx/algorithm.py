@@ -68,8 +68,13 @@ def _by_channel(values: NDArray[Any], site: Site, params: OnnxParams, threads: i
 def _rows_of_outputs(values: NDArray[Any], site: Site, params: OnnxParams) -> FloatArray:
     """The weight as (out, in), each row filled up with zeros to whole blocks."""
     weight = values if site.turned else values.T
-    missing = -weight.shape[1] % params.block_size
-    return np.ascontiguousarray(np.pad(weight, ((0, 0), (0, missing))) if missing else weight)
+    outputs, inputs = weight.shape
+    missing = -inputs % params.block_size
+    if site.turned and not missing:
+        return weight
+    whole = np.zeros((outputs, inputs + missing), np.float32)
+    whole[:, :inputs] = weight
+    return whole
 
 
 def _blocks(weight: FloatArray, params: OnnxParams, threads: int) -> Mapping[str, NDArray[Any]]:
