@@ -3,7 +3,8 @@
 
 Each folder beside this file is a consumer: `requirements.txt` says what its environment holds (their pins conflict, so
 each has one of its own, kept in $QUANTMILL_CACHE/conformance or .cache/conformance), and `check.py`, run by our own
-Python, prints a section of the report and exits with 1 when something disagrees. A consumer that cannot be installed
+Python, prints a section of the report and exits with 1 when something disagrees. `requirements.txt` may be a link to
+another consumer's, whose environment is then used. A consumer that cannot be installed
 is reported with the reason. With names, only those are run; the other sections stay as they are.
 """
 
@@ -50,7 +51,8 @@ class Section:
 
 def run(consumer: Path) -> Section:
     try:
-        python = environment("conformance", consumer.name, consumer / "requirements.txt")
+        requirements = (consumer / "requirements.txt").resolve()
+        python = environment("conformance", requirements.parent.name, requirements)
     except NotInstalled as error:
         return Section(consumer.name, f"## {consumer.name}\n\nNot run: its environment could not be made ({error}).")
     with tempfile.TemporaryDirectory(prefix="conformance-") as scratch:
