@@ -60,5 +60,5 @@ def _check_storage(row: TensorPlan, params: BnbParams) -> None:
         message = f"{row.name} has {prod(row.shape)} values, which {codes} codes a {params.quant_storage} do not divide"
         raise ParamsRejected(
             f"{message}; use quant_storage=uint8",
-            [{"pointer": "/quant_storage", "code": "indivisible", "message": message}],
+            [{"pointer": "/params/quant_storage", "code": "indivisible", "message": message}],
         )

@@ -62,7 +62,7 @@ def _stack_row(stack: Stack, scheme: Fp8Scheme, name: str) -> TensorPlan | str:
         message = f"{info.name} holds all experts of a block, whose inputs calibration does not tell apart"
         raise ParamsRejected(
             f"{message}; choose FP8_DYNAMIC or name the tensor in skip_modules",
-            [{"pointer": "/scheme", "code": "stacked_experts", "message": message}],
+            [{"pointer": "/params/scheme", "code": "stacked_experts", "message": message}],
         )
     _require_blocks(info.name, stack.shape, scheme, name)
     expert = sum(part.nbytes for part in parts_of_expert(stack, 0, scheme))
@@ -84,5 +84,5 @@ def _require_blocks(module: str, shape: tuple[int, ...], scheme: Fp8Scheme, name
         message = f"{module} is {outputs} x {inputs}, which blocks of {blocks} ({name}) do not divide"
         raise ParamsRejected(
             f"{message}; choose FP8_DYNAMIC or name the module in skip_modules",
-            [{"pointer": "/scheme", "code": "indivisible", "message": message}],
+            [{"pointer": "/params/scheme", "code": "indivisible", "message": message}],
         )

@@ -54,7 +54,9 @@ def promote(index: ModelIndex, plan: Plan, params: GptqParams, names: Collection
 def _check_head(found: Mapping[str, Linear], params: GptqParams) -> None:
     if params.lm_head and f"{HEAD}.weight" not in found:
         message = "this model's head is its embedding, which is not quantized"
-        raise ParamsRejected(f"lm_head: {message}", [{"pointer": "/lm_head", "code": "tied", "message": message}])
+        raise ParamsRejected(
+            f"lm_head: {message}", [{"pointer": "/params/lm_head", "code": "tied", "message": message}]
+        )
 
 
 def _row(linear: Linear, params: GptqParams) -> TensorPlan | str:
@@ -75,13 +77,13 @@ def _check_divides(linear: Linear, params: GptqParams) -> None:
         message = f"{where}, and {params.group_size} does not divide its {inputs} inputs"
         raise ParamsRejected(
             f"{message}; choose another group_size or name the module in skip_modules",
-            [{"pointer": "/group_size", "code": code, "message": message}],
+            [{"pointer": "/params/group_size", "code": code, "message": message}],
         )
     if params.format != "compressed-tensors" and (inputs % WORD or outputs % WORD):
         message = f"{where}; format {params.format} needs multiples of {WORD}"
         raise ParamsRejected(
             f"{message}: choose format=compressed-tensors or name the module in skip_modules",
-            [{"pointer": "/format", "code": code, "message": message}],
+            [{"pointer": "/params/format", "code": code, "message": message}],
         )
 
 

@@ -38,7 +38,7 @@ def _row(index: ModelIndex, info: TensorInfo, params: RepackParams) -> TensorPla
     obstacle = rule.obstacle(weight) if weight.format in rule.sources else f"it is made of {', '.join(rule.sources)}"
     if obstacle:
         message = f"{info.name} ({weight.format}) cannot be repacked to {params.to}: {obstacle}"
-        raise ParamsRejected(message, [{"pointer": "/to", "code": "not_lossless", "message": message}])
+        raise ParamsRejected(message, [{"pointer": "/params/to", "code": "not_lossless", "message": message}])
     scheme = scheme_of(params.to, weight.bits, symmetric_in(params.to, weight))
     row = TensorPlan(info.name, info.shape, info.dtype, "quantize", scheme, info.name, 0)
     nbytes = sum(part.nbytes for part in parts_of(row, index, params.to))

@@ -120,7 +120,11 @@ def test_one_expert_is_in_memory_at_a_time(sources: Callable[..., Path]) -> None
 @pytest.mark.parametrize(
     ("params", "pointer", "message"),
     [
-        ({"scheme": "FP8"}, "/scheme", "holds all experts of a block, whose inputs calibration does not tell apart"),
+        (
+            {"scheme": "FP8"},
+            "/params/scheme",
+            "holds all experts of a block, whose inputs calibration does not tell apart",
+        ),
         ({"skip_modules": ["*.expert.*"]}, "/skip_modules/0", "matches no Linear"),
     ],
 )

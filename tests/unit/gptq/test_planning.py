@@ -73,9 +73,9 @@ def test_the_bytes_are_those_of_the_layout(index: Make, asked: dict[str, Any], s
 @pytest.mark.parametrize(
     ("asked", "changed", "pointer", "remedy"),
     [
-        ({"group_size": 128}, {}, "/group_size", "choose another group_size"),
-        ({"group_size": -1}, {UP: (90, 64)}, "/format", "compressed-tensors"),
-        ({"group_size": -1}, {UP: (96, 60)}, "/format", "multiples of 32"),
+        ({"group_size": 128}, {}, "/params/group_size", "choose another group_size"),
+        ({"group_size": -1}, {UP: (90, 64)}, "/params/format", "compressed-tensors"),
+        ({"group_size": -1}, {UP: (96, 60)}, "/params/format", "multiples of 32"),
     ],
 )
 def test_a_layer_that_does_not_divide_is_refused_by_name(
