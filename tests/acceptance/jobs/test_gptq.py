@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from safetensors.numpy import load_file, save_file
 from tests.acceptance.jobs.test_calibrated import description, finished_blocks
 from tests.random_models import RANDOM_MODELS
 
+from quantmill.contract.errors import QuantmillError
 from quantmill.domain.calibration import CalibrationOptions
 from quantmill.domain.jobs import JobRequest, Outcome, State
 from quantmill.jobs.submit import submit
@@ -29,8 +33,8 @@ def mixtral(tmp_path_factory):
     return model.write(tmp_path_factory.mktemp("mixtral") / "model")
 
 
-def submit_gptq(installation, source, method="gptq", **more):
-    request = JobRequest(source=str(source), method=method, params={**PARAMS, **more}, calibration=ON_TEXT)
+def submit_gptq(installation, source, method="gptq", calibration=ON_TEXT, **more):
+    request = JobRequest(source=str(source), method=method, params={**PARAMS, **more}, calibration=calibration)
     return submit(installation.services, request)
 
 
@@ -74,6 +78,57 @@ def test_a_mixture_s_report_has_what_each_expert_saw(install, mixtral):
     sensitivity = report["calibration"]["sensitivity"]
     assert sensitivity.keys() == {row["name"] for row in report["plan"]["tensors"] if row["action"] == "quantize"}
     assert all((each["by"], [*each["losses"]]) == ("hessian", ["2", "3", "4", "8"]) for each in sensitivity.values())
+
+
+# What cannot be calibrated
+
+
+@pytest.mark.parametrize(
+    ("text", "params", "pointer", "said"),
+    [
+        ("", {}, "/calibration/text", "is empty; name a text"),
+        (
+            "a few words",
+            {"group_size": 128},
+            "/params/group_size",
+            "128 does not divide its 64 inputs; choose another group_size",
+        ),
+    ],
+    ids=["an empty text", "a group that does not divide a layer"],
+)
+def test_what_is_seen_at_once_is_refused_at_once(install, mixtral, tmp_path, text, params, pointer, said):
+    (tmp_path / "text.txt").write_text(text)
+
+    with pytest.raises(QuantmillError, match=said) as caught:
+        submit_gptq(install("embedded"), mixtral, calibration=CalibrationOptions(str(tmp_path / "text.txt")), **params)
+
+    assert caught.value.fields["errors"][0]["pointer"] == pointer
+
+
+def test_what_is_found_on_the_way_ends_the_job_with_its_reason(install, mixtral, tmp_path):
+    """One after the other in one installation: starting it takes longer than the jobs do."""
+    installation = install("embedded", slots=1)
+    installation.start()
+    short, foreign = tmp_path / "short.txt", tmp_path / "foreign.txt"
+    short.write_text("Ten words of text are fewer than a window takes.")
+    foreign.write_text("日本語のテキストは英語の語彙にはありません。" * 50)
+    beyond = tmp_path / "beyond"
+    shutil.copytree(mixtral, beyond)
+    weights = load_file(beyond / "model.safetensors")
+    weights["model.layers.1.input_layernorm.weight"][:] = np.float32(3e38)
+    save_file(weights, beyond / "model.safetensors", metadata={"format": "pt"})
+    cases = [
+        (mixtral, CalibrationOptions(str(short), window=128), "TextRejected", "tokens, but a window takes 128"),
+        (mixtral, CalibrationOptions(str(foreign)), "TextRejected", "it does not know this language"),
+        (beyond, ON_TEXT, "NonFiniteActivation", "NaN or infinite values at model.layers.1.self_attn.q_proj.weight"),
+    ]
+
+    jobs = [submit_gptq(installation, source, calibration=options) for source, options, _, _ in cases]
+
+    for job, (_, _, kind, said) in zip(jobs, cases, strict=True):
+        ended = installation.wait(job.id, seconds=100)
+        assert (ended.state, ended.error["type"]) == (State.FAILED, f"/problems/{kind}")
+        assert said in ended.error["detail"]
 
 
 def kill(runner):
