@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,12 @@ def walk(source: Path, windows: int, window: int, blocks: int, threads: int) -> 
 
     generator = np.random.default_rng(0)
     with open_checkpoint(source) as checkpoint, tempfile.TemporaryDirectory() as folder:
-        plan = plan_of(checkpoint.index, blocks)
+        plan = plan_of(checkpoint.index, blocks + 1)  # what a block hands on is computed only where another follows
         ids = [generator.integers(2, 32000, window) for _ in range(windows)]
         before, start, gathering, replacing = resident("VmRSS"), time.perf_counter(), 0.0, 0.0
         carries: dict[str, Path] = {}
         with calibrate(checkpoint, plan, ids, folder=Path(folder), threads=threads, carries=carries) as engine:
-            for block in engine.blocks(()):
+            for block in islice(engine.blocks(()), blocks):
                 for stage in block.stages:
                     since = time.perf_counter()
                     block.statistics(stage, ("hessian",))
@@ -66,6 +67,7 @@ def walk(source: Path, windows: int, window: int, blocks: int, threads: int) -> 
                     for name in stage:
                         block.replace(name, np.round(block.weight(name), 2))
                     replacing += time.perf_counter() - since
+                engine.advance()
             seconds = {**engine.seconds, "statistics": gathering, "replace": replacing}
         cost = calibration_cost(checkpoint.index, plan, windows=windows, window=window, threads=threads)
     return {
@@ -76,6 +78,7 @@ def walk(source: Path, windows: int, window: int, blocks: int, threads: int) -> 
         "peak_mib": resident("VmHWM") - before,
         "estimate_mib": cost.memory >> 20,
         "seconds": round(time.perf_counter() - start, 1),
+        "processor": round(time.process_time(), 1),
         **{phase: round(value, 1) for phase, value in seconds.items()},
     }
 

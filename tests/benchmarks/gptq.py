@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""GPTQ against llm-compressor and rounding to nearest: perplexity and time on the shipped model, from the same windows.
+"""GPTQ against llm-compressor, GPTQModel and rounding to nearest: perplexity and time on the shipped model, from the
+same windows.
 
 Ours run as a job runs them: blocks from calibration, `quantize`, codes packed. llm-compressor runs its oneshot with a
-GPTQModifier in an environment of its own (kernels/bench/peers/llm_compressor), on the same token ids. Each side's
-weights, as a reader computes them, then predict the evaluation text in the same transformers model.
+GPTQModifier in an environment of its own (kernels/bench/peers/llm_compressor), GPTQModel its quantize in that of its
+conformance check, on the same token ids; bits, group size and symmetry are given, all else is each one's default. Each
+side's weights, as a reader computes them, then predict the evaluation text in the same transformers model.
 
-    PYTHONPATH=. .venv/bin/python tests/benchmarks/gptq.py [--windows 128] [--evaluated 64] [--bits 4 3]
+    PYTHONPATH=. .venv/bin/python tests/benchmarks/gptq.py [--windows 128] [--evaluated 64] [--bits 4 3] [--by NAME ...]
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import resource
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -100,25 +102,45 @@ def ours(params: GptqParams, ids: np.ndarray, folder: Path) -> tuple[Weights, fl
 def llm_compressor(params: GptqParams, ids: np.ndarray, folder: Path) -> tuple[Weights, float, float]:
     """Weights that it computes, and the seconds that its oneshot took; starting and loading are not counted."""
     python = environment("peers", "llm_compressor", REPOSITORY / "kernels/bench/peers/llm_compressor/requirements.txt")
+    seconds = run_peer(python, "llm_compressor.py", params, ids, folder, weights=folder / "theirs.npz")
+    with np.load(folder / "theirs.npz") as found:
+        return {name: found[name] for name in found.files}, *seconds
+
+
+def gptqmodel(params: GptqParams, ids: np.ndarray, folder: Path) -> tuple[Weights, float, float]:
+    """Weights as our reader has them in the folder that it saves, and the seconds that its quantize took."""
+    requirements = REPOSITORY / "tests/conformance/gptqmodel/requirements.txt"
+    python = environment("conformance", "gptqmodel", requirements)
+    seconds = run_peer(python, "gptq_model.py", params, ids, folder, folder=folder / "theirs")
+    return {name: values for name, values in GPTQ.weights(folder / "theirs") if "_proj." in name}, *seconds
+
+
+def run_peer(
+    python: Path, script: str, params: GptqParams, ids: np.ndarray, folder: Path, **where: Path
+) -> tuple[float, float]:
+    """Seconds of clock and processor."""
     np.save(folder / "ids.npy", ids)
-    errand = {"model": str(MODEL), "ids": str(folder / "ids.npy"), "weights": str(folder / "theirs.npz")}
+    errand = {"model": str(MODEL), "ids": str(folder / "ids.npy"), **{name: str(path) for name, path in where.items()}}
     errand |= {"bits": params.bits, "group_size": params.group_size, "threads": THREADS}
-    command = [str(python), str(HERE / "gptq_peers" / "llm_compressor.py"), json.dumps(errand)]
+    command = [str(python), str(HERE / "gptq_peers" / script), json.dumps(errand)]
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder), "OMP_NUM_THREADS": str(THREADS)}
-    done = subprocess.run(command, env={**os.environ, **offline}, capture_output=True, text=True, check=False)
+    environ = {**os.environ, **offline}
+    done = subprocess.run(command, env=environ, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(done.stderr[-3000:])
     took = json.loads(done.stdout.splitlines()[-1])
-    with np.load(folder / "theirs.npz") as found:
-        return {name: found[name] for name in found.files}, took["seconds"], took["processor_seconds"]
+    return took["seconds"], took["processor_seconds"]
 
 
-def rows(bits: int, ids: np.ndarray, texts: np.ndarray) -> Iterator[str]:
+SIDES = {"quantmill": ours, "llm-compressor 0.14.0.1": llm_compressor, "GPTQModel 7.7.0": gptqmodel}
+
+
+def rows(bits: int, by: Sequence[str], ids: np.ndarray, texts: np.ndarray) -> Iterator[str]:
     params = GptqParams(bits=bits)
     yield f"| {bits} bits g128 | rounded to nearest | {perplexity(rounded(source(), params), texts):.3f} | | |"
-    for name, side in (("quantmill", ours), ("llm-compressor 0.14.0.1", llm_compressor)):
+    for name in by:
         with tempfile.TemporaryDirectory(prefix="gptq-") as folder:
-            weights, seconds, processor = side(params, ids, Path(folder))
+            weights, seconds, processor = SIDES[name](params, ids, Path(folder))
         yield f"| {bits} bits g128 | {name} | {perplexity(weights, texts):.3f} | {seconds:.1f} | {processor:.1f} |"
 
 
@@ -127,6 +149,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=128, help="of calibration text, 512 tokens each")
     parser.add_argument("--evaluated", type=int, default=64, help="windows of evaluation text")
     parser.add_argument("--bits", type=int, nargs="*", default=[4, 3])
+    parser.add_argument("--by", nargs="*", default=list(SIDES), choices=SIDES)
     asked = parser.parse_args()
     torch.set_num_threads(THREADS)
     ids, texts = windows("calibration.txt", asked.windows), windows("evaluation.txt", asked.evaluated)
@@ -134,7 +157,7 @@ def main() -> None:
     print("| setting | by | perplexity | seconds | processor seconds |\n|---|---|---|---|---|")
     print(f"| source | | {perplexity({}, texts):.3f} | | |", flush=True)
     for bits in asked.bits:
-        for row in rows(bits, ids, texts):
+        for row in rows(bits, asked.by, ids, texts):
             print(row, flush=True)
     print(f"Peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB")
 
