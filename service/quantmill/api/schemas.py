@@ -17,6 +17,7 @@ from quantmill.domain.artifacts import Artifact, ArtifactFile, Lineage, Metric
 from quantmill.domain.calibration import CalibrationOptions
 from quantmill.domain.comparisons import Comparison, ComparisonRequest, Variant, VariantRequest
 from quantmill.domain.escalation import Escalation, Step
+from quantmill.domain.estimates import Estimate
 from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.gates import GateVerdict
 from quantmill.domain.jobs import FINAL, Attempt, Event, Job, JobRequest, Outcome, Progress, State
@@ -398,6 +399,34 @@ class CalibrationPlan(View):
         )
 
 
+class IntervalView(View):
+    """What is expected, and between what nine of ten such jobs lay."""
+
+    expected: float
+    least: float
+    most: float
+
+
+class EstimateView(View):
+    """What a job will take, from a formula that `runs` earlier jobs of its kind on `hardware` have corrected.
+
+    The artifact's size is exact but for the container's own bytes. Memory is the largest resident set of the process
+    that does the work, scratch what the job holds on disk beside source and artifact, seconds the attempt's.
+    """
+
+    artifact_bytes: int
+    memory_bytes: IntervalView
+    scratch_bytes: int
+    seconds: IntervalView
+    runs: int
+    hardware: str | None
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> EstimateView:
+        known = estimate.to_json()
+        return cls(**{name: known[name] for name in cls.model_fields})
+
+
 class PlanView(View):
     """What a job would do, tensor by tensor."""
 
@@ -407,10 +436,11 @@ class PlanView(View):
     source_nbytes: int
     summary: PlanSummary
     calibration: CalibrationPlan | None = Field(description="null for a job that takes no calibration text")
+    estimate: EstimateView
     tensors: list[TensorPlanView]
 
     @classmethod
-    def of(cls, method: str, planned: Planned) -> PlanView:
+    def of(cls, method: str, planned: Planned, estimate: Estimate) -> PlanView:
         return cls(
             method=method,
             params=planned.params.model_dump(mode="json"),
@@ -418,6 +448,7 @@ class PlanView(View):
             source_nbytes=planned.index.nbytes,
             summary=PlanSummary.of(planned.plan),
             calibration=CalibrationPlan.of(planned),
+            estimate=EstimateView.of(estimate),
             tensors=[TensorPlanView.model_validate(row) for row in planned.plan.to_json()["tensors"]],
         )
 
@@ -492,15 +523,18 @@ class JobSummary(View):
 
 
 class JobView(JobSummary):
-    """A job with its plan and its attempts."""
+    """A job with its plan, what it was thought to take, and its attempts."""
 
     plan: PlanSummary | None = Field(description="null for a method that only workers have: they plan it")
+    estimate: EstimateView | None = Field(description="from before it ran; null where there was no plan")
     attempts: list[AttemptView]
 
     @classmethod
     def of(cls, job: Job) -> JobView:
         plan = PlanSummary.of(Plan.from_json(job.plan)) if job.plan else None
-        return cls(**_job_fields(job), plan=plan, attempts=[AttemptView.of(attempt) for attempt in job.attempts])
+        estimate = EstimateView.of(job.estimate) if job.estimate else None
+        attempts = [AttemptView.of(attempt) for attempt in job.attempts]
+        return cls(**_job_fields(job), plan=plan, estimate=estimate, attempts=attempts)
 
 
 def _job_fields(job: Job) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from quantmill.cli.progress import Watch, watch
 from quantmill.contract.errors import ArtifactDamaged, RequestRejected, SourceRejected
 from quantmill.contract.inputs import named_files
 from quantmill.contract.tensors import Plan
+from quantmill.domain.estimates import UNKNOWN_HISTORY, Estimate, History
 from quantmill.domain.jobs import FINAL, Job, JobRequest, State
 
 if TYPE_CHECKING:
@@ -91,10 +92,12 @@ def plan(
     method: options.MethodName,
     sets: options.Sets = None,
     measure: options.MeasureWeights = False,
+    data_dir: options.DataDir = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show what `quantize` would do, tensor by tensor, without reading a weight."""
+    """Show what `quantize` would do, tensor by tensor, and what it would take, without reading a weight."""
     from quantmill.api.schemas import PlanView
+    from quantmill.jobs.estimates import estimate_from, for_plan
     from quantmill.jobs.plan import plan_folder
     from quantmill.plugins import load_plugins
 
@@ -102,10 +105,12 @@ def plan(
     planned = plan_folder(chosen, model, options.parse_sets(sets))
     if measure:
         planned = settled(chosen, model, planned)
+    asked = for_plan(str(model), method, planned)
+    expected = estimate_from(history_here(asked, data_dir), asked, planned)
     if as_json:
-        show_json(PlanView.of(method, planned))
+        show_json(PlanView.of(method, planned, expected))
         return
-    show_plan(planned)
+    show_plan(planned, expected)
 
 
 def settled(method: Method, folder: Path, planned: Planned) -> Planned:
@@ -251,6 +256,25 @@ def embedded_store(data_dir: Path | None, named: Iterable[Path | None], threads:
         services.close()
 
 
+def history_here(asked: JobRequest, data_dir: Path | None) -> History:
+    """What such jobs took on this machine, where the embedded store is there; it is not made for that."""
+    from quantmill.jobs.estimates import history_of
+    from quantmill.store.database import Database
+    from quantmill.store.migrate import is_current
+
+    found = options.settings(data_dir=data_dir)
+    if found.database_url is None and not found.data_dir.is_dir():
+        return UNKNOWN_HISTORY
+    database = Database.open(found.database)
+    try:
+        if not is_current(database):
+            return UNKNOWN_HISTORY
+        with database.read() as tx:
+            return history_of(tx, asked)
+    finally:
+        database.dispose()
+
+
 def run_to_end(services: Services, request: JobRequest, watching: Watch) -> Job:
     """Submit and follow one job; an interrupt cancels it and waits for its end."""
     from quantmill.jobs.cancel import cancel
@@ -348,7 +372,17 @@ def command(template: str, artifact: Artifact, folder: Path) -> str:
     return template.format(file=folder / first, folder=folder)
 
 
-def show_plan(planned: Planned) -> None:
+def estimate_fields(expected: Estimate) -> dict[str, str]:
+    seconds, memory = expected.seconds, expected.memory_bytes
+    known = f"from {expected.runs} such jobs" if expected.runs else "no such job has run here yet"
+    return {
+        "expected time": f"{seconds.expected:.1f} s, {seconds.least:.1f} to {seconds.most:.1f} ({known})",
+        "expected memory": f"{size(int(memory.expected))}, at most {size(int(memory.most))}",
+        "scratch disk": size(expected.scratch_bytes),
+    }
+
+
+def show_plan(planned: Planned, expected: Estimate) -> None:
     plan = planned.plan
     columns = ("tensor", "shape", "from", "scheme", "bytes", "reason")
     show_table(
@@ -374,6 +408,7 @@ def show_plan(planned: Planned) -> None:
             "quantized tensors": f"{plan.quantized_bits_per_weight:.3f} bits per weight",
             "working memory": size(plan.peak_memory_bytes),
             **calibration_fields(planned),
+            **estimate_fields(expected),
             **{f"{name} file": digest for name, digest in plan.inputs.items()},
         }
     )

@@ -147,6 +147,24 @@ def _database(found: Any) -> str:
     return where if current else f"{where}, made when first served"
 
 
+def _estimates(found: Any) -> str:
+    """The median error of what jobs were thought to take."""
+    from quantmill.store.database import Database
+    from quantmill.store.estimates import accuracies
+    from quantmill.store.migrate import is_current
+
+    database = Database.open(found.database)
+    try:
+        if not is_current(database):
+            return "no job has run yet"
+        with database.read() as tx:
+            known = accuracies(tx)
+    finally:
+        database.dispose()
+    told = [f"{each.method}: time {each.seconds:.0%}, memory {each.memory_bytes:.0%} ({each.runs})" for each in known]
+    return "median error of " + "; ".join(told) if told else "no job has run yet"
+
+
 def _broker(found: Any) -> str:
     if found.broker_url is None:
         return "none: jobs run in the process of `quantmill serve`"
@@ -168,4 +186,5 @@ CHECKS: dict[str, Callable[[Any], str]] = {
     "data folder": _data_dir,
     "database": _database,
     "broker": _broker,
+    "estimates": _estimates,
 }

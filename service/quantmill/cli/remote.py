@@ -204,6 +204,7 @@ def _job_fields(job: JobView) -> dict[str, Any]:
         "source": job.source,
         "method": f"{job.method} {job.method_version} {_params(job.params)}",
         "bits per weight": f"{job.plan.bits_per_weight:.3f}" if job.plan else None,
+        "expected time": f"{job.estimate.seconds.expected:.0f} s" if job.estimate else None,
         "attempts": len(job.attempts),
         "artifact": job.artifact_digest,
         "retry of": job.retry_of,

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from quantmill.domain.calibration import CalibrationOptions
 from quantmill.domain.escalation import Escalation, Step
+from quantmill.domain.estimates import Estimate
 from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.gates import GateVerdict
 
@@ -152,6 +153,7 @@ class Job:
     attempts: tuple[Attempt, ...] = ()
     gates: tuple[GateVerdict, ...] = ()
     steps: tuple[Step, ...] = ()
+    estimate: Estimate | None = None
 
     @property
     def asked(self) -> JobRequest:

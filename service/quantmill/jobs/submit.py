@@ -12,9 +12,11 @@ import rfc8785
 from quantmill.checkpoints.uris import resolve
 from quantmill.contract.calibration import require_calibration
 from quantmill.contract.errors import RequestRejected
+from quantmill.domain.estimates import Estimate
 from quantmill.domain.gates import parse
 from quantmill.domain.identifiers import uuid7
 from quantmill.domain.jobs import Job, JobRequest
+from quantmill.jobs.estimates import estimate
 from quantmill.jobs.methods import published_method
 from quantmill.jobs.params import validate_by_schema
 from quantmill.jobs.plan import Planned, find_inputs, find_text, make_plan, pointing_at
@@ -33,11 +35,12 @@ class Accepted:
     method_version: str
     plan: dict[str, Any]
     timeout_seconds: int
+    estimate: Estimate | None = None  # None where the method is on workers only
 
     @property
     def terms(self) -> dict[str, Any]:
         """What `insert_job` takes beside the request."""
-        return {name: getattr(self, name) for name in ("method_version", "plan", "timeout_seconds")}
+        return {name: getattr(self, name) for name in ("method_version", "plan", "timeout_seconds", "estimate")}
 
 
 def submit(
@@ -106,7 +109,8 @@ def accept(services: Services, request: JobRequest, *, shared_calibration: bool 
             request = replace(request, calibration=None)
         _check_calibration(request, planned)
         resolved = replace(request, source=str(folder), params=planned.params.model_dump(mode="json"))
-        return Accepted(resolved, installed.version, planned.plan.to_json(), timeout)
+        expected = estimate(services, resolved, planned)
+        return Accepted(resolved, installed.version, planned.plan.to_json(), timeout, expected)
     with pointing_at("/method"):
         description = published_method(services, request.method)
     validate_by_schema(request.method, description["params_schema"], request.params)

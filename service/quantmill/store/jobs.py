@@ -25,6 +25,7 @@ from quantmill.contract.errors import (
 from quantmill.contract.tensors import Plan
 from quantmill.domain.calibration import CalibrationOptions
 from quantmill.domain.escalation import Escalation, Rung, Step
+from quantmill.domain.estimates import Estimate
 from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.gates import GateVerdict
 from quantmill.domain.identifiers import uuid7
@@ -41,6 +42,7 @@ from quantmill.domain.jobs import (
     State,
 )
 from quantmill.store.escalations import escalations_of, insert_escalation, insert_step, steps_of
+from quantmill.store.estimates import estimate_of, insert_estimate
 from quantmill.store.events import write_event
 from quantmill.store.gates import gates_of, insert_gates
 from quantmill.store.tables import attempt, job, job_label, job_plan, job_unit
@@ -78,6 +80,7 @@ def insert_job(
     method_version: str,
     plan: dict[str, Any],
     timeout_seconds: int,
+    estimate: Estimate | None = None,
     job_id: UUID | None = None,
     retry_of: UUID | None = None,
 ) -> Job:
@@ -109,6 +112,7 @@ def insert_job(
     if request.labels:
         labels = [{"job_id": job_id, "key": key, "value": value} for key, value in request.labels.items()]
         tx.execute(insert(job_label), labels)
+    insert_estimate(tx, job_id, estimate)
     insert_gates(tx, job_id, request.gates)
     insert_escalation(tx, job_id, request.escalation)
     write_event(tx, job_id, 1, 0, f"job.{State.QUEUED}", {"method": request.method})
@@ -144,14 +148,19 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def get_job(tx: Connection, job_id: UUID) -> Job:
-    """The job with its plan and its attempts. Raises NotFound."""
+    """The job with its plan, its estimate and its attempts. Raises NotFound."""
     wanted = select(job, job_plan.c.plan).join(job_plan, job_plan.c.job_id == job.c.id).where(job.c.id == job_id)
     row = tx.execute(wanted).one_or_none()
     if row is None:
         raise NotFound(f"there is no job {job_id}", job_id=str(job_id))
     attempts = select(attempt).where(attempt.c.job_id == job_id).order_by(attempt.c.epoch)
     found = _to_job(row, _parts_of(tx, [job_id]))
-    return replace(found, plan=row.plan, attempts=tuple(_to_attempt(each) for each in tx.execute(attempts)))
+    return replace(
+        found,
+        plan=row.plan,
+        estimate=estimate_of(tx, job_id),
+        attempts=tuple(_to_attempt(each) for each in tx.execute(attempts)),
+    )
 
 
 def list_jobs(
@@ -163,8 +172,8 @@ def list_jobs(
     after: UUID | None = None,
     limit: int,
 ) -> list[Job]:
-    """Jobs, newest first, from the one behind `after` on. Their `plan` and `attempts` are left empty: `get_job` has
-    them, and a page of plans would be megabytes.
+    """Jobs, newest first, from the one behind `after` on. Their `plan`, `estimate` and `attempts` are left empty:
+    `get_job` has them, and a page of plans would be megabytes.
     """
     wanted = select(job).order_by(job.c.id.desc()).limit(limit)
     if state is not None:

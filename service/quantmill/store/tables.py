@@ -121,6 +121,14 @@ class JobPlanColumns(TypedColumns):
 job_plan = Table("job_plan", metadata, JobPlanColumns)
 
 
+class JobEstimateColumns(TypedColumns):
+    job_id: Named[UUID] = Column(Uuid, ForeignKey("job.id"), primary_key=True)
+    estimate: Named[dict[str, Any]] = Column(Json, nullable=False)  # Estimate.to_json(), from before the job ran
+
+
+job_estimate = Table("job_estimate", metadata, JobEstimateColumns)
+
+
 class JobLabelColumns(TypedColumns):
     job_id: Named[UUID] = Column(Uuid, ForeignKey("job.id"), primary_key=True)
     key: Named[str] = Column(String, primary_key=True)

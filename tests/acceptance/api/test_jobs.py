@@ -354,7 +354,16 @@ def test_a_plan_lists_every_tensor_and_makes_no_job(api):
     assert len(plan["tensors"]) == 38
     assert plan["architecture"] == "LlamaForCausalLM"
     assert plan["summary"]["nbytes"] == sum(tensor["nbytes"] for tensor in plan["tensors"])
+    assert plan["estimate"]["artifact_bytes"] == plan["summary"]["nbytes"]
+    assert plan["estimate"]["seconds"]["least"] < plan["estimate"]["seconds"]["expected"]
     assert api.get("/v1/jobs").json()["items"] == []
+
+
+def test_a_job_says_what_it_was_thought_to_take(api):
+    job = api.post("/v1/jobs", json=REQUEST).json()
+
+    assert job["estimate"]["artifact_bytes"] == job["plan"]["nbytes"]
+    assert api.get(f"/v1/jobs/{job['id']}").json()["estimate"] == job["estimate"]
 
 
 def test_methods_say_what_they_accept(api):

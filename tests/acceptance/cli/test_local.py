@@ -124,6 +124,7 @@ def test_a_plan_shows_each_tensor_and_the_sums(quantmill):
     assert "model.layers.3.mlp.down_proj.weight" in ran.out
     assert "norms stay F32" in ran.out
     assert "5.256" in ran.out
+    assert "no such job has run here yet" in ran.out
 
 
 def test_a_plan_for_a_size_says_what_is_open_and_measures_where_asked(quantmill):
@@ -143,6 +144,19 @@ def test_a_plan_as_json_is_the_apis(quantmill):
 
     assert len(plan["tensors"]) == 38
     assert plan["summary"]["schemes"] == {"Q4_K": 24, "Q6_K": 5, "F32": 9}
+
+
+def test_a_plan_is_corrected_by_the_jobs_that_ran_here(quantmill, tmp_path):
+    before = quantmill("plan", MODEL, "--method", "gguf", "--json").json["estimate"]
+    quantmill("quantize", MODEL, "--method", "gguf", "--output", tmp_path / "out")
+
+    after = quantmill("plan", MODEL, "--method", "gguf", "--json").json["estimate"]
+
+    assert (before["runs"], before["hardware"], after["runs"]) == (0, None, 1)
+    assert after["artifact_bytes"] == before["artifact_bytes"]
+    assert after["seconds"]["most"] / after["seconds"]["least"] < before["seconds"]["most"] / before["seconds"]["least"]
+    estimates = next(check for check in quantmill("doctor", "--json").json if check["check"] == "estimates")
+    assert "gguf: time" in estimates["detail"]
 
 
 @pytest.mark.parametrize("model", [DATA / "text", DATA / "nowhere", MODEL / "config.json"])

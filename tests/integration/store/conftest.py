@@ -16,6 +16,7 @@ from quantmill.store import artifacts, jobs, tables
 from quantmill.store.database import Database
 
 Call = Callable[..., Any]
+OPTIONS = ("retry_of", "job_id", "plan", "timeout_seconds", "estimate")  # of insert_job, beside the request
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def submit(write: Call) -> Callable[..., Job]:
     """A queued job; keywords are those of JobRequest, or of insert_job."""
 
     def make(**given: Any) -> Job:
-        options = {name: given.pop(name) for name in ("retry_of", "job_id", "plan", "timeout_seconds") if name in given}
+        options = {name: given.pop(name) for name in OPTIONS if name in given}
         request = JobRequest(**({"source": "/models/any", "method": "gguf", "params": {"type": "Q4_0"}} | given))
         return write(
             jobs.insert_job, request, method_version="1.0", **({"plan": {}, "timeout_seconds": 3600} | options)
