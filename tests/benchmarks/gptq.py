@@ -111,7 +111,7 @@ def gptqmodel(params: GptqParams, ids: np.ndarray, folder: Path) -> tuple[Weight
     """Weights as our reader has them in the folder that it saves, and the seconds that its quantize took."""
     requirements = REPOSITORY / "tests/conformance/gptqmodel/requirements.txt"
     python = environment("conformance", "gptqmodel", requirements)
-    seconds = run_peer(python, "gptq_model.py", params, ids, folder, folder=folder / "theirs")
+    seconds = run_peer(python, "gptq_model.py", params, ids, folder, saved=folder / "theirs")
     return {name: values for name, values in GPTQ.weights(folder / "theirs") if "_proj." in name}, *seconds
 
 

@@ -23,7 +23,7 @@ def main() -> None:
     seconds, processor = time.perf_counter(), time.process_time()
     model.quantize(windows, batch_size=4, calibration_sort=None, backend=BACKEND.GPTQ_TORCH)
     took = {"seconds": time.perf_counter() - seconds, "processor_seconds": time.process_time() - processor}
-    model.save(errand["folder"])
+    model.save(errand["saved"])
     print("\n" + json.dumps(took))
 
 
