@@ -29,12 +29,12 @@ class Note:
 
 
 def checked_note(plan: Plan, tensor: str, found: str, figures: Mapping[str, Figure]) -> Note:
-    """Raises PluginBroken for a tensor that is not the plan's, and for figures that are not finite."""
+    """Raises PluginBroken for a tensor that is not the plan's, and for figures that are not finite numbers or texts."""
     if tensor not in plan.by_name:
         raise PluginBroken(f"{found!r} was noted of {tensor!r}, which the plan does not have", tensor=tensor)
     for name, value in figures.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise PluginBroken(f"{found!r} was noted of {tensor!r} with {name} = {value}", tensor=tensor)
+        if not isinstance(value, Figure) or (isinstance(value, float) and not math.isfinite(value)):
+            raise PluginBroken(f"{found!r} was noted of {tensor!r} with {name} = {value!r}", tensor=tensor)
     return Note(tensor, found, dict(figures))
 
 
