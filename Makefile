@@ -38,6 +38,9 @@ bench: setup
 
 conformance: setup
 	PYTHONPATH=. $(BIN)/python tests/conformance/run.py
+	for part in architectures tokenizing mixes quality; do \
+		PYTHONPATH=. $(BIN)/python tests/conformance/llama_cpp/$$part.py || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -24,6 +24,8 @@ LADDER = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")  # 2.6 to 8.
 # Matrices that take the same inputs and whose products graphs may fuse where both have one type
 SHARED = {"attn_k": "attn_q", "ffn_up": "ffn_gate", "ffn_up_exps": "ffn_gate_exps", "ffn_up_shexp": "ffn_gate_shexp"}
 
+SAME = 1.02  # losses measured on samples are not told apart below this ratio
+
 CELLS = 1 << 13  # the budget's spare bytes are counted in as many steps at most
 
 MEGABYTE = 10**6
@@ -86,6 +88,25 @@ def allot(groups: Sequence[Group], losses: Sequence[Sequence[float]], limit: int
     chosen = _knapsack([[-(-nbytes // step) for nbytes in each] for each in extra], losses, spare // step)
     left = limit - sum(group.nbytes[type_] for group, type_ in zip(groups, chosen, strict=True))
     return _filled(groups, losses, chosen, left)
+
+
+def preferred(
+    groups: Sequence[Group],
+    losses: Sequence[Sequence[float]],
+    limit: int,
+    picks: list[int],
+    mixes: Iterable[list[int]],
+) -> list[int]:
+    """`picks`, or of `mixes` that fit the one that loses least, where that cannot be told from what `picks` lose."""
+
+    def lost(choice: list[int]) -> float:
+        return math.fsum(loss[pick] for loss, pick in zip(losses, choice, strict=True))
+
+    def nbytes(choice: list[int]) -> int:
+        return sum(group.nbytes[pick] for group, pick in zip(groups, choice, strict=True))
+
+    as_good = [mix for mix in mixes if nbytes(mix) <= limit and lost(mix) <= SAME * lost(picks)]
+    return min(as_good, key=lost, default=picks)
 
 
 def _knapsack(costs: Sequence[Sequence[int]], losses: Sequence[Sequence[float]], cells: int) -> list[int]:

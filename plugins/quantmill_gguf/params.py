@@ -111,6 +111,12 @@ class GgufParams(BaseModel):
         description="Tensor type by pattern (* ? [abc]) of the GGUF name or the source's: "
         '{"blk.*.ffn_down.weight": "Q6_K"}. A tensor that two patterns give different types is refused.',
     )
+    allow_requantize: bool = Field(
+        default=False,
+        strict=True,
+        description="Take a source that is itself quantized to integers (gptq, awq, pack-quantized) by what its codes "
+        "stand for; FP8 sources are always taken.",
+    )
     split_max_size_mb: float | None = Field(
         default=None, gt=0, le=1e7, description="Files of at most so many MB (10^6 bytes) of tensors; else one file."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from math import ceil
@@ -11,12 +11,12 @@ from quantmill.contract.errors import SourceRejected
 from quantmill.contract.model_folder import require_unquantized
 from quantmill.contract.tensors import ModelIndex, Plan, TensorInfo, TensorPlan, Unit
 from quantmill_gguf import importance
-from quantmill_gguf.budget import Group, allot, bytes_of, choices, grouped, limit_of, too_small
+from quantmill_gguf.budget import Group, allot, bytes_of, choices, grouped, limit_of, preferred, too_small
 from quantmill_gguf.families import EMBEDDING, OUTPUT, Described, ExpectedTensor, Order, describe
 from quantmill_gguf.imatrix import ImportanceMatrix
 from quantmill_gguf.overrides import asked_for, check_patterns
 from quantmill_gguf.params import BUDGET, GgufParams
-from quantmill_gguf.policies import Choice, Place, choose, kept_at
+from quantmill_gguf.policies import MIXES, NEED_IMATRIX, Choice, Place, choose, kept_at
 from quantmill_gguf.sensitivity import typical
 from quantmill_gguf.tokenizer import read_tokenizer
 from quantmill_gguf.types import PLUS_ONE
@@ -98,9 +98,26 @@ def allotted(laid: Laid, losses: Sequence[Sequence[float]], *, measured: bool) -
         picks = allot(groups, losses, limit - fixed)
     except ValueError as error:
         raise too_small(params, smallest.nbytes, values, container) from error
+    picks = preferred(groups, losses, limit - fixed, picks, _mixes(laid))
     lost = sum(loss[pick] for loss, pick in zip(losses, picks, strict=True))
     chosen = _planned(laid, choices(groups, picks, losses, measured=measured))
     return replace(chosen, limit_bytes=limit, predicted_loss=lost)
+
+
+def _mixes(laid: Laid) -> Iterator[list[int]]:
+    """What each file type gives the groups, of those that keep to their types; whole mixes are well tried."""
+    for file_type in sorted(MIXES.keys() - NEED_IMATRIX.keys()):
+        picks = [_pick_of_mix(laid, file_type, group) for group in laid.groups]
+        known = [pick for pick in picks if pick is not None]
+        if len(known) == len(picks):
+            yield known
+
+
+def _pick_of_mix(laid: Laid, file_type: str, group: Group) -> int | None:
+    weighted = laid.params.imatrix != "none"
+    places = (_place(tensor, laid.described, weighted=weighted) for tensor in group.tensors)
+    types = {choose(file_type, place).type for place in places}
+    return group.types.index(types.pop()) if len(types) == 1 and types <= {*group.types} else None
 
 
 def _container_bytes(laid: Laid, smallest: Plan) -> int:
@@ -122,7 +139,7 @@ def _container_bytes(laid: Laid, smallest: Plan) -> int:
 def _planned(laid: Laid, chosen: Mapping[str, Choice]) -> Plan:
     """The plan in which tensors get their types from `chosen`, by their names in the file, or from the mix."""
     index, params, matrix = laid.index, laid.params, laid.matrix
-    rows, warnings = [], [*require_unquantized(index), *laid.described.warnings]
+    rows, warnings = [], [*require_unquantized(index, params.allow_requantize), *laid.described.warnings]
     for tensor in laid.expected:
         choice = chosen.get(tensor.output) or _choice(tensor, laid.described, params)
         row = importance.weighted(matrix, _row(index.tensors[tensor.name], tensor, choice), tensor, params)

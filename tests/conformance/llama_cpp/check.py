@@ -43,6 +43,13 @@ MOST_DIFFERENCE = 0.01  # of the perplexities
 MOST_EXACT_DIFFERENCE = 0.005  # where the file has the source's values: what differs is the arithmetic of activations
 EXACT = ("F32", "F16", "BF16")
 
+# Parameters whose files are loaded
+LOADED: dict[str, dict[str, Any]] = {type_: {"type": type_} for type_ in TYPES}
+LOADED |= {
+    "Q4_K_M, parts of 1 MB": {"type": "Q4_K_M", "split_max_size_mb": 1},
+    "budget of 4.5 bits": {"target_bpw": 4.5},
+}
+
 # Parameters whose choice of types is compared
 COMPARED: dict[str, dict[str, Any]] = {type_: {"type": type_} for type_ in TYPES}
 COMPARED |= {
@@ -150,19 +157,19 @@ def consume(python: Path, scratch: Path, **errand: Any) -> dict[str, Any]:
 def load_all(python: Path, scratch: Path) -> Iterator[Loaded]:
     text = (DATA / "text" / "evaluation.txt").read_text()[:TEXT_CHARACTERS]
     with open_checkpoint(DATA / "millstone-4m") as checkpoint:
-        files = {type_: export(checkpoint, {"type": type_}, scratch / "loaded" / type_) for type_ in TYPES}
+        files = {label: export(checkpoint, params, scratch / "loaded" / label) for label, params in LOADED.items()}
         seen = consume(python, scratch, load=[str(path) for path in files.values()], text=text)
         tokens = hashlib.sha256(json.dumps(tokenize(checkpoint.index, text).ids).encode()).hexdigest()
-        for type_, path in files.items():
+        for label, path in files.items():
             theirs = seen[str(path)]
             weights = functools.partial(GGUF.weights, path.parent)
             ours = perplexity(checkpoint, weights, text, window=WINDOW, threads=2)
             assert ours.windows == theirs["windows"]
             assert ours.second_half is not None
             yield Loaded(
-                type_,
-                GGUF.plan.load()(checkpoint.index, GGUF.params(type=type_)).bits_per_weight,
-                path.stat().st_size / 1e6,
+                label,
+                Run(GGUF, GGUF.params(**LOADED[label]), checkpoint).plan.bits_per_weight,
+                sum(part.stat().st_size for part in path.parent.glob("*.gguf")) / 1e6,
                 theirs["generated_tokens"],
                 theirs["tokens_sha256"] == tokens,
                 theirs["perplexity"],

@@ -126,7 +126,8 @@ def diverge(source: str, files: list[str], text: str, window: int, windows: int)
 
 
 def _logits_model(path: str, window: int) -> Any:
-    return Llama(path, n_ctx=window, n_batch=window, n_threads=THREADS, logits_all=True, verbose=False)
+    """On one thread: llama.cpp's threads spin while they wait for each other, which a busy machine pays for."""
+    return Llama(path, n_ctx=window, n_batch=window, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False)
 
 
 def _log_probabilities(model: Any, tokens: list[int]) -> Any:

@@ -11,19 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tests.random_models import RANDOM_MODELS
 
 from quantmill.checkpoints import Checkpoint, open_checkpoint
 from quantmill.contract.errors import ParamsRejected
 from quantmill.contract.synthetic import SyntheticLlama
-from quantmill.contract.tensors import Plan
-from quantmill.contract.testing import Run
-from quantmill_gguf.budget import Group, allot, types_for
+from quantmill.contract.tensors import Plan, SourceTensor, TensorInfo, TensorPlan
+from quantmill.contract.testing import MemorySession, Run
+from quantmill.verification import verify
+from quantmill_gguf.budget import Group, allot, preferred, types_for
 from quantmill_gguf.families import ExpectedTensor
 from quantmill_gguf.imatrix import Entry, ImportanceMatrix, write_imatrix
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.planning import plan
 from quantmill_gguf.plugin import GGUF
 from quantmill_gguf.reader import GgufModel
+from quantmill_gguf.settling import measured
 
 
 def group(rows: int, cols: int = 256) -> Group:
@@ -88,6 +91,25 @@ def test_what_is_left_by_counting_in_steps_is_spent_too() -> None:
 
     nbytes = sum(each.nbytes[pick] for each, pick in zip(groups, picks, strict=True))
     assert limit - min(each.nbytes[1] - each.nbytes[0] for each in groups) < nbytes <= limit
+
+
+@pytest.mark.parametrize(
+    ("limit", "mixes", "chosen"),
+    [
+        (400, [[1, 1]], [1, 1]),
+        (400, [[1, 1], [1, 2]], [1, 2]),
+        (219, [[1, 1]], [0, 2]),
+        (400, [[0, 1]], [0, 2]),
+        (400, [], [0, 2]),
+    ],
+    ids=["as good", "the better of two", "too large", "not as good", "no mixes"],
+)
+def test_a_fixed_mix_that_is_predicted_to_lose_no_more_is_taken(
+    limit: int, mixes: list[list[int]], chosen: list[int]
+) -> None:
+    losses = [[1.0, 0.51, 0.1, 0.1, 0.1, 0.1, 0.1], [1.0, 0.51, 0.005, 0.0, 0.0, 0.0, 0.0]]
+
+    assert preferred([group(1), group(1)], losses, limit, [0, 2], mixes) == chosen
 
 
 def test_types_that_do_not_fit_are_refused_with_what_they_need() -> None:
@@ -173,6 +195,44 @@ def test_the_file_says_the_type_that_most_of_its_tensors_have(millstone: Checkpo
 
     with GgufModel(path.parent) as file:
         assert file.metadata["general.file_type"] == 30  # IQ4_XS
+
+
+@pytest.mark.parametrize("case", ["mixtral, 4 experts", "qwen2moe", "gpt2", "gptneox"])
+def test_experts_fused_and_transposed_matrices_are_measured_as_the_file_has_them(case: str, tmp_path: Path) -> None:
+    with open_checkpoint(RANDOM_MODELS[case].write(tmp_path / "model", hidden=256)) as checkpoint:
+        settled, path = made(checkpoint, tmp_path / "artifact", target_bpw=6)
+        run = Run(GGUF, GGUF.params(target_bpw=6), checkpoint)
+
+        assert settled.settles(run.first_plan)
+        assert settled.nbytes > 0.98 * (settled.limit_bytes or 0)
+        by_output = {(row.output, row.scheme) for row in settled.tensors}
+        assert len(by_output) == len({row.output for row in settled.tensors})
+        verify(checkpoint, settled, GGUF, run.params, path.parent)
+
+
+def test_many_experts_are_judged_by_some(small: Checkpoint) -> None:
+    looked_at: list[str] = []
+
+    class Watched(MemorySession):
+        def tensor(self, name: str) -> SourceTensor:
+            looked_at.append(name)
+            values = np.random.default_rng(0).standard_normal((256, 256)).astype(np.float32)
+            return SourceTensor(TensorInfo(name, "F32", (256, 256), values.nbytes), values)
+
+    experts = tuple(
+        ExpectedTensor(str(part), "blk.0.ffn_up_exps.weight", "ffn_up_exps", 0, (256, 256), (256, 256), 128, part)
+        for part in range(128)
+    )
+    one = ExpectedTensor("one", "blk.0.ffn_up.weight", "ffn_up", 0, (256, 256), (256, 256))
+    rows = tuple(
+        TensorPlan(each.name, each.shape, "F32", "quantize", "Q4_K", each.output, 0) for each in (*experts, one)
+    )
+    session = Watched(small, Plan(rows, (), 0))
+
+    many, single = measured(session, [Group(experts, types_for(256)), Group((one,), types_for(256))], "output", None)
+
+    assert looked_at == ["0", "16", "32", "48", "64", "80", "96", "112", "one"]
+    assert many == pytest.approx(single, rel=0.05)
 
 
 # Importance

@@ -17,6 +17,7 @@ from quantmill.contract.testing import Run
 from quantmill.verification import verify
 from quantmill_bnb.plugin import BNB
 from quantmill_fp8.plugin import FP8
+from quantmill_gguf.plugin import GGUF
 from quantmill_repack.plugin import REPACK
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
@@ -278,21 +279,26 @@ def test_arrays_that_do_not_fit_are_refused_when_the_source_is_opened(part, chan
         open_checkpoint(source)
 
 
-def test_integers_are_quantized_again_only_when_that_is_allowed(quantized, tmp_path):
+@pytest.mark.parametrize(("method", "params"), [(BNB, {}), (GGUF, {"type": "Q8_0"})], ids=["bnb", "gguf"])
+def test_integers_are_quantized_again_only_when_that_is_allowed(method, params, quantized, tmp_path):
     source, values = quantized(gptq(4))
 
     with open_checkpoint(source) as checkpoint:
         with pytest.raises(QuantmillError, match="allow_requantize"):
-            _ = Run(BNB, BNB.params(), checkpoint).plan
-        run = Run(BNB, BNB.params(allow_requantize=True), checkpoint)
+            _ = Run(method, method.params(**params), checkpoint).plan
+        run = Run(method, method.params(**params, allow_requantize=True), checkpoint)
         assert run.plan.warnings == (
             f"the source is quantized (gptq): {len(values)} weights are read as what they stand for",
         )
-        run.write(run.quantize(), tmp_path / "nf4")
-        verify(checkpoint, run.plan, BNB, run.params, tmp_path / "nf4")
+        run.write(run.quantize(), tmp_path / "again")
+        verify(checkpoint, run.plan, method, run.params, tmp_path / "again")
 
 
-@pytest.mark.parametrize(("method", "params"), [(BNB, {}), (FP8, {"scheme": "FP8_DYNAMIC"})], ids=["bnb", "fp8"])
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [(BNB, {}), (FP8, {"scheme": "FP8_DYNAMIC"}), (GGUF, {"type": "Q4_K_M"})],
+    ids=["bnb", "fp8", "gguf"],
+)
 def test_a_source_in_blocks_of_fp8_is_read_as_what_it_stands_for(method, params, tmp_path):
     with open_checkpoint(MODEL.write(tmp_path / "plain")) as checkpoint:
         run = Run(FP8, FP8.params(scheme="FP8_NATIVE"), checkpoint)
