@@ -80,7 +80,8 @@ def test_a_job_may_escalate_inside_a_budget(api):
 
     assert job["escalation"] == {"attempts": 3, "size_mb": 4.5, "by": "ladder", "steps": []}
     assert api.get("/v1/methods/gguf").json()["promotes"] is True
-    assert api.get("/v1/methods/gguf").json()["ladder"][0] == {"type": "Q2_K"}
+    rung = api.get("/v1/methods/gguf").json()["ladder"][0]
+    assert rung == {"type": "Q2_K", "target_bpw": None, "target_size_mb": None}
 
 
 @pytest.mark.parametrize(
