@@ -37,6 +37,7 @@ OPENED = f"{VALUES} quantmill.settings quantmill.plugins quantmill.services"
 
 MAY_IMPORT = {
     "quantmill_kernels": room(libraries="numpy ml_dtypes"),
+    "quantmill_awq": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic", lazily="torch"),
     "quantmill_bnb": room(f"{CONTRACT} quantmill_kernels", libraries="numpy pydantic"),
     "quantmill_fp8": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic"),
     "quantmill_gguf": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic gguf"),

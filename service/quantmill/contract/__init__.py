@@ -9,6 +9,7 @@ from quantmill.contract.method import Method, Runtime, lazy
 from quantmill.contract.reading import WHOLE_ROW, BlockBound, Inspection, Observation, ReadTensor
 from quantmill.contract.session import Note, Session
 from quantmill.contract.tensors import (
+    Fold,
     ModelIndex,
     Plan,
     QuantizedTensor,
@@ -25,6 +26,7 @@ __all__ = [
     "CalibrationNeed",
     "ErrorKind",
     "Fact",
+    "Fold",
     "FormatFacts",
     "HardwareNeed",
     "InputFile",

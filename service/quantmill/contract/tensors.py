@@ -206,6 +206,27 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """Scales that a method moves from one weight into others: what the model computes stays the same.
+
+    The channels that `producer` puts out are divided by positive numbers s, `bias` with them, and the columns of the
+    `consumers`, which take those channels alone, are multiplied by s. How s is found is the method's business; it is
+    recovered from the artifact (`quantmill.contract.folds`).
+
+    producer   a norm's weight (n,), or a Linear's, whose rows from `first_row` on are the n channels
+    consumers  weights (out, n)
+    bias       the producer's bias, empty where it has none
+    offset     a norm multiplies by its weight plus this: 1 in Gemma
+    """
+
+    producer: str
+    consumers: tuple[str, ...]
+    bias: str = ""
+    first_row: int = 0
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a method will do, tensor by tensor, made from headers and parameters alone.
 
@@ -222,6 +243,7 @@ class Plan:
     calibration: CalibrationNeed | None = None
     limit_bytes: int | None = None
     predicted_loss: float | None = None
+    folds: tuple[Fold, ...] = ()
     by_name: Mapping[str, TensorPlan] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -270,6 +292,7 @@ class Plan:
             "calibration": self.calibration and self.calibration.to_json(),
             "limit_bytes": self.limit_bytes,
             "predicted_loss": self.predicted_loss,
+            "folds": [{**vars(fold), "consumers": list(fold.consumers)} for fold in self.folds] or None,
         }
         return _without_none(plain)
 
@@ -284,6 +307,7 @@ class Plan:
             calibration=CalibrationNeed.from_json(data["calibration"]) if "calibration" in data else None,
             limit_bytes=data.get("limit_bytes"),
             predicted_loss=data.get("predicted_loss"),
+            folds=tuple(Fold(**{**fold, "consumers": tuple(fold["consumers"])}) for fold in data.get("folds", ())),
         )
 
 

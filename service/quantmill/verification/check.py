@@ -7,7 +7,7 @@ writer, and compares what comes out with the source and the plan. Memory is boun
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ import numpy as np
 
 from quantmill.checkpoints.folder import Checkpoint
 from quantmill.contract.errors import Canceled, ResourceExhausted, VerificationFailed
+from quantmill.contract.folds import FoldedSource
 from quantmill.contract.method import Method
 from quantmill.contract.reading import BlockBound, Inspection, Observation, ReadTensor
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
 from quantmill.domain.artifacts import DESCRIPTION_FILE, Metric
 from quantmill.verification.compare import TensorError, compare, distinct_values, ratio
+from quantmill.verification.consistency import Moved
 from quantmill.verification.hygiene import files_below, irregular, local_paths, unexpected, unfit
 
 SHOWN = 20  # tensors that a failed check names; the rest are counted
@@ -123,8 +125,9 @@ def verify(
     _refuse_failed((plain,))
     expected = [tensor for tensor in plan.tensors if tensor.action != "drop"]
     findings = _Findings()
+    moved = _moved_scales(checkpoint, plan, method, folder, findings)
     for tensor in _read(method, folder, findings):
-        _examine(tensor, checkpoint, plan, method, findings)
+        _examine(tensor, checkpoint.index, moved, plan, method, findings)
         del tensor  # else it would stay while the next one is made
         if progress is not None:
             progress(len(findings.seen), len(expected))
@@ -139,6 +142,7 @@ def verify(
         _check("no_local_paths", "no file names a folder of this machine", places),
         *_plan_checks(plan, checkpoint.index),
         *_tensor_checks(expected, findings),
+        *_fold_checks(plan, findings),
         *_observation_checks(inspection.observations),
         _size_check(nbytes, plan, checkpoint),
     )
@@ -166,6 +170,7 @@ class _Findings:
     misshapen: dict[str, str] = field(default_factory=dict)
     not_finite: dict[str, str] = field(default_factory=dict)
     copied: dict[str, str] = field(default_factory=dict)
+    unfolded: dict[str, str] = field(default_factory=dict)
     too_far: dict[str, str] = field(default_factory=dict)
     biased: dict[str, str] = field(default_factory=dict)
     bad_block: dict[str, str] = field(default_factory=dict)
@@ -173,14 +178,27 @@ class _Findings:
     squared_source: float = 0.0
 
 
-def _read(method: Method, folder: Path, findings: _Findings) -> Iterator[ReadTensor]:
+def _read(
+    method: Method, folder: Path, findings: _Findings, names: Collection[str] | None = None
+) -> Iterator[ReadTensor]:
     """What `read` gives, until it fails: whatever it raises says that the files are not right."""
     try:
-        yield from method.read.load()(folder)
+        read = method.read.load()
+        yield from read(folder) if names is None else read(folder, names)
     except (Canceled, ResourceExhausted, MemoryError, GeneratorExit):
         raise
     except Exception as error:
         findings.unreadable["files"] = f"{type(error).__name__}: {error}"[:500]
+
+
+def _moved_scales(checkpoint: Checkpoint, plan: Plan, method: Method, folder: Path, findings: _Findings) -> Moved:
+    """The source as the plan's folds have changed it; what they are divided by is read before all else."""
+    folded = FoldedSource(plan, lambda name: checkpoint.tensor(name).values)
+    for wave in folded.waves:
+        for tensor in _read(method, folder, findings, wave):
+            folded.learn(tensor)
+    findings.unfolded |= folded.faults
+    return Moved(plan, folded)
 
 
 def _inspect(
@@ -199,10 +217,12 @@ def _inspect(
         return Inspection((), ())
 
 
-def _examine(tensor: ReadTensor, checkpoint: Checkpoint, plan: Plan, method: Method, findings: _Findings) -> None:
+def _examine(
+    tensor: ReadTensor, index: ModelIndex, moved: Moved, plan: Plan, method: Method, findings: _Findings
+) -> None:
     name = tensor.name
     planned = plan.by_name.get(name)
-    if planned is None or planned.action == "drop" or name not in checkpoint.index.tensors:
+    if planned is None or planned.action == "drop" or name not in index.tensors:
         findings.unknown[name] = "not planned" if planned is None else "planned to be left out"
         return
     if name in findings.seen:
@@ -217,7 +237,7 @@ def _examine(tensor: ReadTensor, checkpoint: Checkpoint, plan: Plan, method: Met
     if values.dtype != np.float32 or values.shape != planned.shape:
         findings.misshapen[name] = f"{values.dtype} {list(values.shape)} instead of float32 {list(planned.shape)}"
         return
-    source = checkpoint.tensor(name).values
+    source = moved.source.values(name)
     if tensor.transposed:
         values, source = values.swapaxes(-1, -2), source.swapaxes(-1, -2)
     bound = method.block_bounds.get(planned.scheme, ANYTHING).relaxed(planned.block_slack)
@@ -226,6 +246,8 @@ def _examine(tensor: ReadTensor, checkpoint: Checkpoint, plan: Plan, method: Met
         findings.not_finite[name] = f"{error.not_finite} of {values.size} values are NaN or infinite"
         return
     _judge(planned, values.shape, error, method, findings)
+    if (fault := moved.fault(name, values, source, method.error_bounds.get(planned.scheme, 0.0))) is not None:
+        findings.unfolded.setdefault(name, fault)
     if planned.action != "quantize":
         return
     distinct = distinct_values(source)
@@ -319,6 +341,11 @@ def _tensor_checks(expected: list[TensorPlan], findings: _Findings) -> Iterator[
     yield _check("error_bounds", "each tensor's relative RMSE is within its scheme's bound", findings.too_far)
     yield _check("slopes", "no tensor is larger or smaller than its source by a factor", findings.biased)
     yield _check("block_bounds", "each block's error is within its scheme's bound", findings.bad_block)
+
+
+def _fold_checks(plan: Plan, findings: _Findings) -> Iterator[Check]:
+    if plan.folds:
+        yield _check("folds", "what one weight is divided by, the others are multiplied by", findings.unfolded)
 
 
 def _observation_checks(observations: Iterable[Observation]) -> Iterator[Check]:

@@ -63,7 +63,7 @@ def test_workers_are_listed_with_what_failed_to_load_there(api, services):
 
 
 REMOTE = {
-    "name": "awq",
+    "name": "spinquant",
     "version": "2.0",
     "api_version": 1,
     "summary": "only workers have it",
@@ -77,7 +77,7 @@ REMOTE = {
     "architectures": ["LlamaForCausalLM"],
     "runtimes": [{"name": "vllm", "command": "vllm serve {folder}"}],
 }
-REQUEST = {"source": "millstone-4m", "method": "awq", "params": {"bits": 4}}
+REQUEST = {"source": "millstone-4m", "method": "spinquant", "params": {"bits": 4}}
 
 
 def test_a_method_that_only_workers_have_can_be_listed_and_submitted(api, services):
@@ -93,6 +93,7 @@ def test_a_method_that_only_workers_have_can_be_listed_and_submitted(api, servic
         "gptq",
         "hqq",
         "repack",
+        "spinquant",
     ]
     assert job.status_code == 202
     assert (job.json()["method_version"], job.json()["plan"]) == ("2.0", None)

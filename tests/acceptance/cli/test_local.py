@@ -529,6 +529,7 @@ def test_a_comparison_that_cannot_be_is_refused(quantmill, short_text, tmp_path,
 
 def test_methods_are_listed_with_their_parameters(quantmill):
     assert [method["name"] for method in quantmill("methods", "--json").json] == [
+        "awq",
         "bnb",
         "fp8",
         "gguf",
@@ -542,7 +543,7 @@ def test_methods_are_listed_with_their_parameters(quantmill):
 def test_plugins_are_listed_with_where_they_come_from(quantmill):
     loaded = quantmill("plugins", "--json").json
 
-    assert [plugin["name"] for plugin in loaded["loaded"]] == ["bnb", "fp8", "gguf", "gptq", "hqq", "repack"]
+    assert [plugin["name"] for plugin in loaded["loaded"]] == ["awq", "bnb", "fp8", "gguf", "gptq", "hqq", "repack"]
     assert {plugin["distribution"] for plugin in loaded["loaded"]} == {"quantmill"}
     assert loaded["failures"] == []
 
