@@ -49,7 +49,8 @@ class Section:
         return f"{MARK.format(self.consumer)}\n{self.text.strip()}\n"
 
 
-def run(consumer: Path) -> Section:
+def run(consumer: Path, before: Section | None) -> Section:
+    """What came of it; what stood there `before` where its check broke off without a word."""
     try:
         requirements = (consumer / "requirements.txt").resolve()
         python = environment("conformance", requirements.parent.name, requirements)
@@ -58,6 +59,8 @@ def run(consumer: Path) -> Section:
     with tempfile.TemporaryDirectory(prefix="conformance-") as scratch:
         command = [sys.executable, consumer / "check.py", "--python", python, "--scratch", scratch]
         checked = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if not checked.stdout.strip():
+        return Section(consumer.name, before.text if before else f"## {consumer.name}\n\nIts check broke off.", False)
     title, _, rest = checked.stdout.partition("\n")
     return Section(consumer.name, f"{title}\n\n{circumstances()}\n{rest}", checked.returncode == 0)
 
@@ -87,7 +90,7 @@ def main() -> None:
     sections = read_report()
     for consumer in consumers:
         if not wanted or consumer.name in wanted:
-            sections[consumer.name] = run(consumer)
+            sections[consumer.name] = run(consumer, sections.get(consumer.name))
             print(sections[consumer.name])
             kept = [sections[each.name] for each in consumers if each.name in sections]
             REPORT.write_text("\n".join([HEADING, *map(str, kept)]))
