@@ -38,7 +38,7 @@ MODEL = DATA / "millstone-4m"
 TYPES = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K")
 WINDOW, WINDOWS = 512, 8
 CALIBRATED_WINDOWS = 64
-MOST_WORSE = 1.005  # of divergences; files of equal bytes give equal ones
+MOST_WORSE = 1.02  # of divergences; eight windows tell their ratio to about 1 %, on 32 none is above 1.001
 
 
 @dataclass(frozen=True)
