@@ -22,6 +22,7 @@ from tests.conformance.loading import (
 
 from quantmill_bnb.plugin import BNB
 from quantmill_fp8.plugin import FP8
+from quantmill_gptq.plugin import GPTQ
 from quantmill_hqq.plugin import HQQ
 
 CONSUMER = Path(__file__).with_name("consume.py")
@@ -39,6 +40,14 @@ SETTINGS = [
     *(Setting(HQQ, {**COMPRESSED, "group_size": size}, most=BFLOAT16) for size in (16, 32, 64, 128, -1)),
     Setting(HQQ, {**COMPRESSED, "nbits": 8}, refused=NO_KERNEL, note=ON_A_GPU),
     Setting(HQQ, {**COMPRESSED, "overrides": {"*.down_proj": {"group_size": 128}}}, most=BFLOAT16),
+    Setting(GPTQ, {"bits": 4}, most=BFLOAT16),
+    Setting(GPTQ, {"bits": 8}, refused="Marlin does not support weight_bits", note=ON_A_GPU),
+    *(Setting(GPTQ, {"group_size": size}, most=BFLOAT16) for size in (32, -1)),
+    Setting(GPTQ, {"format": "gptq_v2"}, most=BFLOAT16),
+    Setting(GPTQ, {"skip_modules": ("*.3.mlp.*",)}, most=BFLOAT16),
+    *(Setting(GPTQ, {**COMPRESSED, "bits": bits}, refused=NO_KERNEL, note=ON_A_GPU) for bits in (2, 3, 8)),
+    Setting(GPTQ, {**COMPRESSED, "bits": 4}, most=BFLOAT16),
+    Setting(GPTQ, {**COMPRESSED, "sym": False}, most=BFLOAT16),
     Setting(HQQ, refused=UNKNOWN),
     Setting(BNB, refused=UNKNOWN),
     Setting(BNB, {"quant_type": "int8"}, refused=UNKNOWN),
