@@ -16,6 +16,7 @@ from quantmill.contract.linears import linears
 from quantmill.contract.model_folder import kept_tensor
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray, PieceByPiece, QuantizedTensor, SourceTensor, TensorPlan
+from quantmill_fp8.caches import cache_scales, carried
 from quantmill_fp8.inputs import InputScales
 from quantmill_fp8.params import Fp8Params
 from quantmill_fp8.schemes import STORED, Fp8Scheme, Granularity, key_of, parts_of_expert, scheme_of
@@ -38,7 +39,7 @@ def quantize(session: Session, params: Fp8Params) -> Iterator[QuantizedTensor]:
     scheme = scheme_of(params)
     shared = SharedScales(session, OF_TENSORS[scheme.granularity]) if scheme.granularity in OF_TENSORS else None
     inputs = InputScales(session, params) if scheme.is_static else None
-    stacked = stacks(session.index)
+    stacked, caches = stacks(session.index), carried(session.index, session.plan, params)
     for unit in session.units():
         for name in unit.tensors:  # no name holds a tensor across the yield: the plan counts one at a time
             if session.plan.by_name[name].action == "keep":
@@ -47,8 +48,10 @@ def quantize(session: Session, params: Fp8Params) -> Iterator[QuantizedTensor]:
                 yield _stack(session.tensor(name), stacked[name], scheme, session.plan.by_name[name], session.threads)
             else:
                 scale = shared.of(name) if shared else None
-                of_inputs = {"input_scale": inputs.of(name)} if inputs else {}
-                yield _quantized(session.tensor(name), scheme, scale, of_inputs, session.threads)
+                calibrated: dict[str, NDArray[Any]] = {"input_scale": inputs.of(name)} if inputs else {}
+                if name in caches:
+                    calibrated |= cache_scales(session, caches[name], session.index.tensors[name], params.percentile)
+                yield _quantized(session.tensor(name), scheme, scale, calibrated, session.threads)
 
 
 class SharedScales:
@@ -104,14 +107,14 @@ def _shared_by(weights: Sequence[SourceTensor], scheme: Fp8Scheme, threads: int)
 
 
 def _quantized(
-    source: SourceTensor, scheme: Fp8Scheme, shared: float | None, of_inputs: Parts, threads: int
+    source: SourceTensor, scheme: Fp8Scheme, shared: float | None, calibrated: Parts, threads: int
 ) -> QuantizedTensor:
     info = source.info
     try:
         parts = ENCODERS[scheme.granularity](source, scheme, shared, threads)
     except ValueError as error:  # finite, as the session promises, but beyond what the format holds
         raise RangeExceeded(f"{info.name}: {error}; put its module into skip_modules", tensor=info.name) from error
-    return QuantizedTensor(info.name, scheme.label, info.shape, {**parts, **of_inputs})
+    return QuantizedTensor(info.name, scheme.label, info.shape, {**parts, **calibrated})
 
 
 def _channel(source: SourceTensor, scheme: Fp8Scheme, shared: float | None, threads: int) -> Parts:

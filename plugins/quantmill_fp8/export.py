@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from quantmill.contract.experts import stacked_metadata, stacks
 from quantmill.contract.linears import kept_modules
-from quantmill.contract.model_folder import place_model_folder, quantized_config
+from quantmill.contract.model_folder import StoredPart, place_model_folder, quantized_config
 from quantmill.contract.placement import Placement, write_placed
-from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor
+from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, TensorPlan
+from quantmill_fp8.caches import carried
 from quantmill_fp8.params import Fp8Params
-from quantmill_fp8.schemes import BLOCK, Fp8Scheme, parts_of, scheme_of
+from quantmill_fp8.schemes import BLOCK, STATIC, Fp8Scheme, cache_parts, parts_of, scheme_of
 
 VERSION = "0.19.0"  # of compressed-tensors, whose layout this is
 
@@ -27,18 +28,23 @@ def write(
 def place(plan: Plan, index: ModelIndex, params: Fp8Params) -> Placement:
     """Where `write` puts each byte."""
     scheme = scheme_of(params)
-    settings = _compressed_tensors(scheme, plan, index) if scheme.format else _native(plan, index)
-    found = stacks(index)
+    settings = _compressed_tensors(scheme, plan, index, params) if scheme.format else _native(plan, index)
+    found, caches = stacks(index), carried(index, plan, params)
+
+    def parts(row: TensorPlan) -> Sequence[StoredPart]:
+        own = parts_of(row, scheme, found.get(row.name))
+        return [*own, *cache_parts(caches[row.name], row)] if row.name in caches else own
+
     return place_model_folder(
         plan,
-        lambda row: parts_of(row, scheme, found.get(row.name)),
+        parts,
         index,
         quantized_config(index, settings),
         stacked_metadata(plan, found),
     )
 
 
-def _compressed_tensors(scheme: Fp8Scheme, plan: Plan, index: ModelIndex) -> dict[str, Any]:
+def _compressed_tensors(scheme: Fp8Scheme, plan: Plan, index: ModelIndex, params: Fp8Params) -> dict[str, Any]:
     group = {
         "targets": ["Linear"],
         "weights": dict(scheme.weights),
@@ -53,7 +59,7 @@ def _compressed_tensors(scheme: Fp8Scheme, plan: Plan, index: ModelIndex) -> dic
         "quantization_status": "compressed",
         "config_groups": {"group_0": group},
         "ignore": kept_modules(plan, index),
-        "kv_cache_scheme": None,
+        "kv_cache_scheme": None if params.kv_cache_scheme is None else dict(STATIC),
         "global_compression_ratio": None,
         "sparsity_config": {},
         "transform_config": {},

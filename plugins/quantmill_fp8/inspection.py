@@ -56,6 +56,7 @@ ARRAYS: Mapping[str, Mapping[str, tuple[str, int, int]]] = {
 FUSED = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj", "w3": "w1"}
 EXPERT = re.compile(r"\.experts\.\d+\.")
 INPUT_SCALE = "input_scale"
+KEYS = re.compile(r"^(?!.*(?:vision|visual|image|audio))(.+\.self_attn)\.(?:k|qkv)_proj\.weight$")  # of decoders
 
 # What consumers call the Linears of an expert that the source has in one tensor with all others of its block
 EXPERTS = re.compile(r"\.experts\.(gate_up_proj|down_proj)$")
@@ -76,6 +77,7 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: Fp8Params) -> I
             *_stored(artifact, plan, index, params),
             *_shared_scales(artifact),
             *_input_scales(artifact),
+            *_cache_scales(artifact, plan, index, params),
             *config_observations(artifact, index),
             *carried_observations(folder, index),
         ]
@@ -117,8 +119,44 @@ def _compressed_tensors(found: Mapping[str, Any], params: Fp8Params) -> Iterator
     wanted["dynamic"] = params.scheme != "FP8"
     for key, value in wanted.items():
         yield Observation(CHECK, f"input_activations.{key}", inputs.get(key), value if activations else None)
-    for key in ("kv_cache_scheme", "sparsity_config", "transform_config"):  # would make the consumer expect more
+    yield from _cache_settings(found.get("kv_cache_scheme"), params)
+    for key in ("sparsity_config", "transform_config"):  # would make the consumer expect more
         yield Observation(CHECK, key, str(found.get(key) or None), "None")
+
+
+def _cache_settings(found: Any, params: Fp8Params) -> Iterator[Observation]:
+    if params.kv_cache_scheme is None:  # it would make the consumer expect more
+        yield Observation(CHECK, "kv_cache_scheme", str(found or None), "None")
+        return
+    settings = found if isinstance(found, Mapping) else {}
+    wanted: dict[str, str | int | bool] = {
+        "num_bits": 8,
+        "type": "float",
+        "strategy": "tensor",
+        "symmetric": True,
+        "dynamic": False,
+    }
+    for key, value in wanted.items():
+        yield Observation(CHECK, f"kv_cache_scheme.{key}", settings.get(key), value)
+
+
+def _cache_scales(artifact: ModelFolder, plan: Plan, index: ModelIndex, params: Fp8Params) -> Iterator[Observation]:
+    """Keys and values are divided by them: one of each for an attention, and none where there is no setting."""
+    attentions = {match[1]: row.source_dtype for row in plan.tensors if (match := KEYS.search(row.name))}
+    for attention, dtype in attentions.items():
+        for name in (f"{attention}.k_scale", f"{attention}.v_scale"):
+            expected = None if params.kv_cache_scheme is None else f"{dtype} [1], positive"
+            if name not in index.tensors:  # a source's own
+                yield Observation("cache_scales", name, _positive(artifact, name), expected)
+
+
+def _positive(artifact: ModelFolder, name: str) -> str | None:
+    """dtype and shape of a scale, and whether it can be divided by; None where it is not stored."""
+    if name not in artifact.tensors:
+        return None
+    info, scale = artifact.tensors[name], artifact.values(name).astype(np.float32)
+    usable = scale.size > 0 and bool(np.all(np.isfinite(scale) & (scale > 0)))
+    return f"{info.dtype} {list(info.shape)}, {'positive' if usable else scale.reshape(-1)[:4].tolist()}"
 
 
 def _ignored(listed: Any, plan: Plan, index: ModelIndex) -> Iterator[Observation]:

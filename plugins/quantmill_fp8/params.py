@@ -41,7 +41,13 @@ class Fp8Params(BaseModel):
         default=100.0,
         ge=90,
         le=100,
-        description="FP8: percent of the activations' magnitudes that their scale covers; 100: up to the largest.",
+        description="FP8 and kv_cache_scheme: percent of the magnitudes that a static scale covers; 100: up to the "
+        "largest.",
+    )
+    kv_cache_scheme: Literal["FP8"] | None = Field(
+        default=None,
+        description="FP8: keys and values are cached in E4M3, by one scale each for an attention, which calibration "
+        "gives.",
     )
     skip_modules: tuple[ModulePattern, ...] = Field(
         default=USUALLY_SKIPPED,
@@ -56,7 +62,16 @@ class Fp8Params(BaseModel):
 
     @model_validator(mode="after")
     def _only_static_scales_have_settings(self) -> Self:
-        for name, idle in (("strategy", self.strategy == "channel"), ("percentile", self.percentile == 100)):
+        for name, idle in (
+            ("strategy", self.strategy == "channel"),
+            ("percentile", self.percentile == 100 or self.kv_cache_scheme is not None),
+        ):
             if self.scheme != "FP8" and not idle:
                 raise ValueError(f"{name} is for scheme=FP8; {self.scheme} has no static scales of activations")
+        return self
+
+    @model_validator(mode="after")
+    def _the_native_layout_says_nothing_of_caches(self) -> Self:
+        if self.scheme == "FP8_NATIVE" and self.kv_cache_scheme is not None:
+            raise ValueError("kv_cache_scheme is compressed-tensors'; FP8_NATIVE has none, FP8_BLOCK has")
         return self

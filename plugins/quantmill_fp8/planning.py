@@ -11,8 +11,9 @@ from quantmill.contract.errors import ParamsRejected
 from quantmill.contract.experts import Stack
 from quantmill.contract.linears import Linear, plan_linears, promote_linears
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
+from quantmill_fp8.caches import attentions, carried
 from quantmill_fp8.params import Fp8Params
-from quantmill_fp8.schemes import SCALE_DTYPES, Fp8Scheme, parts_of, parts_of_expert, scheme_of
+from quantmill_fp8.schemes import SCALE_DTYPES, Fp8Scheme, cache_parts, parts_of, parts_of_expert, scheme_of
 
 
 def plan(index: ModelIndex, params: Fp8Params) -> Plan:
@@ -21,8 +22,8 @@ def plan(index: ModelIndex, params: Fp8Params) -> Plan:
     Experts in one tensor are stored one by one, as consumers know them. Static scales of activations ask for what
     Linears are fed in the source model.
 
-    Raises what `plan_linears` does, and ParamsRejected for a Linear whose features the scheme's blocks do not divide,
-    and for static scales of experts in one tensor.
+    Raises what `plan_linears` and `carried` do, and ParamsRejected for a Linear whose features the scheme's blocks do
+    not divide, and for static scales of experts in one tensor.
     """
     scheme = scheme_of(params)
     made = plan_linears(
@@ -32,12 +33,33 @@ def plan(index: ModelIndex, params: Fp8Params) -> Plan:
         of_stack=lambda stack: _stack_row(stack, scheme, params.scheme),
         allow_requantize=params.allow_requantize,
     )
-    return replace(made, calibration=_needed(made, params)) if scheme.is_static else made
+    made = _with_cache_scales(made, carried(index, made, params))
+    return replace(made, calibration=_needed(made, index, params)) if is_calibrated(params) else made
 
 
-def _needed(plan: Plan, params: Fp8Params) -> CalibrationNeed:
+def is_calibrated(params: Fp8Params) -> bool:
+    """Whether a scale follows from calibration text."""
+    return scheme_of(params).is_static or params.kv_cache_scheme is not None
+
+
+def _with_cache_scales(plan: Plan, names: Mapping[str, str]) -> Plan:
+    """The plan with the bytes of the scales of keys and values, which are among a weight's arrays."""
+    rows = (
+        replace(row, nbytes=row.nbytes + sum(part.nbytes for part in cache_parts(names[row.name], row)))
+        if row.name in names
+        else row
+        for row in plan.tensors
+    )
+    return replace(plan, tensors=tuple(rows))
+
+
+def _needed(plan: Plan, index: ModelIndex, params: Fp8Params) -> CalibrationNeed:
     quantized = tuple(row.name for row in plan.tensors if row.action == "quantize")
-    return CalibrationNeed(("absmax" if params.percentile == 100 else "magnitudes",), quantized)
+    return CalibrationNeed(
+        ("absmax" if params.percentile == 100 else "magnitudes",),
+        weights=quantized if scheme_of(params).is_static else (),
+        caches=attentions(index) if params.kv_cache_scheme is not None else (),
+    )
 
 
 def promote(index: ModelIndex, plan: Plan, params: Fp8Params, names: Collection[str]) -> Mapping[str, Any]:

@@ -33,6 +33,9 @@ E4M3_PAIRS = _pairs(E4M3, E4M3)  # of two neighbours
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 E2M1_PAIRS = _pairs(E2M1, E2M1)  # the first of two codes is in the low nibble
 SCALES = (".weight_scale", ".weight_scale_inv", ".weight_global_scale", ".input_scale")
+OF_CACHES = (".k_scale", ".v_scale")  # of an attention's keys and values
+# They count for the first of these that is quantized
+WITH_SCALES_OF_CACHES = ("k_proj", "qkv_proj", "v_proj", "q_proj", "o_proj")
 PACKED = ".weight_packed"
 STACKS = "quantmill.stacks"  # metadata: experts that the source has in one tensor
 BLOCK = 128
@@ -53,7 +56,8 @@ def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTen
 
 
 def _weights(artifact: ModelFolder) -> set[str]:
-    stored = (name for name in artifact.tensors if not name.endswith(SCALES))
+    scales = (*SCALES, *OF_CACHES) if _caches_are_quantized(artifact) else SCALES
+    stored = (name for name in artifact.tensors if not name.endswith(scales))
     return {f"{name.removesuffix(PACKED)}.weight" if name.endswith(PACKED) else name for name in stored}
 
 
@@ -132,7 +136,22 @@ def _read(artifact: ModelFolder, name: str) -> ReadTensor:
     if endings not in DECODERS:
         raise VerificationFailed(f"{module} is stored as {', '.join(parts)}, which is no layout of this method")
     scheme, values = DECODERS[endings](*(artifact.values(part) for part in parts))
-    return ReadTensor(name, scheme, nbytes, values)
+    return ReadTensor(name, scheme, nbytes + _of_caches(artifact, module), values)
+
+
+def _caches_are_quantized(artifact: ModelFolder) -> bool:
+    settings = artifact.config.get("quantization_config")
+    return isinstance(settings, Mapping) and settings.get("kv_cache_scheme") is not None
+
+
+def _of_caches(artifact: ModelFolder, module: str) -> int:
+    """What the scales of keys and values take that count for this module."""
+    attention = module.rpartition(".")[0]
+    candidates = (f"{attention}.{leaf}" for leaf in WITH_SCALES_OF_CACHES)
+    first = next((each for each in candidates if f"{each}.weight_scale" in artifact.tensors), None)
+    counts = first == module and _caches_are_quantized(artifact)
+    names = [attention + ending for ending in OF_CACHES] if counts else []
+    return sum(artifact.tensors[each].nbytes for each in names if each in artifact.tensors)
 
 
 def _e8m0(exponents: NDArray[np.uint8]) -> FloatArray:

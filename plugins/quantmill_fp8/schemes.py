@@ -108,6 +108,11 @@ def scheme_of(params: Fp8Params) -> Fp8Scheme:
     return FP8_TENSOR if params.strategy == "tensor" else SCHEMES[params.scheme]
 
 
+def cache_parts(attention: str, row: TensorPlan) -> Sequence[StoredPart]:
+    """The scales of keys and values of an attention, which a weight of it carries."""
+    return [StoredPart(part, f"{attention}.{part}", row.source_dtype, (1,)) for part in ("k_scale", "v_scale")]
+
+
 def parts_of(row: TensorPlan, scheme: Fp8Scheme, stack: Stack | None = None) -> Sequence[StoredPart]:
     """The arrays that the files hold for a tensor of the plan; `stack` where it holds experts."""
     if row.action == "keep":

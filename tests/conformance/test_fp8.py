@@ -22,7 +22,13 @@ class TestFp8WithStaticScales(MethodConformance):
     open_calibration = lazy("quantmill.calibration.engine:calibrate")
     ladder = (
         {"scheme": "FP8", "skip_modules": ()},
-        {"scheme": "FP8", "strategy": "tensor", "percentile": 99.9, "skip_modules": ("lm_head", "*.down_proj")},
+        {
+            "scheme": "FP8",
+            "strategy": "tensor",
+            "percentile": 99.9,
+            "kv_cache_scheme": "FP8",
+            "skip_modules": ("lm_head", "*.down_proj"),
+        },
     )
 
     @pytest.fixture(scope="class")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
 import numpy as np
@@ -15,9 +15,10 @@ import torch
 from quantmill.calibration.accumulate import Gathering
 from quantmill.calibration.activations import Activations
 from quantmill.calibration.decoder import Call, limit_threads
+from quantmill.calibration.origins import unsupported
 from quantmill.calibration.resident import Resident, require_of_block
 from quantmill.calibration.routing import Routed, Routing
-from quantmill.calibration.taps import Taps, until_reached
+from quantmill.calibration.taps import CacheTap, Taps, until_reached
 from quantmill.contract.calibration import Statistic, Statistics, statistics_bytes
 from quantmill.contract.errors import CalibrationMissing, NonFiniteActivation, PluginBroken
 from quantmill.contract.sensitivity import Sensitivity, sensitivity
@@ -58,10 +59,12 @@ class ExpertRules:
 
 @dataclass
 class Window:
-    """What was seen of one window: inputs (tokens, in) of Linears, and how many tokens each expert was sent."""
+    """What was seen of one window: inputs (tokens, in) of Linears, how many tokens each expert was sent, and the keys
+    and values (tokens, heads * head_dim) that were cached."""
 
     inputs: dict[Place, torch.Tensor]
     routed: dict[str, torch.Tensor] = field(default_factory=dict)
+    cached: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def _count(windows: Sequence[Window], routed: dict[str, list[int]]) -> None:
@@ -161,12 +164,22 @@ class RunningBlock:
     # What the run does with it
 
     def gather_named(
-        self, names: Collection[str], kinds: Collection[Statistic], after: Activations | None
+        self,
+        names: Collection[str],
+        kinds: Collection[Statistic],
+        after: Activations | None,
+        attention: str | None = None,
     ) -> dict[str, Statistics]:
-        """The statistics of these Linears; with `after` the block's outputs too, in the same run."""
-        found = self.gather({self._first[name] for name in names}, kinds, after)
+        """The statistics of these Linears, and of what the `attention` caches; with `after` the block's outputs too.
+
+        All in the same run.
+        """
+        cached = dict[str, Gathering]() if attention else None
+        found = self.gather({self._first[name] for name in names}, kinds, after, cached)
         answer = {name: found[self._first[name]] for name in names}
         self._measure(answer)
+        if attention and cached:
+            answer |= {f"{attention}.{name}": gathering.result() for name, gathering in cached.items()}
         return answer
 
     def _measure(self, found: Mapping[str, Statistics]) -> None:
@@ -179,14 +192,26 @@ class RunningBlock:
         self.measuring_seconds += time.perf_counter() - start
 
     def gather(
-        self, places: Collection[Place], kinds: Collection[Statistic], after: Activations | None = None
+        self,
+        places: Collection[Place],
+        kinds: Collection[Statistic],
+        after: Activations | None = None,
+        cached: dict[str, Gathering] | None = None,
     ) -> dict[Place, Statistics]:
+        """`cached` is filled with the keys and the values that its attention caches."""
         with limit_threads(1):
             gathered = {place: Gathering(self._inputs(place), kinds) for place in sorted(places)}
             starved = self._starved(places)
             routed = dict[str, list[int]]()
-            for windows in self._rounds(lambda window: self._look(window, places, starved, after)):
+            caches = {} if cached is None else cached
+            look = partial(self._look, places=places, starved=starved, after=after, caching=cached is not None)
+            for windows in self._rounds(look):
                 work = []
+                for name in windows[0].cached:
+                    states = [window.cached[name] for window in windows]
+                    gathering = caches.setdefault(name, Gathering(states[0].shape[1], kinds))
+                    gathering.count(sum(map(len, states)))
+                    work += [(piece, states) for piece in gathering.work]
                 for place, gathering in gathered.items():
                     inputs = [window.inputs[place] for window in windows if place in window.inputs]
                     gathering.count(sum(map(len, inputs)))
@@ -234,19 +259,37 @@ class RunningBlock:
             yield self._threads.map(look, range(start, min(start + at_once, len(self._calls))))
 
     def _look(
-        self, window: int, places: Collection[Place], starved: Collection[Place], after: Activations | None
+        self,
+        window: int,
+        places: Collection[Place],
+        starved: Collection[Place],
+        after: Activations | None,
+        caching: bool = False,
     ) -> Window:
-        hidden = self._before.read(window)
-        taps = Taps(set(places) - set(starved), stop=after is None and not starved)
+        hidden, call = self._before.read(window), self._calls[window]
+        cache = CacheTap()
+        if caching:
+            call = self._resident.caching(call, cache)
+        taps = Taps(set(places) - set(starved), stop=after is None and not starved and not caching)
         with self._routing.watched() as routed, until_reached(), taps:
-            out = self._resident.run(hidden, self._calls[window])
+            out = self._resident.run(hidden, call)
             if after is not None:
                 self._require_finite(out, "its outputs")
                 after.write(window, out)
         inputs = taps.seen | self._everything(routed, starved)
         for place, x in inputs.items():
             self._require_finite(x, self._resident.places[place][0])
-        return Window(inputs, self._routing.counts(routed))
+        return Window(inputs, self._routing.counts(routed), self._cached(cache) if caching else {})
+
+    def _cached(self, cache: CacheTap) -> dict[str, torch.Tensor]:
+        """Keys and values by name, (tokens, heads * head_dim) each."""
+        if len(cache.seen) != 1:
+            reason = f"{self._resident.name} caches keys and values {len(cache.seen)} times"
+            raise unsupported(self._resident.decoder.architecture, reason)
+        keys, values = cache.seen[0]
+        for what, states in (("its keys", keys), ("its values", values)):
+            self._require_finite(states, what)
+        return {"keys": keys, "values": values}
 
     def _everything(self, routed: Routed, starved: Collection[Place]) -> dict[Place, torch.Tensor]:
         found: dict[Place, torch.Tensor] = {}

@@ -23,7 +23,7 @@ from quantmill.calibration.block import ExpertRules, RunningBlock, Threads
 from quantmill.calibration.decoder import Call, Decoder, limit_threads
 from quantmill.calibration.known import KnownStatistics, StatisticsCache, Writing
 from quantmill.calibration.resident import Tensors, aligned, resident
-from quantmill.contract.calibration import CalibratedBlock, CalibrationNeed, Statistics
+from quantmill.contract.calibration import CalibratedBlock, CalibrationNeed, Statistics, cached_names
 from quantmill.contract.errors import CalibrationMissing, SourceRejected
 from quantmill.contract.sensitivity import Sensitivity
 from quantmill.contract.tensors import ModelIndex, Plan, SourceTensor, Unit
@@ -111,7 +111,7 @@ class Engine:
 
     def statistics(self, name: str) -> Statistics:
         need = self._plan.calibration
-        if need is None or name not in need.weights or not need.of_source:
+        if need is None or not need.of_source or name not in (*need.weights, *_cached(need)):
             raise CalibrationMissing(f"the plan does not ask for statistics of {name!r}", tensor=name)
         found = self.know(need).get(name)
         if found is None:
@@ -122,6 +122,7 @@ class Engine:
         """The source's own pass: made now, or by an earlier job."""
         if self._known is None:
             key = {**self._key, "kinds": sorted(need.of_source), "weights": sorted(need.weights), **vars(self._rules)}
+            key |= {"caches": sorted(need.caches)} if need.caches else {}
             opened = self._cache.opened(
                 key, lambda writing: self._source_pass(need, writing), self._folder, self._pause
             )
@@ -136,14 +137,15 @@ class Engine:
         unknown = sorted(set(need.weights) - where.keys())
         if unknown:
             raise CalibrationMissing(f"{unknown[0]!r} is in no block of the model ({len(unknown)} in all)")
-        last = max((where[name] for name in need.weights), default=-1)
+        attention_of = self._attentions(need, where)
+        last = max((*(where[name] for name in need.weights), *attention_of), default=-1)
         before, routed, found = self._embed(), dict[str, list[int]](), dict[str, Sensitivity]()
         for number in range(last + 1):
             self._pause()
             names = [name for name in need.weights if where[name] == number]
             after = self._room() if number < last else None
             with self._block(number, "", before) as block, self._timed("source"):
-                writing.add(number, block.gather_named(names, need.of_source, after))
+                writing.add(number, block.gather_named(names, need.of_source, after, attention_of.get(number)))
                 routed |= block.routed
                 found |= block.sensitivity
                 self.seconds["sensitivity"] += block.measuring_seconds
@@ -152,6 +154,14 @@ class Engine:
             if self._progress is not None:
                 self._progress(number + 1, last + 1)
         writing.note(routed, found)
+
+    def _attentions(self, need: CalibrationNeed, where: Mapping[str, int]) -> dict[int, str]:
+        """The attention of each block whose keys and values are wanted."""
+        blocks = {name.rpartition(".")[0].rpartition(".")[0]: number for name, number in where.items()}
+        unknown = sorted(set(need.caches) - blocks.keys())
+        if unknown:
+            raise CalibrationMissing(f"{unknown[0]!r} is in no block of the model ({len(unknown)} in all)")
+        return {blocks[attention]: attention for attention in need.caches}
 
     # The walk
 
@@ -293,6 +303,11 @@ class Engine:
             yield
         finally:
             self.seconds[phase] += time.perf_counter() - start
+
+
+def _cached(need: CalibrationNeed) -> list[str]:
+    """The names of what is wanted of keys and values."""
+    return [name for attention in need.caches for name in cached_names(attention)]
 
 
 def unit_number(unit: Unit) -> int:

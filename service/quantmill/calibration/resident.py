@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from quantmill.calibration.decoder import Call, Decoder
 from quantmill.calibration.origins import Origin, unsupported
-from quantmill.calibration.taps import Taps
+from quantmill.calibration.taps import CacheTap, Taps
 from quantmill.calibration.weights import Weights
 from quantmill.contract.errors import CalibrationMissing
 from quantmill.contract.tensors import FloatArray, ModelIndex
@@ -69,6 +69,13 @@ class Resident:
         with HEAD:
             self.decoder.logits(hidden[0])
         return hidden
+
+    def caching(self, call: Call, cache: CacheTap) -> Call:
+        """The call with `cache` for the keys and values of its attention."""
+        args, kwargs = call
+        if "past_key_values" not in kwargs:
+            raise unsupported(self.decoder.architecture, f"{self.name} is called without a cache of keys and values")
+        return args, {**kwargs, "past_key_values": cache}
 
     def stages(self, hidden: torch.Tensor, call: Call) -> tuple[tuple[str, ...], ...]:
         """Its Linears by a trial run: those with one input together, in order; experts one after the other."""

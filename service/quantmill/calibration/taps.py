@@ -1,4 +1,6 @@
-"""What the Linears of a running block are fed: seen where torch multiplies by their weights.
+"""What the Linears of a running block are fed, and what its attention caches.
+
+Inputs are seen where torch multiplies by the Linears' weights, keys and values where the cache is updated.
 
 A weight is known by where its values lie. So nn.Linear, GPT-2's Conv1D and the experts that transformers keeps in one
 stacked parameter are all seen alike, each expert with the tokens that were routed to it.
@@ -44,6 +46,23 @@ class Taps(TorchFunctionMode):
         self.seen[place] = flat if place not in self.seen else torch.cat([self.seen[place], flat])
         if self._stop and self._places is not None and len(self.seen) == len(self._places):
             raise Reached
+
+
+class CacheTap:
+    """Stands in for the cache of keys and values of an attention: keeps what it is given to store."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """transformers' Cache.update: both are (1, heads, tokens, head_dim), keys after RoPE."""
+        self.seen.append((_by_token(keys), _by_token(values)))
+        return keys, values
+
+
+def _by_token(states: torch.Tensor) -> torch.Tensor:
+    """(1, heads, tokens, head_dim) to (tokens, heads * head_dim)."""
+    return states[0].transpose(0, 1).flatten(1)
 
 
 @contextmanager

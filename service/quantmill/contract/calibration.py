@@ -76,19 +76,29 @@ class CalibrationNeed:
     of_source  kinds of statistics that the source model's own pass gives to `Session.statistics`
     weights    for which weights that pass gives them
     of_blocks  kinds that the method asks blocks for; units with a `block` are walked by `Session.blocks`
+    caches     attentions (modules) of whose keys and values that pass gives them too, under their `cached_names`
     """
 
     of_source: tuple[Statistic, ...] = ()
     weights: tuple[str, ...] = ()
     of_blocks: tuple[Statistic, ...] = ()
+    caches: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` reads them back."""
-        return {**vars(self), **{name: list(getattr(self, name)) for name in ("of_source", "weights", "of_blocks")}}
+        return {name: list(values) for name, values in vars(self).items()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CalibrationNeed:
-        return cls(tuple(data["of_source"]), tuple(data["weights"]), tuple(data["of_blocks"]))
+        return cls(**{name: tuple(values) for name, values in data.items()})
+
+
+def cached_names(attention: str) -> tuple[str, str]:
+    """Under what names `Session.statistics` has the keys and the values of an attention.
+
+    They are as its cache stores them, keys after RoPE; an `in` is a channel of a head, one head after the other.
+    """
+    return f"{attention}.keys", f"{attention}.values"
 
 
 class CalibratedBlock(Protocol):
@@ -188,6 +198,9 @@ def calibration_cost(index: ModelIndex, plan: Plan, *, windows: int, window: int
     of_source: Counter[str] = Counter()
     for name in need.weights:
         of_source[_block(name)] += statistics_bytes(need.of_source, _inputs(plan.by_name[name].shape))
+    widest = max((max(info.shape) for info in index.tensors.values() if _block(info.name) != info.name), default=0)
+    for attention in need.caches:
+        of_source[_block(attention)] += 2 * statistics_bytes(need.of_source, widest)
     of_blocks = {
         unit.key: sum(statistics_bytes(need.of_blocks, _inputs(plan.by_name[name].shape)) for name in unit.tensors)
         for unit in plan.units
@@ -196,7 +209,6 @@ def calibration_cost(index: ModelIndex, plan: Plan, *, windows: int, window: int
     blocks: Counter[str] = Counter()
     for info in index.tensors.values():
         blocks[_block(info.name)] += 4 * info.values
-    widest = max((max(info.shape) for info in index.tensors.values() if _block(info.name) != info.name), default=0)
     running = 4 * ALIVE * widest * window * 2 * threads
     statistics = max([*of_source.values(), *of_blocks.values()], default=0)
     carried = 4 * windows * window * _hidden(index)

@@ -24,6 +24,7 @@ from quantmill_hqq.plugin import HQQ
 CONSUMER = Path(__file__).resolve().parents[1] / "transformers_consumer.py"
 INPUTS = "activations are rounded to 8 bits too, when it runs"
 STATIC = "activations are rounded to 8 bits too, by the scale of random tokens"
+CACHE = "keys and values are rounded to 8 bits too, by the scales of random tokens"
 STATIC_SCALES = ({"scheme": "FP8"}, {"scheme": "FP8", "strategy": "tensor"})
 ZERO_POINTS = (
     "transformers expects zero points that are not packed; with CompressedTensorsConfig(dequantize=True) it loads"
@@ -63,6 +64,7 @@ AS_IT_IS = [
         for scheme in ("FP8_DYNAMIC", "FP8_BLOCK", "MXFP8")
     ),
     *(Setting(FP8, params, most=EIGHT_BIT_INPUTS, note=STATIC) for params in STATIC_SCALES),
+    Setting(FP8, {"scheme": "FP8_DYNAMIC", "kv_cache_scheme": "FP8"}, most=EIGHT_BIT_INPUTS, note=CACHE),
     *(Setting(FP8, {"scheme": scheme}, most=BFLOAT16) for scheme in ("FP8A16", "FP8_NATIVE", "MXFP8A16")),
     *(Setting(FP8, {"scheme": scheme}, most=BFLOAT16) for scheme in ("NVFP4A16", "MXFP4A16")),
     Setting(GPTQ, COMPRESSED, most=BFLOAT16),
