@@ -29,8 +29,8 @@ class OnnxParams(BaseModel):
     )
     activations: Literal["row", "tensor"] = Field(
         default="row",
-        description="dynamic: what shares a range. row: a token's values, so that no other token or sentence of the "
-        "batch has a say; tensor: all values, as ONNX Runtime's own tool has it.",
+        description="dynamic: what is brought to one range before it is rounded. row: each token's values; tensor: "
+        "all values of a batch, as ONNX Runtime's own tool has it.",
     )
     target: Literal["vnni", "avx2", "arm"] = Field(
         default="vnni",
