@@ -57,11 +57,12 @@ class OnnxParams(BaseModel):
     external_data: Literal["auto", "always"] = Field(
         default="auto", description="Weights in a file beside the graph: where they take more than 256 MiB, or always."
     )
-    least_cosine: float = Field(
+    least_cosine: float | None = Field(
         default=0.9,
         ge=-1,
         le=1,
-        description="What outputs must have in common with the source's, as verification runs both in ONNX Runtime.",
+        description="Of the outputs with the source's, as verification runs both in ONNX Runtime on random inputs; "
+        "null: they are not run.",
     )
 
     @model_validator(mode="after")

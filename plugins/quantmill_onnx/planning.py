@@ -116,7 +116,9 @@ def _working_bytes(index: ModelIndex, row: TensorPlan, site: Site | str, params:
 def _warnings(index: ModelIndex, graph: OnnxGraph, params: OnnxParams) -> Iterator[str]:
     if params.mode == "dynamic" and params.target == "avx2" and not params.reduced:
         yield OVERFLOW
-    if index.nbytes > RUN_LIMIT:
+    if params.least_cosine is None:
+        yield "verification loads the graph and does not run it, as least_cosine asks for it"
+    elif index.nbytes > RUN_LIMIT:
         yield f"verification does not run the graph: its weights take more than {RUN_LIMIT} bytes"
     elif len(dynamic_dimensions(graph)) > DYNAMIC_LIMIT:
         yield "verification loads the graph and does not run it: its inputs have more than two dynamic dimensions"

