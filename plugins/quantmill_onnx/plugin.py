@@ -63,7 +63,7 @@ ONNX = Method(
     architectures=("ONNX",),
     error_bounds=_error_bounds(),
     block_bounds=_block_bounds(),
-    runtimes=(Runtime("onnxruntime", "onnxruntime.InferenceSession('{file}')"),),
+    runtimes=(Runtime("onnxruntime", "onnxruntime.InferenceSession('{folder}/model.onnx')"),),
     ladder=(
         {"mode": "weight_only", "weight_bits": 4, "block_size": 128},
         {"mode": "weight_only", "weight_bits": 4, "block_size": 32},
