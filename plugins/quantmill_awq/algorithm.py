@@ -122,7 +122,8 @@ class _Block:
         relative = magnitudes(matrices, grid.group_size)
         tried = list(candidates(statistics.mean_abs, relative, self.params.n_grid, self.params.duo_scaling))
         accepted = tolerance(self.params.bits, self.params.group_size)
-        return find_scales(matrices, statistics.hessian, tried, grid, accepted, self.pool)
+        hessian = np.array(statistics.hessian)  # torch takes no arrays that are read-only
+        return find_scales(matrices, hessian, tried, grid, accepted, self.pool)
 
     def _fold(self, fold: Fold, scales: FloatArray) -> None:
         """Divide the producer. A norm says by what exactly, which is then what the consumers are multiplied by."""

@@ -1,4 +1,4 @@
-"""Our fp8 folders, and the hqq method's compressed-tensors ones, in transformers 5 with compressed-tensors."""
+"""Our fp8 folders, and compressed-tensors ones of awq, gptq and hqq, in transformers 5 with compressed-tensors."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.conformance.loading import (
     versions,
 )
 
+from quantmill_awq.plugin import AWQ
 from quantmill_fp8.plugin import FP8
 from quantmill_gptq.plugin import GPTQ
 from quantmill_hqq.plugin import HQQ
@@ -47,6 +48,10 @@ DEQUANTIZED = [
             *((GPTQ, {**COMPRESSED, "bits": bits, "group_size": -1}) for bits in (3, 4, 8)),
             (GPTQ, {**COMPRESSED, "desc_act": True, "static_groups": True}),
             (GPTQ, {**COMPRESSED, "skip_modules": ("*.v_proj", "*.3.mlp.*")}),
+            *((AWQ, {**COMPRESSED, "bits": bits}) for bits in (3, 4, 8)),
+            *((AWQ, {**COMPRESSED, "bits": bits, "zero_point": False, "group_size": 32}) for bits in (3, 4, 8)),
+            (AWQ, {**COMPRESSED, "group_size": -1}),
+            (AWQ, {**COMPRESSED, "skip_modules": ("*.v_proj", "*.3.mlp.*")}),
         )
     ),
     Setting(
