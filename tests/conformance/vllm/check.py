@@ -20,6 +20,7 @@ from tests.conformance.loading import (
     versions,
 )
 
+from quantmill_awq.plugin import AWQ
 from quantmill_bnb.plugin import BNB
 from quantmill_fp8.plugin import FP8
 from quantmill_gptq.plugin import GPTQ
@@ -48,6 +49,8 @@ SETTINGS = [
     *(Setting(GPTQ, {**COMPRESSED, "bits": bits}, refused=NO_KERNEL, note=ON_A_GPU) for bits in (2, 3, 8)),
     Setting(GPTQ, {**COMPRESSED, "bits": 4}, most=BFLOAT16),
     Setting(GPTQ, {**COMPRESSED, "sym": False}, most=BFLOAT16),
+    *(Setting(AWQ, {"group_size": size}, most=BFLOAT16) for size in (32, 128, -1)),
+    *(Setting(AWQ, {**COMPRESSED, "zero_point": zero_point}, most=BFLOAT16) for zero_point in (True, False)),
     Setting(HQQ, refused=UNKNOWN),
     Setting(BNB, refused=UNKNOWN),
     Setting(BNB, {"quant_type": "int8"}, refused=UNKNOWN),
