@@ -267,10 +267,7 @@ def history_here(asked: JobRequest, data_dir: Path | None) -> History:
         return UNKNOWN_HISTORY
     database = Database.open(found.database)
     try:
-        if not is_current(database):
-            return UNKNOWN_HISTORY
-        with database.read() as tx:
-            return history_of(tx, asked)
+        return history_of(database, asked) if is_current(database) else UNKNOWN_HISTORY
     finally:
         database.dispose()
 

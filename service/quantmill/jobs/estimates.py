@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Connection
-
 from quantmill.contract.calibration import CalibrationCost, calibration_cost
 from quantmill.domain.calibration import CalibrationOptions
 from quantmill.domain.estimates import Estimate, Features, History, predict
 from quantmill.domain.jobs import JobRequest
 from quantmill.jobs.plan import Planned
 from quantmill.services import Services
+from quantmill.store.database import Database
 from quantmill.store.estimates import history
 
 # Of two cores of a Xeon (AVX-512), `python tests/benchmarks/streaming.py` and `calibration.py`; other machines and
@@ -33,13 +32,13 @@ BYTES_OF_TORCH = 350 << 20
 
 def estimate(services: Services, request: JobRequest, planned: Planned) -> Estimate:
     """For a job that would be submitted now. Reads sizes of files and the database; no weight."""
-    with services.database.read() as tx:
-        return estimate_from(history_of(tx, request), request, planned)
+    return estimate_from(history_of(services.database, request), request, planned)
 
 
-def history_of(tx: Connection, request: JobRequest) -> History:
+def history_of(database: Database, request: JobRequest) -> History:
     calibrated, evaluated = request.calibration is not None, request.evaluation_text is not None
-    return history(tx, request.method, calibrated=calibrated, evaluated=evaluated)
+    with database.read() as tx:
+        return history(tx, request.method, calibrated=calibrated, evaluated=evaluated)
 
 
 def for_plan(source: str, method: str, planned: Planned) -> JobRequest:
