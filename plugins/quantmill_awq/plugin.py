@@ -1,4 +1,4 @@
-"""AWQ: 4 bits with scales from activations, for vLLM, transformers and GPTQModel; 3 and 8 in compressed-tensors."""
+"""AWQ: 4 bits with scales from activations, for vLLM and transformers; 3 and 8 in compressed-tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quantmill_awq.params import AwqParams
 AWQ = Method(
     name="awq",
     version="0.1.0",
-    summary="AWQ: 4 bits (3 and 8 in compressed-tensors) scaled by activations, for vLLM, transformers and GPTQModel",
+    summary="AWQ: 4 bits (3 and 8 in compressed-tensors) scaled by activations, for vLLM and transformers",
     params=AwqParams,
     plan=lazy("quantmill_awq.planning:plan"),
     quantize=lazy("quantmill_awq.algorithm:quantize"),
@@ -28,7 +28,6 @@ AWQ = Method(
     runtimes=(
         Runtime("vLLM", "vllm serve {folder}"),
         Runtime("transformers", "AutoModelForCausalLM.from_pretrained('{folder}')"),
-        Runtime("GPTQModel", "GPTQModel.load('{folder}')"),
     ),
     bits=(3, 4, 8),
     granularity="groups of 32, 64 or 128 inputs, or rows",
