@@ -105,6 +105,7 @@ def accept(services: Services, request: JobRequest, *, shared_calibration: bool 
         planned = make_plan(services, request.source, request.method, request.params)
         installed = services.plugins.methods[request.method]
         _check_escalation(request, bool(installed.ladder), installed.promote is not None)
+        _check_evaluation(request, planned)
         if shared_calibration and planned.plan.calibration is None:
             request = replace(request, calibration=None)
         _check_calibration(request, planned)
@@ -141,6 +142,15 @@ def _check_escalation(request: JobRequest, has_ladder: bool, promotes: bool) -> 
                 raise RequestRejected("the worst blocks are found on a text; give evaluation_text")
         elif not has_ladder:
             raise RequestRejected(f"method {request.method!r} has no ladder to escalate on; leave escalation out")
+
+
+def _check_evaluation(request: JobRequest, planned: Planned) -> None:
+    if request.evaluation_text is not None and planned.index.graph is not None:
+        with pointing_at("/evaluation_text"):
+            raise RequestRejected(
+                "an ONNX graph is not evaluated on a text; leave evaluation_text out: verification runs the graph "
+                "beside its source and compares their outputs"
+            )
 
 
 def _check_calibration(request: JobRequest, planned: Planned) -> None:

@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from tests.onnx_models import one_product, save
 
 DATA = Path(__file__).parents[2] / "data"
 MODEL = DATA / "millstone-4m"
@@ -258,3 +259,10 @@ def test_a_job_shows_its_gates(api):
     ).json()
 
     assert job["gates"] == [{"gate": "size_mb <= 9", "observed": None, "passed": None}]
+
+
+def test_a_text_for_an_onnx_graph_is_refused(api, source_root):
+    save(one_product(), source_root / "graph")
+    request = {"source": "graph", "method": "onnx", "params": {}, "evaluation_text": "text/evaluation.txt"}
+
+    assert pointers(refuse(api, request, 422, "RequestRejected")) == ["/evaluation_text"]
