@@ -92,6 +92,7 @@ def test_a_method_that_only_workers_have_can_be_listed_and_submitted(api, servic
         "gguf",
         "gptq",
         "hqq",
+        "onnx",
         "repack",
         "spinquant",
     ]
