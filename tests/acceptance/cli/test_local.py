@@ -544,7 +544,16 @@ def test_methods_are_listed_with_their_parameters(quantmill):
 def test_plugins_are_listed_with_where_they_come_from(quantmill):
     loaded = quantmill("plugins", "--json").json
 
-    assert [plugin["name"] for plugin in loaded["loaded"]] == ["awq", "bnb", "fp8", "gguf", "gptq", "hqq", "onnx", "repack"]
+    assert [plugin["name"] for plugin in loaded["loaded"]] == [
+        "awq",
+        "bnb",
+        "fp8",
+        "gguf",
+        "gptq",
+        "hqq",
+        "onnx",
+        "repack",
+    ]
     assert {plugin["distribution"] for plugin in loaded["loaded"]} == {"quantmill"}
     assert loaded["failures"] == []
 
