@@ -195,6 +195,7 @@ WIDE = SyntheticLlama(hidden=1024, ffn=10240, blocks=1, heads=8, kv_heads=2, tie
 # What a process needs beside the method's own working memory: the allocator's reserve, buffers, tables of names.
 # Well below the 40 MiB that one float32 copy of a tensor of WIDE would take.
 MEMORY_ALLOWANCE_BYTES = 24 * 2**20
+TORCH_ALLOWANCE_BYTES = 24 * 2**20  # what torch's threads keep for themselves where a run is calibrated
 
 
 class MethodConformance:
@@ -423,7 +424,8 @@ class MethodConformance:
     def test_the_peak_memory_is_within_the_plan(self, wide: Path, tmp_path: Path) -> None:
         for rung, params in enumerate(self.ladder):
             seen = _observe(self, params, wide, tmp_path / str(rung))
-            assert seen["peak_bytes"] <= seen["planned_bytes"] + MEMORY_ALLOWANCE_BYTES, (params, seen)
+            allowed = MEMORY_ALLOWANCE_BYTES + (TORCH_ALLOWANCE_BYTES if self.open_calibration else 0)
+            assert seen["peak_bytes"] <= seen["planned_bytes"] + allowed, (params, seen)
 
     def test_a_run_stays_off_the_network_and_inside_its_folder(self, checkpoint: Path, tmp_path: Path) -> None:
         seen = _observe(self, self.ladder[0], checkpoint, tmp_path / "artifact")

@@ -51,6 +51,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "calibration": {"text": "text.txt", "samples": 8},
     },
     "job_plan": {"job_id": JOB, "plan": {"tensors": [{"name": "a"}]}},
+    "job_estimate": {"job_id": JOB, "estimate": {"scratch_bytes": 2**40}},
     "job_label": {"job_id": JOB, "key": "team", "value": "a"},
     "attempt": {
         "job_id": JOB, "epoch": 3, "worker": "w1", "environment_digest": "sha256:e", "started_at": NOW,
@@ -253,7 +254,7 @@ def test_a_migration_does_not_wait_long_for_a_table(postgres_url: str, monkeypat
     database = Database.open(postgres_url)
 
     with database.read() as reader:
-        reader.execute(select(func.count(tables.job_unit.c.findings)))  # what the newest revision drops
+        reader.execute(select(func.count(tables.job_estimate.c.job_id)))  # what the newest revision drops
         with pytest.raises(DatabaseUnavailable, match="lock timeout"):
             migrate.downgrade(database, "base")
 
@@ -275,5 +276,5 @@ def test_developers_can_use_alembic_in_a_checkout(empty_sqlite_url: str) -> None
 
     alembic("upgrade", "head")
 
-    assert "0009 (head)" in alembic("current")
+    assert "0010 (head)" in alembic("current")
     assert "No new upgrade operations detected" in alembic("check")
