@@ -18,6 +18,8 @@ from tests.unit.verification.folders import (
     Damages,
     Folder,
     Made,
+    assert_damage_is_refused,
+    assert_other_files_are_refused,
     assert_refused,
     drop,
     set_key,
@@ -150,13 +152,7 @@ def test_a_damaged_folder_is_refused_by_the_check_that_names_it(
     check: str,
     named: str,
 ) -> None:
-    folder = symmetric.copy(method, params, tmp_path / "artifact")
-    edit(folder)
-    folder.save()
-
-    found = symmetric.failed_checks(method, params, folder.path)
-
-    assert_refused(found, check, named)
+    assert_damage_is_refused(symmetric, tmp_path / "artifact", method, params, edit, check, named)
 
 
 def test_zero_points_of_awq_that_are_one_off_are_refused(quantized, tmp_path: Path) -> None:
@@ -175,9 +171,4 @@ def test_zero_points_of_awq_that_are_one_off_are_refused(quantized, tmp_path: Pa
 def test_a_folder_with_other_files_is_refused(
     symmetric: Made, tmp_path: Path, edit: Damage, check: str, named: str
 ) -> None:
-    folder = symmetric.copy(REPACK, PACKED, tmp_path / "artifact")
-    edit(folder)
-
-    found = symmetric.failed_checks(REPACK, PACKED, folder.path)
-
-    assert_refused(found, check, named)
+    assert_other_files_are_refused(symmetric, tmp_path / "artifact", REPACK, PACKED, edit, check, named)

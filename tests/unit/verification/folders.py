@@ -152,6 +152,37 @@ def assert_refused(found: Mapping[str, str], check: str, named: str) -> None:
     assert named in found[check]
 
 
+def assert_damage_is_refused(
+    made: Made, folder: Path, method: Method, params: Mapping[str, Any], edit: Damage, check: str, named: str
+) -> None:
+    """A copy of the artifact in `folder`, with the arrays or settings changed, fails the check that names it."""
+    copy = made.copy(method, params, folder)
+    edit(copy)
+    copy.save()
+
+    assert_refused(made.failed_checks(method, params, copy.path), check, named)
+
+
+def assert_other_files_are_refused(
+    made: Made, folder: Path, method: Method, params: Mapping[str, Any], edit: Damage, check: str, named: str
+) -> None:
+    """The same of a change to the folder's files, which nothing writes again."""
+    copy = made.copy(method, params, folder)
+    edit(copy)
+
+    assert_refused(made.failed_checks(method, params, copy.path), check, named)
+
+
+def assert_damaged_shards_are_refused(made: Made, folder: Path, method: Method, edit: Callable[[Path], None]) -> None:
+    """An artifact passes, and is not readable after the edit. The caller makes shards small enough for several."""
+    made.write(method, {}, folder)
+    assert made.failed_checks(method, {}, folder) == {}
+
+    edit(folder)
+
+    assert "readable" in made.failed_checks(method, {}, folder)
+
+
 def swap(values: np.ndarray, a: Any, b: Any) -> None:
     values[[a, b]] = values[[b, a]]
 

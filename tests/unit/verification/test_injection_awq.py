@@ -18,7 +18,8 @@ from tests.unit.verification.folders import (
     Damages,
     Folder,
     Made,
-    assert_refused,
+    assert_damage_is_refused,
+    assert_other_files_are_refused,
     drop,
     extremes,
     relabel,
@@ -384,22 +385,11 @@ damage.rows.update(
 def test_a_damaged_folder_is_refused_by_the_check_that_names_it(
     small: Made, tmp_path: Path, method: Method, params: Mapping[str, Any], edit: Damage, check: str, named: str
 ) -> None:
-    folder = small.copy(method, params, tmp_path / "artifact")
-    edit(folder)
-    folder.save()
-
-    found = small.failed_checks(method, params, folder.path)
-
-    assert_refused(found, check, named)
+    assert_damage_is_refused(small, tmp_path / "artifact", method, params, edit, check, named)
 
 
 @pytest.mark.parametrize(("edit", "check", "named"), FILES.values(), ids=FILES)
 def test_a_folder_with_other_files_is_refused(
     small: Made, tmp_path: Path, edit: Damage, check: str, named: str
 ) -> None:
-    folder = small.copy(AWQ, GEMM, tmp_path / "artifact")
-    edit(folder)
-
-    found = small.failed_checks(AWQ, GEMM, folder.path)
-
-    assert_refused(found, check, named)
+    assert_other_files_are_refused(small, tmp_path / "artifact", AWQ, GEMM, edit, check, named)

@@ -20,7 +20,9 @@ from tests.unit.verification.folders import (
     Damages,
     Folder,
     Made,
-    assert_refused,
+    assert_damage_is_refused,
+    assert_damaged_shards_are_refused,
+    assert_other_files_are_refused,
     drop,
     extremes,
     relabel,
@@ -654,13 +656,7 @@ def test_a_damaged_folder_is_refused_by_the_check_that_names_it(
     check: str,
     named: str,
 ) -> None:
-    folder = plain.copy(method, params, tmp_path / "artifact")
-    edit(folder)
-    folder.save()
-
-    found = plain.failed_checks(method, params, folder.path)
-
-    assert_refused(found, check, named)
+    assert_damage_is_refused(plain, tmp_path / "artifact", method, params, edit, check, named)
 
 
 @pytest.mark.parametrize("method", [BNB, FP8], ids=lambda method: method.name)
@@ -668,12 +664,7 @@ def test_a_damaged_folder_is_refused_by_the_check_that_names_it(
 def test_a_folder_with_other_files_is_refused(
     plain: Made, tmp_path: Path, method: Method, edit: Damage, check: str, named: str
 ) -> None:
-    folder = plain.copy(method, {}, tmp_path / "artifact")
-    edit(folder)
-
-    found = plain.failed_checks(method, {}, folder.path)
-
-    assert_refused(found, check, named)
+    assert_other_files_are_refused(plain, tmp_path / "artifact", method, {}, edit, check, named)
 
 
 # Shards
@@ -685,9 +676,4 @@ def test_damaged_shards_are_refused(
     plain: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Method, edit: Callable[[Path], None]
 ) -> None:
     monkeypatch.setattr(model_folder, "SHARD_BYTES", 700_000)
-    plain.write(method, {}, tmp_path / "artifact")
-    assert plain.failed_checks(method, {}, tmp_path / "artifact") == {}
-
-    edit(tmp_path / "artifact")
-
-    assert "readable" in plain.failed_checks(method, {}, tmp_path / "artifact")
+    assert_damaged_shards_are_refused(plain, tmp_path / "artifact", method, edit)

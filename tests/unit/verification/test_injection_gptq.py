@@ -19,7 +19,9 @@ from tests.unit.verification.folders import (
     Damages,
     Folder,
     Made,
-    assert_refused,
+    assert_damage_is_refused,
+    assert_damaged_shards_are_refused,
+    assert_other_files_are_refused,
     drop,
     extremes,
     relabel,
@@ -577,25 +579,14 @@ def test_a_damaged_folder_is_refused_by_the_check_that_names_it(
     check: str,
     named: str,
 ) -> None:
-    folder = small.copy(method, params, tmp_path / "artifact")
-    edit(folder)
-    folder.save()
-
-    found = small.failed_checks(method, params, folder.path)
-
-    assert_refused(found, check, named)
+    assert_damage_is_refused(small, tmp_path / "artifact", method, params, edit, check, named)
 
 
 @pytest.mark.parametrize(("edit", "check", "named"), FILES.values(), ids=FILES)
 def test_a_folder_with_other_files_is_refused(
     small: Made, tmp_path: Path, edit: Damage, check: str, named: str
 ) -> None:
-    folder = small.copy(GPTQ, {}, tmp_path / "artifact")
-    edit(folder)
-
-    found = small.failed_checks(GPTQ, {}, folder.path)
-
-    assert_refused(found, check, named)
+    assert_other_files_are_refused(small, tmp_path / "artifact", GPTQ, {}, edit, check, named)
 
 
 @pytest.mark.parametrize("edit", OF_SHARDS)
@@ -603,9 +594,4 @@ def test_damaged_shards_are_refused(
     small: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: Callable[[Path], None]
 ) -> None:
     monkeypatch.setattr(model_folder, "SHARD_BYTES", 120_000)
-    small.write(GPTQ, {}, tmp_path / "artifact")
-    assert small.failed_checks(GPTQ, {}, tmp_path / "artifact") == {}
-
-    edit(tmp_path / "artifact")
-
-    assert "readable" in small.failed_checks(GPTQ, {}, tmp_path / "artifact")
+    assert_damaged_shards_are_refused(small, tmp_path / "artifact", GPTQ, edit)
