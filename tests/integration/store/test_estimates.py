@@ -7,11 +7,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import update
 
+from quantmill.contract.tensors import Plan
 from quantmill.domain.calibration import CalibrationOptions
+from quantmill.domain.escalation import Escalation, Rung, Step
 from quantmill.domain.estimates import Estimate, Features, Interval, Run
+from quantmill.domain.gates import GateVerdict
 from quantmill.domain.jobs import Outcome
 from quantmill.store import estimates, jobs, tables
 
+MISSED = Step({"type": "Q4_0"}, 2_770_000, (GateVerdict("kld.mean <= 0.001", 0.0136, False),))
+NEXT = Rung({"type": "Q8_0"}, Plan((), (), 0))
 XEON, GRAVITON = {"cpu": "Xeon", "cpus": 2}, {"cpu": "Graviton", "cpus": 64}
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -23,12 +28,18 @@ def estimate(seconds=10.0, memory=500):
 
 
 @pytest.fixture
-def ran(submit, write, publish):
+def ran(submit, write, read, publish):
     """A job that took so many seconds and bytes of memory."""
 
-    def make(seconds, memory=400, environment=XEON, digest=None, **given):
+    def make(seconds, memory=400, environment=XEON, digest=None, attempts=1, steps=(), **given):
         job = submit(estimate=estimate(), **given)
-        job = write(jobs.claim, job.id, write(jobs.mark_dispatched, job.id, 0, "cpu"), "w1", 60)
+        for left in reversed(range(attempts)):
+            job = write(jobs.claim, job.id, write(jobs.mark_dispatched, job.id, job.epoch, "cpu"), "w1", 60)
+            if left:
+                write(jobs.release, job.id, job.epoch)
+                job = read(jobs.get_job, job.id)
+        for step in steps:
+            job = write(jobs.escalate, job.id, job.epoch, *step)
         write(jobs.end_attempt, job.id, job.epoch, Outcome.SUCCEEDED, exit_code=0, peak_memory_bytes=memory)
         publish(job, digest=digest or f"sha256:{job.id}", environment=environment)
         took = {"started_at": BEGAN, "ended_at": BEGAN + timedelta(seconds=seconds)}
@@ -79,12 +90,11 @@ def test_only_runs_on_the_hardware_of_the_newest_count(ran, read):
     assert seconds_of(read) == [3.0, 1.0]
 
 
-def test_jobs_that_took_two_attempts_or_have_not_succeeded_do_not_count(submit, start, ran, write, read):
-    start(estimate=estimate())
+def test_jobs_that_took_two_attempts_or_a_step_or_have_not_succeeded_do_not_count(start, ran, read):
     ran(1.0)
-    lost = submit(estimate=estimate())
-    lost = write(jobs.claim, lost.id, write(jobs.mark_dispatched, lost.id, 0, "cpu"), "w1", 60)
-    write(jobs.release, lost.id, lost.epoch)
+    start(estimate=estimate())
+    ran(2.0, attempts=2)
+    ran(3.0, steps=[(MISSED, NEXT)], gates=("kld.mean <= 0.001",), escalation=Escalation(3))
 
     assert seconds_of(read) == [1.0]
 
