@@ -410,8 +410,9 @@ class IntervalView(View):
 class EstimateView(View):
     """What a job will take, from a formula that `runs` earlier jobs of its kind on `hardware` have corrected.
 
-    The artifact's size is exact but for the container's own bytes, and a first guess while the plan is open. Memory is the largest resident set of the process
-    that does the work, scratch what the job holds on disk beside source and artifact, seconds the attempt's.
+    The artifact's size is exact but for the container's own bytes, and a first guess while the plan is open. Memory is
+    the largest resident set of the process that does the work, scratch what the job holds on disk beside source and
+    artifact, seconds the attempt's.
     """
 
     artifact_bytes: int

@@ -59,9 +59,11 @@ UNKNOWN_HISTORY = History(None, ())
 
 @dataclass(frozen=True)
 class Estimate:
-    """Before a run. `artifact_bytes` is exact but for the container's own bytes, and a first guess where the plan
-    leaves schemes open; memory is the runner's largest resident set, `scratch_bytes` what the job holds on disk beside source and artifact. `runs` earlier ones on
-    `hardware` corrected it; both are empty where the formula stands alone.
+    """Before a run.
+
+    `artifact_bytes` is exact but for the container's own bytes, and a first guess where the plan leaves schemes open;
+    memory is the runner's largest resident set, `scratch_bytes` what the job holds on disk beside source and artifact.
+    `runs` earlier ones on `hardware` corrected it; both are empty where the formula stands alone.
     """
 
     artifact_bytes: int
