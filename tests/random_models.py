@@ -112,6 +112,14 @@ RANDOM_MODELS = {
     "qwen2moe": _causal(
         "Qwen2Moe", **QWEN_EXPERTS, moe_intermediate_size=32, shared_expert_intermediate_size=64, norm_topk_prob=False
     ),
+    "qwen2moe, tied": _causal(
+        "Qwen2Moe",
+        **QWEN_EXPERTS,
+        moe_intermediate_size=32,
+        shared_expert_intermediate_size=64,
+        norm_topk_prob=False,
+        tie_word_embeddings=True,
+    ),
     "qwen3": _causal("Qwen3", head_dim=24, tie_word_embeddings=True),
     "qwen3moe": _causal("Qwen3Moe", **QWEN_EXPERTS, moe_intermediate_size=32, head_dim=24, norm_topk_prob=True),
     "gemma2": RandomModel("Gemma2ForCausalLM", "Gemma2Config", GEMMA, SHARED, norm=0.0),
@@ -122,12 +130,17 @@ RANDOM_MODELS = {
         "Granite", attention_multiplier=0.2, embedding_multiplier=3.0, residual_multiplier=0.5, logits_scaling=2.0
     ),
     "olmo2": _causal("Olmo2"),
+    "olmo2, tied": _causal("Olmo2", tie_word_embeddings=True),
     "stablelm": _causal("StableLm", use_qkv_bias=True),
     "stablelm, parallel": _causal("StableLm", qk_layernorm=True, use_parallel_residual=True),
+    "stablelm, tied": _causal("StableLm", tie_word_embeddings=True),
     "starcoder2": _causal("Starcoder2"),
     "gptneox": RandomModel("GPTNeoXForCausalLM", "GPTNeoXConfig", {"hidden_act": "gelu_fast"}),
     "gptneox, not parallel": RandomModel(
         "GPTNeoXForCausalLM", "GPTNeoXConfig", {"hidden_act": "gelu", "use_parallel_residual": False}
+    ),
+    "gptneox, tied": RandomModel(
+        "GPTNeoXForCausalLM", "GPTNeoXConfig", {"hidden_act": "gelu_fast", "tie_word_embeddings": True}
     ),
     "gpt2": RandomModel(
         "GPT2LMHeadModel",

@@ -15,13 +15,13 @@ from quantmill.contract.tensors import FloatArray, QuantizedTensor, SourceTensor
 from quantmill_gguf.families import ExpectedTensor, Order, describe
 from quantmill_gguf.importance import given, importance_for, require_unchanged
 from quantmill_gguf.params import GgufParams
-from quantmill_gguf.types import PLUS_ONE
+from quantmill_gguf.types import COPY, PACKED, PLUS_ONE
 
 Packed = NDArray[np.uint8]
 
 
 def quantize(session: Session, params: GgufParams) -> Iterator[QuantizedTensor]:
-    """Encode each unit's tensors as the plan says; one part, `packed`, uint8 (rows, row_bytes).
+    """Encode each unit's tensors as the plan says: `packed`, uint8 (rows, row_bytes), and perhaps the same as `copy`.
 
     Raises RangeExceeded, naming tensor and place, for a value whose magnitude the format cannot hold.
     """
@@ -49,7 +49,7 @@ def _quantized(
     if expected.order is Order.QKV:
         rows = packed.reshape(expected.stored[0], -1)
         packed = gather_kinds(rows, expected.heads).reshape(packed.shape)
-    return QuantizedTensor(name, scheme, shape, {"packed": packed})
+    return QuantizedTensor(name, scheme, shape, {PACKED: packed, **({COPY: packed} if expected.copy else {})})
 
 
 def _encoded(

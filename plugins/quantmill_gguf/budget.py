@@ -45,7 +45,7 @@ class Group:
 
 
 def bytes_of(tensor: ExpectedTensor, type_: str) -> int:
-    return prod(tensor.stored[:-1]) * SCHEMES[type_].row_bytes(tensor.stored[-1])
+    return tensor.copies * prod(tensor.stored[:-1]) * SCHEMES[type_].row_bytes(tensor.stored[-1])
 
 
 def types_for(cols: int) -> tuple[str, ...]:

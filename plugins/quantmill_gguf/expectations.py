@@ -123,6 +123,8 @@ def _bert(config: Config) -> Settings:
     return _centred(config, "layer_norm_eps", 1e-12) | {"attention.causal": False}
 
 
+OUTPUT_WANTED = ("qwen2moe", "olmo2", "stablelm", "gptneox")  # llama.cpp's src/models/*.cpp: output is required
+
 EMBED_TOKENS = "model.embed_tokens"
 EXPECTED: Mapping[str, Expected] = {
     "LlamaForCausalLM": Expected("llama", EMBED_TOKENS, _llama),
@@ -175,6 +177,12 @@ def expected_settings(config: Config, embedding: str, rows: int) -> Settings:
     if prefix:
         settings["quantmill.source_prefix"] = prefix
     return settings
+
+
+def is_copied(config: Config, names: Mapping[str, Any]) -> bool:
+    """Whether llama.cpp wants an output matrix that the checkpoint leaves to its embedding."""
+    head = {"gptneox": "embed_out.weight"}.get(EXPECTED[config["architectures"][0]].name, "lm_head.weight")
+    return EXPECTED[config["architectures"][0]].name in OUTPUT_WANTED and head not in names
 
 
 def expected_factors(config: Config) -> dict[str, list[float]]:

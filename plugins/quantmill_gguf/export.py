@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from io import BufferedWriter, BytesIO
 from itertools import groupby
 from pathlib import Path
@@ -14,13 +14,13 @@ import numpy as np
 
 from quantmill.contract.placement import Place, Placement, WeightFile, write_placed
 from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, QuantizedTensor
-from quantmill_gguf.families import PREFIX_KEY, Described, ExpectedTensor, describe
+from quantmill_gguf.families import COPIED_KEY, PREFIX_KEY, Described, ExpectedTensor, describe
 from quantmill_gguf.params import BUDGET, GgufParams
 from quantmill_gguf.policies import GUESSED, MIXES
 from quantmill_gguf.readme import plain_files
-from quantmill_gguf.shards import Stored, file_names, split
+from quantmill_gguf.shards import Piece, Stored, file_names, split
 from quantmill_gguf.tokenizer import Tokenizer, read_tokenizer
-from quantmill_gguf.types import SCHEMES
+from quantmill_gguf.types import COPY, PACKED, SCHEMES
 
 QUANTIZATION_VERSION = 2  # GGML's, of the block layouts
 
@@ -62,11 +62,16 @@ def place(plan: Plan, index: ModelIndex, params: GgufParams) -> Placement:
     return Placement(weights, places, plain_files(plan, index, params, names))
 
 
-def _stored(plan: Plan, described: Described) -> list[Stored]:
-    shapes = {tensor.output: _shape(tensor) for tensor in described.tensors()}
+def _stored(plan: Plan, described: Described) -> Iterator[Stored]:
+    """The file's tensors in the plan's order; a copy follows what it is a copy of."""
+    expected = {tensor.output: tensor for tensor in described.tensors()}
     kept = [row for row in plan.tensors if row.action != "drop"]
-    outputs = [(output, tuple(rows)) for output, rows in groupby(kept, key=lambda row: row.output)]
-    return [Stored(output, rows[0].scheme, shapes[output], rows) for output, rows in outputs]
+    for output, grouped in groupby(kept, key=lambda row: row.output):
+        tensor, rows = expected[output], tuple(grouped)
+        for name, part in ((output, PACKED), (tensor.copy, COPY)):
+            if name:
+                pieces = tuple(Piece(row.name, part, row.nbytes // tensor.copies) for row in rows)
+                yield Stored(name, rows[0].scheme, _shape(tensor), pieces)
 
 
 def _place(
@@ -85,9 +90,10 @@ def _place(
     end = len(head)
     for tensor in tensors:
         end += _padding(end)
-        for row in tensor.rows:
-            places[row.name] = (Place("packed", row.output, file, end, row.nbytes),)
-            end += row.nbytes
+        for piece in tensor.pieces:
+            place = Place(piece.part, tensor.name, file, end, piece.nbytes)
+            places[piece.tensor] = (*places.get(piece.tensor, ()), place)
+            end += piece.nbytes
     return WeightFile(head, end + _padding(end))
 
 
@@ -164,6 +170,8 @@ def _describe_model(writer: gguf.GGUFWriter, described: Described, file_type: in
         writer.add_token_type_count(described.model.token_types)
     if described.prefix:
         writer.add_string(PREFIX_KEY, described.prefix)
+    if described.copies_output:
+        writer.add_bool(COPIED_KEY, True)
 
 
 def _describe_imatrix(writer: gguf.GGUFWriter, plan: Plan, params: GgufParams) -> None:

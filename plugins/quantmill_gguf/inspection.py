@@ -16,7 +16,7 @@ from typing import Any
 from quantmill.contract.gguf import Scalar
 from quantmill.contract.reading import Inspection, Observation
 from quantmill.contract.tensors import ModelIndex, Plan
-from quantmill_gguf.expectations import EXPECTED, embedding_of, expected_factors, expected_settings
+from quantmill_gguf.expectations import EXPECTED, embedding_of, expected_factors, expected_settings, is_copied
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.reader import GgufFile, GgufModel
 
@@ -88,6 +88,8 @@ def _split(model: GgufModel, params: GgufParams) -> Iterator[Observation]:
 def _metadata(file: GgufModel, plan: Plan, index: ModelIndex, params: GgufParams) -> Iterator[Observation]:
     embedding = embedding_of(index.config, index.tensors)
     settings = expected_settings(index.config, embedding, index.tensors[embedding].shape[0])
+    if is_copied(index.config, index.tensors):
+        settings["quantmill.output_is_copied"] = True
     wanted = _general(plan, index, params) | _source(file, index, params) | _imatrix(plan, params) | settings
     for key, value in wanted.items():
         yield Observation("metadata", key, file.metadata.get(key), value)

@@ -144,7 +144,7 @@ def _planned(laid: Laid, chosen: Mapping[str, Choice]) -> Plan:
         choice = chosen.get(tensor.output) or _choice(tensor, laid.described, params)
         row = importance.weighted(matrix, _row(index.tensors[tensor.name], tensor, choice), tensor, params)
         rows.append(row)
-        if choice.fell_back:
+        if choice.fell_back or tensor.copy:
             warnings.append(f"{row.name}: {row.reason}")
     planned = list(zip(rows, laid.expected, strict=True))
     if matrix is not None:
@@ -213,6 +213,7 @@ def _check_tensor(info: TensorInfo, tensor: ExpectedTensor) -> None:
 
 
 def _row(info: TensorInfo, tensor: ExpectedTensor, choice: Choice) -> TensorPlan:
+    twice = f"stored twice: llama.cpp wants {tensor.copy} as a matrix of its own" if tensor.copy else ""
     return TensorPlan(
         info.name,
         info.shape,
@@ -221,7 +222,7 @@ def _row(info: TensorInfo, tensor: ExpectedTensor, choice: Choice) -> TensorPlan
         choice.type,
         tensor.output,
         bytes_of(tensor, choice.type),
-        choice.reason,
+        "; ".join(filter(None, (choice.reason, twice))),
         candidates=choice.candidates,
     )
 

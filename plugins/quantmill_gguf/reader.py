@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantmill.contract.errors import VerificationFailed
 from quantmill.contract.gguf import GgufContainer, Scalar, StoredTensor
@@ -64,6 +65,10 @@ class GgufModel:
     def values(self, tensor: StoredTensor) -> FloatArray:
         return self._file_of[tensor.name].values(tensor)
 
+    def packed(self, tensor: StoredTensor) -> NDArray[np.uint8]:
+        """As it is stored: (rows, row_bytes), memory-mapped."""
+        return self._file_of[tensor.name].packed(tensor)
+
     def __enter__(self) -> GgufModel:
         return self
 
@@ -97,5 +102,19 @@ def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTen
 
 def _read(file: GgufModel, each: Restored) -> ReadTensor:
     stored = each.stored
+    nbytes = stored.nbytes + (_copied(file, each) if each.copy else 0)
     values = each.arrange(file.values(stored).reshape(stored.shape))
-    return ReadTensor(each.name, each.scheme, stored.nbytes, values, each.transposed)
+    return ReadTensor(each.name, each.scheme, nbytes, values, each.transposed)
+
+
+def _copied(file: GgufModel, each: Restored) -> int:
+    """The bytes of the copy. Raises VerificationFailed where it is none."""
+    stored, copy = each.stored, file.tensors.get(each.copy)
+    if copy is None or (copy.type, copy.shape) != (stored.type, stored.shape):
+        raise VerificationFailed(f"{each.copy} is no copy of {stored.name}", tensor=stored.name)
+    rows, copied = file.packed(stored), file.packed(copy)
+    step = max(1, CHUNK_VALUES // rows.shape[-1])
+    for start in range(0, len(rows), step):
+        if not np.array_equal(rows[start : start + step], copied[start : start + step]):
+            raise VerificationFailed(f"{each.copy} does not hold what {stored.name} holds", tensor=stored.name)
+    return copy.nbytes

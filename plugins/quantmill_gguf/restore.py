@@ -18,6 +18,8 @@ from quantmill.contract.tensors import FloatArray
 
 GENERATED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")  # in no checkpoint
 PREFIX = "quantmill.source_prefix"
+COPIED = "quantmill.output_is_copied"
+EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 
 # Names of modules by GGUF's: `#` is the block's number, `@` the number of a part, `^` the checkpoint's prefix.
 
@@ -152,6 +154,7 @@ class Restored:
     """One source tensor as the file has it: where its bytes are, and how they become the source's values.
 
     `scheme` is the plan's word for how it is stored. `transposed` says that the file's rows are the source's columns.
+    `copy` names a tensor of the file that must hold the same once more.
     """
 
     name: str
@@ -159,6 +162,7 @@ class Restored:
     scheme: str
     transposed: bool
     arrange: Callable[[FloatArray], FloatArray]
+    copy: str = ""
 
 
 class Names:
@@ -174,13 +178,14 @@ class Names:
         self._heads = self._number("attention.head_count", 2**31)
         self._kv_heads = self._number("attention.head_count_kv", self._heads)
         self._prefix = str(metadata.get(PREFIX, ""))
+        self._copied = metadata.get(COPIED) is True
 
     def of(self, tensor: StoredTensor) -> Iterator[Restored]:
-        """The source tensors that `tensor` is made of; none where it was generated.
+        """The source tensors that `tensor` is made of; none where it was generated or is a copy.
 
         Raises VerificationFailed for a tensor that the architecture does not have.
         """
-        if tensor.name in GENERATED:
+        if tensor.name in GENERATED or (self._copied and tensor.name == OUTPUT):
             return
         role, block, ending = self._split(tensor.name)
         template = NAMES[self._architecture].get(role)
@@ -192,7 +197,8 @@ class Names:
         scheme = PLUS_ONE if plus_one else tensor.type.name
         arrange = self._arrangement(tensor, role, transposed, plus_one)
         if "@" not in template:
-            yield Restored(name, tensor, scheme, transposed, arrange)
+            copy = OUTPUT if self._copied and tensor.name == EMBEDDING else ""
+            yield Restored(name, tensor, scheme, transposed, arrange, copy)
             return
         if len(tensor.shape) < 2:
             raise VerificationFailed(f"{tensor.name} of shape {tensor.shape} has no parts", tensor=tensor.name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from quantmill.contract.tensors import TensorPlan
 from quantmill_gguf.params import GgufParams
 
 MEGABYTE = 10**6
@@ -13,17 +12,26 @@ MOST_FILES = 99_999  # five digits
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A part of what one source tensor was quantized to, `nbytes` long."""
+
+    tensor: str
+    part: str
+    nbytes: int
+
+
+@dataclass(frozen=True)
 class Stored:
-    """One tensor of the file and the plan's rows that it is made of, one after the other."""
+    """One tensor of a file and the pieces that it is made of, one after the other."""
 
     name: str
     scheme: str
     shape: tuple[int, ...]
-    rows: tuple[TensorPlan, ...]
+    pieces: tuple[Piece, ...]
 
     @property
     def nbytes(self) -> int:
-        return sum(row.nbytes for row in self.rows)
+        return sum(piece.nbytes for piece in self.pieces)
 
 
 def split(tensors: Iterable[Stored], params: GgufParams) -> list[list[Stored]]:

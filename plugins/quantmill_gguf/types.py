@@ -10,4 +10,7 @@ PLUS_ONE = replace(TYPES["F32"], name="F32+1")
 
 SCHEMES: Mapping[str, TensorType] = {**TYPES, PLUS_ONE.name: PLUS_ONE}  # what a plan may say of a tensor
 
-__all__ = ["BY_ID", "PLUS_ONE", "SCHEMES", "TYPES", "TensorType"]
+# Parts of a quantized tensor
+PACKED, COPY = "packed", "copy"
+
+__all__ = ["BY_ID", "COPY", "PACKED", "PLUS_ONE", "SCHEMES", "TYPES", "TensorType"]

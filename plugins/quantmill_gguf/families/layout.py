@@ -107,6 +107,7 @@ class ExpectedTensor:
     parts     how many source tensors the GGUF tensor `output` is made of, in the order in which they are given
     part      which of them this is, from 0
     heads     0 where the rows keep their order
+    copy      a second tensor of the file that has the same type and bytes
     """
 
     name: str
@@ -121,6 +122,12 @@ class ExpectedTensor:
     order: Order = Order.SOURCE
     transposed: bool = False
     plus_one: bool = False
+    copy: str = ""
+
+    @property
+    def copies(self) -> int:
+        """How often the file holds it."""
+        return 2 if self.copy else 1
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ class Tie(Enum):
 
     MAY = "may"
     MUST = "must"
-    NEVER = "never"
+    COPIED = "llama.cpp wants an output matrix in the file: a tied model has its embedding there twice"
     HEADLESS = "there is no output matrix"
 
 

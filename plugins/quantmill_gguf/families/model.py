@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantmill.contract.errors import ArchitectureUnsupported, SourceRejected
 from quantmill.contract.tensors import ModelIndex
 from quantmill_gguf.families.config import Config
 from quantmill_gguf.families.layout import Architecture, ExpectedTensor, Metadata, Model, Tie
 from quantmill_gguf.families.rope import generated_tensors, rope_metadata, rope_of
-from quantmill_gguf.families.table import ARCHITECTURES, OUTPUT
+from quantmill_gguf.families.table import ARCHITECTURES, EMBEDDING, OUTPUT
 
+COPIED_KEY = "quantmill.output_is_copied"  # output.weight is no tensor of the checkpoint, but its embedding once more
 PREFIX_KEY = "quantmill.source_prefix"  # what all names in the checkpoint begin with, where checkpoints differ in it
 
 # Endings of source tensors that llama.cpp computes by itself, in any architecture
@@ -42,10 +43,17 @@ class Described:
         """Whether the file will have no output matrix, of an encoder or because the embedding serves as one."""
         return self.serves_as_output or self.architecture.tie is Tie.HEADLESS
 
+    @property
+    def copies_output(self) -> bool:
+        """Whether the file will have the embedding once more, as an output matrix."""
+        return self.serves_as_output and self.architecture.tie is Tie.COPIED
+
     def tensors(self) -> Iterator[ExpectedTensor]:
         """Every tensor that the checkpoint must have, in the order of the file."""
         for tensor in self.architecture.tensors(self.model, self.config, self.prefix):
-            if not (self.serves_as_output and tensor.role == OUTPUT):
+            if self.copies_output and tensor.role == EMBEDDING:
+                yield replace(tensor, copy=f"{OUTPUT}.weight")
+            elif not (self.serves_as_output and tensor.role == OUTPUT):
                 yield tensor
 
     def generated(self) -> Mapping[str, list[float]]:
@@ -144,24 +152,13 @@ def _optional(config: Config, tensors: int) -> dict[str, int]:
 
 
 def _tied(architecture: Architecture, index: ModelIndex, config: Config) -> bool:
-    """Whether the embedding serves as the output matrix.
-
-    Raises ArchitectureUnsupported where llama.cpp's graph wants a matrix of its own, and the checkpoint has none.
-    """
+    """Whether the embedding serves as the output matrix."""
     if architecture.tie in (Tie.MUST, Tie.HEADLESS):
         return architecture.tie is Tie.MUST
     name = next(f"{slot.source}.weight" for slot in architecture.tail if slot.output == OUTPUT)
     if name in index.tensors:
         return False
-    if name not in index.tied and config.get("tie_word_embeddings") is not True:
-        return False  # it is missing, and is named as such
-    if architecture.tie is Tie.NEVER:
-        raise ArchitectureUnsupported(
-            f"{index.architecture} with a tied embedding: llama.cpp needs {name} as a matrix of its own; save the "
-            "model with tie_word_embeddings false and a copy of the embedding there",
-            tensor=name,
-        )
-    return True
+    return name in index.tied or config.get("tie_word_embeddings") is True  # else it is missing, and is named as such
 
 
 def _metadata(architecture: Architecture, config: Config, model: Model) -> Metadata:

@@ -128,7 +128,7 @@ def _qwen_moe(config: Config, model: Model) -> Metadata:
 QWEN2_MOE = replace(
     QWEN2,
     name="qwen2moe",
-    tie=Tie.NEVER,
+    tie=Tie.COPIED,
     block=(
         ATTN_NORM,
         *_attention("qkv_bias"),
@@ -348,7 +348,7 @@ GRANITE = replace(
 OLMO2 = replace(
     QWEN2,
     name="olmo2",
-    tie=Tie.NEVER,
+    tie=Tie.COPIED,
     block=(
         *_attention(),
         _norm("self_attn.q_norm", "attn_q_norm", "q"),
@@ -392,7 +392,7 @@ STABLELM = Architecture(
     epsilon="layer_norm_eps",
     rms=False,
     ropes=("default",),
-    tie=Tie.NEVER,
+    tie=Tie.COPIED,
     requires=(SILU,),
     defaults={"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.25},
     metadata=_parallel,
@@ -434,7 +434,7 @@ GPT_NEOX = Architecture(
     epsilon="layer_norm_eps",
     rms=False,
     ropes=("default", "linear"),
-    tie=Tie.NEVER,
+    tie=Tie.COPIED,
     requires=(Requirement("hidden_act", GELU), Requirement("attention_bias", (True,))),
     aliases={"partial_rotary_factor": "rotary_pct", "rope_theta": "rotary_emb_base"},
     defaults={

@@ -19,7 +19,7 @@ import pytest
 from tests.random_models import RANDOM_MODELS, pinned
 
 from quantmill.checkpoints import Checkpoint, open_checkpoint
-from quantmill.contract.errors import ArchitectureUnsupported, SourceRejected
+from quantmill.contract.errors import SourceRejected, VerificationFailed
 from quantmill.contract.tensors import ModelIndex
 from quantmill.contract.testing import Run
 from quantmill.verification import verify
@@ -165,15 +165,42 @@ def test_a_model_that_llama_cpp_computes_otherwise_is_refused(
         describe(changed)
 
 
-@pytest.mark.parametrize("case", ["qwen2moe", "olmo2", "stablelm", "gptneox"])
-def test_a_tied_embedding_is_refused_where_llama_cpp_wants_a_matrix(
-    indexes: Callable[[str], ModelIndex], case: str
-) -> None:
-    index = indexes(case)
-    tensors = {name: info for name, info in index.tensors.items() if name not in ("lm_head.weight", "embed_out.weight")}
-    config = {**index.config, "tie_word_embeddings": True}
-    with pytest.raises(ArchitectureUnsupported, match="as a matrix of its own"):
-        describe(ModelIndex(config, tensors, {}, index.files))
+# Architectures whose graph has an output matrix of its own, and models that have none
+
+TIED = "olmo2, tied"
+
+
+@pytest.mark.parametrize("type_", ["F32", "Q4_K_M"])
+def test_a_tied_embedding_is_stored_twice_where_llama_cpp_wants_a_matrix(tmp_path: Path, type_: str) -> None:
+    with open_checkpoint(RANDOM_MODELS[TIED].write(tmp_path / "model", 256)) as checkpoint:
+        run = Run(GGUF, GGUF.params(type=type_), checkpoint)
+        path, *_ = run.write(run.quantize(), tmp_path / "artifact")
+        verify(checkpoint, run.plan, GGUF, run.params, tmp_path / "artifact")
+    row = run.plan.by_name["model.embed_tokens.weight"]
+    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    assert np.array_equal(stored["output.weight"].data, stored["token_embd.weight"].data)
+    assert row.nbytes == 2 * stored["output.weight"].n_bytes
+    assert row.reason.endswith("stored twice: llama.cpp wants output.weight as a matrix of its own")
+    assert f"{row.name}: {row.reason}" in run.plan.warnings
+    assert "lm_head.weight" not in dict(GGUF.weights(path.parent))
+
+
+def test_a_copy_that_differs_is_no_artifact(tmp_path: Path) -> None:
+    with open_checkpoint(RANDOM_MODELS[TIED].write(tmp_path / "model")) as checkpoint:
+        run = Run(GGUF, GGUF.params(type="Q8_0"), checkpoint)
+        path, *_ = run.write(run.quantize(), tmp_path / "artifact")
+        copy = next(tensor for tensor in gguf.GGUFReader(path).tensors if tensor.name == "output.weight")
+        data = bytearray(path.read_bytes())
+        data[copy.data_offset + 7] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(VerificationFailed, match=r"output\.weight does not hold what token_embd\.weight holds"):
+            verify(checkpoint, run.plan, GGUF, run.params, path.parent)
+
+
+def test_parts_of_a_budget_count_the_copy(tmp_path: Path) -> None:
+    with open_checkpoint(RANDOM_MODELS[TIED].write(tmp_path / "model", 256)) as checkpoint:
+        plan = GGUF.plan.load()(checkpoint.index, GGUF.params(target_bpw=8))
+    assert plan.nbytes <= sum(row.values for row in plan.tensors)
 
 
 def test_a_sliding_window_that_llama_cpp_does_not_have_is_warned_about(
