@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantmill.contract.errors import VerificationFailed
-from quantmill.contract.gguf import GgufContainer, Scalar, StoredTensor
+from quantmill.contract.gguf import GgufContainer, Scalar, StoredTensor, decoded
 from quantmill.contract.reading import ReadTensor
 from quantmill.contract.tensors import FloatArray
-from quantmill_gguf.decode import DECODERS
 from quantmill_gguf.restore import Names, Restored
 
-CHUNK_VALUES = 1 << 18  # decoded at once: temporaries stay near 4 MiB
+COMPARED_BYTES = 1 << 22  # at once
 
 
 class GgufFile(GgufContainer):
@@ -26,14 +25,7 @@ class GgufFile(GgufContainer):
 
     def values(self, tensor: StoredTensor) -> FloatArray:
         """The tensor decoded: float32 (rows, cols)."""
-        packed, cols = self.packed(tensor), tensor.shape[-1]
-        values = np.empty((tensor.rows, cols), np.float32)
-        step = max(1, CHUNK_VALUES // cols)
-        with np.errstate(invalid="ignore", over="ignore"):  # infinite scales become NaN, which the caller looks for
-            for start in range(0, tensor.rows, step):
-                blocks = packed[start : start + step].reshape(-1, tensor.type.block_bytes)
-                values[start : start + step] = DECODERS[tensor.type.name](blocks).reshape(-1, cols)
-        return values
+        return decoded(tensor.type, self.packed(tensor))
 
 
 PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
@@ -113,7 +105,7 @@ def _copied(file: GgufModel, each: Restored) -> int:
     if copy is None or (copy.type, copy.shape) != (stored.type, stored.shape):
         raise VerificationFailed(f"{each.copy} is no copy of {stored.name}", tensor=stored.name)
     rows, copied = file.packed(stored), file.packed(copy)
-    step = max(1, CHUNK_VALUES // rows.shape[-1])
+    step = max(1, COMPARED_BYTES // rows.shape[-1])
     for start in range(0, len(rows), step):
         if not np.array_equal(rows[start : start + step], copied[start : start + step]):
             raise VerificationFailed(f"{each.copy} does not hold what {stored.name} holds", tensor=stored.name)

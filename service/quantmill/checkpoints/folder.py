@@ -1,4 +1,4 @@
-"""Model folders as Hugging Face writes them: config.json, safetensors weights, tokenizer files; and ONNX models."""
+"""Model folders as Hugging Face writes them: config.json, safetensors weights, tokenizer files; ONNX models; GGUF."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ import rfc8785
 from numpy.typing import NDArray
 
 from quantmill.checkpoints.confined import check_name, open_inside, real_path
+from quantmill.checkpoints.gguf_model import gguf_files, open_gguf
 from quantmill.checkpoints.onnx_model import onnx_file, open_onnx
 from quantmill.checkpoints.settings import BESIDE, mended
 from quantmill.contract.errors import NotFound, SourceRejected
+from quantmill.contract.gguf import BlockTensor
 from quantmill.contract.safetensors import TensorFile
 from quantmill.contract.stored import stored_weights, values_of
 from quantmill.contract.strictjson import parse_object, shown
@@ -63,7 +65,7 @@ Progress = Callable[[int, int], None]
 
 
 class WeightsFile(Protocol):
-    """An open file of weights: a safetensors file, or what an ONNX model keeps in one file."""
+    """An open file of weights: a safetensors or GGUF file, or what an ONNX model keeps in one file."""
 
     path: Path
     tensors: Mapping[str, TensorInfo]
@@ -79,9 +81,9 @@ class WeightsFile(Protocol):
 
 
 class Checkpoint:
-    """An opened model folder. Its files stay open, so that what was checked is what will be read.
+    """An opened model. Its files stay open, so that what was checked is what will be read.
 
-    `index` has been made from config.json and the headers alone; its digest is empty.
+    `index` has been made from config.json and the headers alone; its digest is empty. `folder` is where the files lie.
     """
 
     def __init__(
@@ -104,7 +106,10 @@ class Checkpoint:
             return self._stored(name, self.index.stored[name])
         if name not in self._file_of or name not in self.index.tensors:
             raise NotFound(f"The checkpoint holds no tensor {shown(name)}.", tensor=name)
-        return SourceTensor(self.index.tensors[name], self._file_of[name].values(name))
+        info, stored = self.index.tensors[name], self._file_of[name].values(name)
+        if self.index.gguf is not None and info.dtype != (type_ := self.index.gguf.types[name]).name:
+            return BlockTensor(info, type_, stored)
+        return SourceTensor(info, stored)
 
     def _stored(self, name: str, weight: StoredWeight) -> SourceTensor:
         """What the arrays of a quantized weight stand for."""
@@ -142,7 +147,8 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open the model in `folder`: config.json and safetensors, or an ONNX model. No weight is read.
+    """Open the model in `folder`: config.json and safetensors, an ONNX model, or a GGUF model, which may also be given
+    as the path of its file. No weight is read.
 
     Of a quantized checkpoint one module's zero points and order of inputs are, to see whether its settings hold.
 
@@ -156,10 +162,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _open_checkpoint(folder: Path) -> Checkpoint:
-    if not folder.is_dir():
+    if not folder.is_dir() and not folder.is_file():
         raise SourceRejected(f"{folder} is not a folder.")
-    if (model := onnx_file(folder)) is not None:
+    if folder.is_dir() and (model := onnx_file(folder)) is not None:
         return _open_onnx(folder, model)
+    if (found := gguf_files(folder)) is not None:
+        return _open_gguf(*found)
+    if folder.is_file():
+        raise SourceRejected(f"{folder} is not a folder, nor a GGUF file.")
     if not _exists(folder, CONFIG):
         raise SourceRejected(f"{folder} has no {CONFIG}; it is not a model folder.", file=CONFIG)
     read = {CONFIG: _read(folder, CONFIG, CONFIG_LIMIT)}
@@ -186,6 +196,13 @@ def _open_onnx(folder: Path, model: str) -> Checkpoint:
     graph, files = open_onnx(folder, model)
     tensors = {name: stored.info for name, stored in graph.weights.items()}
     index = ModelIndex(ONNX, tensors, {}, _carried(folder, *CARRIED, CONFIG), graph=graph)
+    return Checkpoint(folder, index, files, {})
+
+
+def _open_gguf(folder: Path, names: Sequence[str]) -> Checkpoint:
+    source, config, files = open_gguf(folder, names)
+    tensors = {name: info for file in files for name, info in file.tensors.items()}
+    index = ModelIndex(config, dict(sorted(tensors.items())), {}, {}, gguf=source)
     return Checkpoint(folder, index, files, {})
 
 

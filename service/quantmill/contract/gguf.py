@@ -16,6 +16,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -26,6 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantmill.contract.errors import QuantmillError, VerificationFailed
+from quantmill.contract.ggml import DECODERS
+from quantmill.contract.strictjson import shown
+from quantmill.contract.tensors import FloatArray, SourceTensor, TensorInfo
 
 Scalar = int | float | bool | str
 
@@ -34,6 +38,7 @@ STRING, ARRAY = 8, 9
 MAX_DIMENSIONS = 4
 MAX_TENSORS = 1 << 18  # the largest mixtures of experts, one tensor each, have some 50,000
 MAX_KEYS = 1 << 16
+HEADER_LIMIT = 64 << 20  # bytes before the data; the largest vocabularies with their merges take 20 MB
 DEFAULT_ALIGNMENT = 32
 
 # Tensor types
@@ -81,6 +86,100 @@ TYPES = {
 
 BY_ID = {type_.id: type_ for type_ in TYPES.values()}
 
+# Types of GGML's that files may have and that are not read, by their ids
+UNREAD = {9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S"}
+UNREAD |= {24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 40: "NVFP4"}
+
+CHUNK_VALUES = 1 << 18  # decoded at once: temporaries stay near 4 MiB
+
+
+def decoded(type_: TensorType, packed: NDArray[np.uint8]) -> FloatArray:
+    """Rows of blocks, uint8 (rows, row_bytes), as their values, float32 (rows, cols): by numpy, without native code.
+
+    Infinite scales give NaN.
+    """
+    rows, row_bytes = packed.shape
+    cols = row_bytes // type_.block_bytes * type_.block_values
+    values = np.empty((rows, cols), np.float32)
+    step = max(1, CHUNK_VALUES // max(1, cols))
+    with np.errstate(invalid="ignore", over="ignore"):  # of infinite scales: callers look for NaN
+        for start in range(0, rows, step):
+            blocks = packed[start : start + step].reshape(-1, type_.block_bytes)
+            values[start : start + step] = DECODERS[type_.name](blocks).reshape(-1, cols)
+    return values
+
+
+# Sources
+
+
+@dataclass(frozen=True)
+class GgufSource:
+    """What a GGUF file that is the source says beside its tensors' values; `ModelIndex.gguf`.
+
+    keys        every key of the (first) file, in its order, but those of splitting: value type and value as they are
+    metadata    single values and strings
+    types       of every tensor, in the order of the data
+    alignment   bytes, of each tensor's first
+    """
+
+    keys: Mapping[str, bytes]
+    metadata: Mapping[str, Scalar]
+    types: Mapping[str, TensorType]
+    alignment: int = DEFAULT_ALIGNMENT
+
+    @property
+    def architecture(self) -> str:
+        return str(self.metadata.get("general.architecture", ""))
+
+    def number(self, key: str) -> int | None:
+        """A whole number below the architecture's name; of one for each block the first. None where there is none."""
+        raw = self.keys.get(f"{self.architecture}.{key}")
+        value = None if raw is None else _first(raw)
+        return None if not isinstance(value, int) or isinstance(value, bool) else value
+
+    @property
+    def nbytes(self) -> int:
+        """Of all keys."""
+        return sum(len(key) + len(raw) for key, raw in self.keys.items())
+
+
+def _first(raw: bytes) -> Scalar | None:
+    """The number that a key has, or the first of an array of them."""
+    (type_,) = struct.unpack_from("<I", raw)
+    at = 4
+    if type_ == ARRAY:
+        type_, count = struct.unpack_from("<IQ", raw, at)
+        at += 12 if count else len(raw)
+    layout = SCALARS.get(type_)
+    if layout is None or at + struct.calcsize(layout) > len(raw):
+        return None
+    (value,) = struct.unpack_from(layout, raw, at)
+    return value  # type: ignore[no-any-return]
+
+
+class BlockTensor(SourceTensor):
+    """A source tensor that a GGUF file stores in blocks of `type`.
+
+    `parts` has them as they lie in the file: `packed`, uint8 (rows, row_bytes), memory-mapped. `values`, float32, are
+    decoded anew, and in whole, each time that they are asked for; what has large tensors decodes rows of `packed`.
+    """
+
+    def __init__(self, info: TensorInfo, type_: TensorType, packed: NDArray[np.uint8]) -> None:
+        object.__setattr__(self, "info", info)
+        object.__setattr__(self, "type", type_)
+        object.__setattr__(self, "parts", {"packed": packed})
+
+    type: TensorType
+
+    @property
+    def packed(self) -> NDArray[np.uint8]:
+        return self.parts["packed"]
+
+    @property
+    def values(self) -> NDArray[Any]:
+        return decoded(self.type, self.packed).reshape(self.info.shape)
+
+
 # Files
 
 
@@ -102,6 +201,28 @@ class StoredTensor:
         return self.rows * self.type.row_bytes(self.shape[-1])
 
 
+@dataclass(frozen=True)
+class GgufHeader:
+    """What a file says before its data.
+
+    spans     where in the file each key's value type and value lie, in the order of the keys
+    metadata  single values and strings; arrays are checked and passed over
+    tensors   in the order of their data, which begins at byte `data`
+    """
+
+    spans: Mapping[str, tuple[int, int]]
+    metadata: dict[str, Scalar]
+    arrays: Mapping[str, int]
+    tensors: dict[str, StoredTensor]
+    alignment: int
+    data: int
+
+
+def read_header(file: str, data: memoryview, refusal: type[QuantmillError]) -> GgufHeader:
+    """The checked header of the file that is mapped as `data`. Raises `refusal`, naming `file` and what is wrong."""
+    return _Header(file, data, refusal).parse()
+
+
 class GgufContainer:
     """A GGUF file whose header has been checked.
 
@@ -120,9 +241,10 @@ class GgufContainer:
         try:
             if os.fstat(self._file.fileno()).st_size == 0:
                 raise refusal(f"{path.name} is empty", file=path.name)
-            header = self._header()
-            self.metadata, self.tensors = header.parse()
-            self.data, self.size, self._arrays = header.data_start, header.size, header.arrays
+            parser = self._header()
+            header = parser.parse()
+            self.metadata, self.tensors, self.alignment = header.metadata, header.tensors, header.alignment
+            self.data, self.size, self._arrays, self._spans = header.data, parser.size, header.arrays, header.spans
         except BaseException:
             self.close()
             raise
@@ -134,6 +256,11 @@ class GgufContainer:
     def array(self, key: str) -> list[Scalar]:
         """The values of an array of the metadata. Raises KeyError for another key."""
         return self._header().array(self._arrays[key])
+
+    def raw(self, key: str) -> bytes:
+        """Value type and value of a key as they lie in the file. Raises KeyError for another key."""
+        start, end = self._spans[key]
+        return os.pread(self._file.fileno(), end - start, start)
 
     def packed(self, tensor: StoredTensor) -> NDArray[np.uint8]:
         """The tensor's blocks as they lie in the file: uint8 (rows, row_bytes)."""
@@ -170,10 +297,10 @@ class _Header:
         self._data = data
         self._at = 0
         self.size = len(data)
-        self.data_start = 0
         self.arrays: dict[str, int] = {}  # where each array begins
+        self._spans: dict[str, tuple[int, int]] = {}
 
-    def parse(self) -> tuple[dict[str, Scalar], dict[str, StoredTensor]]:
+    def parse(self) -> GgufHeader:
         if bytes(self._take(4)) != b"GGUF":
             raise self._error("does not start with the magic GGUF")
         version = self._number("<I")
@@ -185,22 +312,24 @@ class _Header:
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or not 8 <= alignment <= 2**16 or alignment & (alignment - 1):
             raise self._error(f"general.alignment is {alignment!r}, not a power of two from 8 to 65536")
-        return metadata, self._tensors(tensor_count, alignment)
+        found = [self._tensor() for _ in range(tensor_count)]
+        data = -(-self._at // alignment) * alignment
+        return GgufHeader(self._spans, metadata, self.arrays, self._placed(found, data, alignment), alignment, data)
 
     def _metadata(self, count: int) -> dict[str, Scalar]:
         metadata: dict[str, Scalar] = {}
-        keys = set()
         for _ in range(count):
             key = self._string()
-            if key in keys:
-                raise self._error(f"has the key {key!r} twice")
-            keys.add(key)
+            if key in self._spans:
+                raise self._error(f"has the key {shown(key)} twice")
+            start = self._at
             type_ = self._number("<I")
             if type_ == ARRAY:
                 self.arrays[key] = self._at
                 self._pass_array(key)
             else:
                 metadata[key] = self._string() if type_ == STRING else self._scalar(type_, key)
+            self._spans[key] = start, self._at
         return metadata
 
     def _pass_array(self, key: str) -> None:
@@ -212,7 +341,7 @@ class _Header:
             size = struct.calcsize(SCALARS[type_])
             self._take(self._count(least_bytes=size) * size)
         else:
-            raise self._error(f"key {key!r}: arrays of type {type_} are not allowed")
+            raise self._error(f"key {shown(key)}: arrays of type {type_} are not allowed")
 
     def array(self, at: int) -> list[Scalar]:
         """The array that begins at byte `at`, which `parse` has passed over and so checked."""
@@ -224,22 +353,23 @@ class _Header:
         size = struct.calcsize(SCALARS[type_])
         return [value for (value,) in struct.iter_unpack(SCALARS[type_], self._take(count * size))]
 
-    def _tensors(self, count: int, alignment: int) -> dict[str, StoredTensor]:
-        found = [self._tensor() for _ in range(count)]  # offsets are still relative to the data
-        data = self.data_start = -(-self._at // alignment) * alignment
+    def _placed(
+        self, found: list[tuple[str, TensorType, tuple[int, ...], int]], data: int, alignment: int
+    ) -> dict[str, StoredTensor]:
+        """The tensors, whose offsets are relative to byte `data`, in the order of these."""
         tensors: dict[str, StoredTensor] = {}
         end = data
         for name, type_, shape, offset in sorted(found, key=lambda row: row[3]):
             tensor = StoredTensor(name, type_, shape, data + offset)
             if name in tensors:
-                raise self._error(f"has the tensor {name!r} twice")
+                raise self._error(f"has the tensor {shown(name)} twice")
             if offset % alignment:
-                raise self._error(f"tensor {name!r} is not aligned to {alignment} bytes")
+                raise self._error(f"tensor {shown(name)} is not aligned to {alignment} bytes")
             if tensor.start < end:
-                raise self._error(f"tensor {name!r} overlaps the one before it")
+                raise self._error(f"tensor {shown(name)} overlaps the one before it")
             end = tensor.start + tensor.nbytes
             if end > len(self._data):
-                raise self._error(f"tensor {name!r} ends at byte {end}, after the file's {len(self._data)} bytes")
+                raise self._error(f"tensor {shown(name)} ends at byte {end}, after the file's {len(self._data)} bytes")
             tensors[name] = tensor
         return tensors
 
@@ -247,18 +377,20 @@ class _Header:
         name = self._string()
         dimensions = self._number("<I")
         if not 1 <= dimensions <= MAX_DIMENSIONS:
-            raise self._error(f"tensor {name!r} has {dimensions} dimensions")
+            raise self._error(f"tensor {shown(name)} has {dimensions} dimensions")
         shape = tuple(self._number("<Q") for _ in range(dimensions))[::-1]
         id_ = self._number("<I")
         if id_ not in BY_ID:
-            raise self._error(f"tensor {name!r} has the type {id_}, which quantmill does not write")
+            called = f" ({UNREAD[id_]})" if id_ in UNREAD else ""
+            known = ", ".join(TYPES)
+            raise self._error(f"stores {shown(name)} as the type {id_}{called}, which is not read; known are {known}")
         if min(shape) < 1 or not BY_ID[id_].divides(shape[-1]):
-            raise self._error(f"tensor {name!r} of shape {shape} does not fit its type {BY_ID[id_].name}")
+            raise self._error(f"tensor {shown(name)} of shape {shape} does not fit its type {BY_ID[id_].name}")
         return name, BY_ID[id_], shape, self._number("<Q")
 
     def _scalar(self, type_: int, key: str) -> Scalar:
         if type_ not in SCALARS:
-            raise self._error(f"key {key!r} has the unknown value type {type_}")
+            raise self._error(f"key {shown(key)} has the unknown value type {type_}")
         value: Scalar = self._unpack(SCALARS[type_])
         return value
 
@@ -288,6 +420,8 @@ class _Header:
         start, self._at = self._at, self._at + count
         if self._at > len(self._data):
             raise self._error(f"ends inside its header, at byte {len(self._data)}")
+        if self._at > HEADER_LIMIT:
+            raise self._error(f"has a header of more than {HEADER_LIMIT} bytes")
         return self._data[start : self._at]
 
     def _error(self, what: str) -> QuantmillError:

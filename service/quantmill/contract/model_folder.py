@@ -48,9 +48,15 @@ AS_GOOD_AS_PLAIN = ("fp8", "float-quantized")
 def require_unquantized(index: ModelIndex, allow_requantize: bool = False) -> tuple[str, ...]:
     """What a plan has to say of a source that is quantized itself; nothing of a plain one.
 
-    Raises SourceRejected for a quantized source whose values cannot be had, and for one whose codes are coarser than
-    FP8 unless `allow_requantize`.
+    Raises SourceRejected for a GGUF file, for a quantized source whose values cannot be had, and for one whose codes
+    are coarser than FP8 unless `allow_requantize`.
     """
+    if index.gguf is not None:
+        raise SourceRejected(
+            "the source is a GGUF file, which the methods gguf and repack take; give the checkpoint that it was made "
+            "from: config.json, the tokenizer's files and safetensors",
+            architecture=index.architecture,
+        )
     quantization = index.config.get(QUANTIZATION)
     if not quantization:
         return ()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from quantmill.contract.calibration import CalibrationNeed
 
 if TYPE_CHECKING:
+    from quantmill.contract.gguf import GgufSource
     from quantmill.contract.onnx import OnnxGraph
 
 
@@ -70,7 +71,9 @@ class ModelIndex:
     `stored` says how a quantized checkpoint holds a weight; such a weight is among `tensors` as what it stands for, in
     F32. `defects` is what was wrong with such a checkpoint's settings; `config` has them right. `digest` is
     `sha256:...` over all of the source's file digests, or empty where only headers were read.
-    `graph` is the ONNX model that the tensors are the weights of, where the source is one.
+    `graph` is the ONNX model that the tensors are the weights of, where the source is one. `gguf` is what a GGUF file
+    says, where the source is one: its tensors have the file's names, those in blocks are F32 here, and `config` has the
+    file's architecture and dimensions.
     """
 
     config: Mapping[str, Any]
@@ -81,6 +84,7 @@ class ModelIndex:
     stored: Mapping[str, StoredWeight] = field(default_factory=dict)
     defects: tuple[str, ...] = ()
     graph: OnnxGraph | None = None
+    gguf: GgufSource | None = None
 
     @property
     def architecture(self) -> str:

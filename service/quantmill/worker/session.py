@@ -11,8 +11,9 @@ import quantmill_kernels
 from quantmill.checkpoints import Checkpoint
 from quantmill.contract.calibration import CalibratedBlock, Calibration, Statistics, required
 from quantmill.contract.errors import Canceled, NonFiniteTensor
+from quantmill.contract.gguf import BlockTensor
 from quantmill.contract.session import Figure, Note, checked_note
-from quantmill.contract.tensors import ModelIndex, Plan, SourceTensor, Unit
+from quantmill.contract.tensors import ModelIndex, Plan, SourceTensor, TensorInfo, Unit
 
 WEIGHTS = ("F32", "F16", "BF16")  # dtypes that the kernels look through
 CHUNK_VALUES = 1 << 22  # values looked at in one step, so that the check needs no second copy of a tensor
@@ -94,6 +95,9 @@ def check_canceled(canceled: threading.Event) -> None:
 
 def require_finite(tensor: SourceTensor) -> None:
     """Raise NonFiniteTensor with the first bad position of a float tensor."""
+    if isinstance(tensor, BlockTensor):
+        _require_finite_blocks(tensor)
+        return
     if np.issubdtype(tensor.values.dtype, np.integer) or tensor.values.dtype == np.bool_ or _is_finite(tensor):
         return
     flat = tensor.values.reshape(-1)
@@ -101,12 +105,28 @@ def require_finite(tensor: SourceTensor) -> None:
         finite = np.isfinite(flat[start : start + CHUNK_VALUES])
         if not finite.all():
             offset = start + int(np.argmin(finite))
-            position = [int(axis) for axis in np.unravel_index(offset, tensor.values.shape)]
-            raise NonFiniteTensor(
-                f"tensor {tensor.info.name!r} holds {flat[offset]} at {position}; repair or re-export the checkpoint",
-                tensor=tensor.info.name,
-                position=position,
-            )
+            raise _not_finite(tensor.info, offset, flat[offset])
+
+
+def _require_finite_blocks(tensor: BlockTensor) -> None:
+    """As `require_finite`, of a tensor in blocks: as many rows as fit are decoded at a time."""
+    cols = tensor.info.shape[-1]
+    step = max(1, CHUNK_VALUES // cols)
+    for row in range(0, len(tensor.packed), step):
+        values = quantmill_kernels.decode(tensor.type.name, tensor.packed[row : row + step], cols)
+        finite = np.isfinite(values).reshape(-1)
+        if not finite.all():
+            offset = int(np.argmin(finite))
+            raise _not_finite(tensor.info, row * cols + offset, values.reshape(-1)[offset])
+
+
+def _not_finite(info: TensorInfo, offset: int, value: object) -> NonFiniteTensor:
+    position = [int(axis) for axis in np.unravel_index(offset, info.shape)]
+    return NonFiniteTensor(
+        f"tensor {info.name!r} holds {value} at {position}; repair or re-export the checkpoint",
+        tensor=info.name,
+        position=position,
+    )
 
 
 def _is_finite(tensor: SourceTensor) -> bool:

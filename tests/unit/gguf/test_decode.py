@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import quantmill_kernels
-from quantmill_gguf.decode import DECODERS
+from quantmill.contract.ggml import DECODERS
 from quantmill_gguf.types import TYPES
 
 # Bytes of a block that are float16, or an exponent; elsewhere the first two

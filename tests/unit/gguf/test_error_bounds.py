@@ -8,8 +8,8 @@ import pytest
 
 import quantmill_kernels
 from quantmill.checkpoints import Checkpoint
+from quantmill.contract.ggml import DECODERS
 from quantmill.verification.compare import compare
-from quantmill_gguf.decode import DECODERS
 from quantmill_gguf.importance import BLOCK_SLACK, IGNORE_IMPORTANCE
 from quantmill_gguf.plugin import BLOCK_BOUNDS, ERROR_BOUNDS
 from quantmill_gguf.types import PLUS_ONE, TYPES

@@ -10,8 +10,8 @@ import gguf
 import pytest
 
 import quantmill_kernels
+from quantmill.contract.ggml import DECODERS
 from quantmill.plugins import load_plugins
-from quantmill_gguf.decode import DECODERS
 from quantmill_gguf.params import FileType, GgufParams, TypeName
 from quantmill_gguf.plugin import ERROR_BOUNDS, GGUF
 from quantmill_gguf.policies import FALLBACKS, MIXES

@@ -1,7 +1,7 @@
 """GGML's blocks back to values, in numpy, written from the format's description.
 
-Verification reads artifacts through this module, so it shares nothing with the native encoders. Each decoder takes
-blocks, uint8 (n, block_bytes), and gives float32 (n, block_values).
+Verification reads artifacts and sources through this module, so it shares nothing with the native codecs. Each decoder
+takes blocks, uint8 (n, block_bytes), and gives float32 (n, block_values).
 """
 
 from __future__ import annotations
