@@ -7,11 +7,13 @@ formed.
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from quantmill.contract.card import Card
 from quantmill.contract.gguf import Scalar
 
 Config = Mapping[str, Any]
@@ -146,6 +148,71 @@ EXPECTED: Mapping[str, Expected] = {
     "FalconForCausalLM": Expected("falcon", "transformer.word_embeddings", _falcon),
     "BertModel": Expected("bert", "embeddings.word_embeddings", _bert),
 }
+
+
+# What is said of the model
+
+CARD_TEXTS = {
+    "name": "name model_name",
+    "author": "author model_author model_creator",
+    "organization": "organization model_organization",
+    "version": "version model_version",
+    "description": "description model_description",
+    "license.name": "license_name",
+    "license.link": "license_link",
+    "source.url": "url model_url",
+    "source.repo_url": "repo_url model_repo_url",
+}
+
+
+def expected_general(card: Card, given: Mapping[str, str]) -> tuple[Settings, dict[str, list[str]]]:
+    """Keys below `general.`, and those that are lists: the job's, then the card's where the job says nothing."""
+    own_license, own_base = "license" in given, any(key[:10] == "base_model" for key in given)
+    wanted: Settings = {}
+    for key, names in CARD_TEXTS.items():
+        for name in reversed(names.split()):
+            if name in card.texts and not (own_license and key[:7] == "license"):
+                wanted[key] = card.texts[name]
+    if "license" in card.lists:
+        wanted["license"] = ",".join(card.lists["license"])
+    referred = {"dataset": ("datasets", "datasets/"), "base_model": ("base_model", "")}
+    if "base_model" not in card.lists:
+        referred["base_model"] = ("base_models", "")
+    if own_base:
+        wanted["base_model.count"] = 1
+        del referred["base_model"]
+    for kind, (name, below) in referred.items():
+        ids = card.lists.get(name, ())
+        wanted |= {f"{kind}.count": len(ids)} if ids else {}
+        for number, id_ in enumerate(ids):
+            wanted |= {f"{kind}.{number}.{key}": value for key, value in _reference(id_, below)}
+    lists = {
+        "tags": [*card.lists.get("tags", ()), *card.lists.get("pipeline_tag", ())],
+        "languages": [*card.lists.get("languages", ()), *card.lists.get("language", ())],
+    }
+    return wanted | dict(given), {key: values for key, values in lists.items() if values}
+
+
+def _reference(id_: str, below: str) -> Iterator[tuple[str, str]]:
+    """A model or data set: an id of the hub has two names with a slash between, perhaps behind the hub's address."""
+    bare = re.sub(r"^https?://huggingface\.co/(datasets/)?", "", id_)
+    names = bare.split("/")
+    if len(names) == 2 and all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name) for name in names):
+        yield from (("organization", _title(names[0])), ("name", _title(names[1])))
+        yield "repo_url", f"https://huggingface.co/{below}{bare}"
+    elif "://" in id_:
+        yield "repo_url", id_
+    else:
+        yield "name", _title(id_)
+
+
+def _title(name: str) -> str:
+    """Dashes are spaces; small words get a capital, but for versions and sizes."""
+    return re.sub(
+        r"[^\s-]+",
+        lambda word: word[0].title() if word[0].islower() and not re.match(r"(v\d+(\.\d+)*$|\d)", word[0]) else word[0],
+        re.sub(r"[\s-]+", " ", name.strip(" -")),
+    )
 
 
 def embedding_of(config: Config, names: Mapping[str, Any]) -> str:

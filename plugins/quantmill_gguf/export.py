@@ -15,6 +15,7 @@ import numpy as np
 from quantmill.contract.placement import Place, Placement, WeightFile, write_placed
 from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, QuantizedTensor
 from quantmill_gguf.families import COPIED_KEY, PREFIX_KEY, Described, ExpectedTensor, describe
+from quantmill_gguf.general import general
 from quantmill_gguf.params import BUDGET, GgufParams
 from quantmill_gguf.policies import GUESSED, MIXES
 from quantmill_gguf.readme import plain_files
@@ -140,11 +141,12 @@ def _describe_split(writer: gguf.GGUFWriter, number: int, count: int, tensors: i
 
 
 def _describe_source(writer: gguf.GGUFWriter, index: ModelIndex, params: GgufParams) -> None:
-    """What the user says of the model, how large it is, and the digest of the source's files."""
-    for key, text in sorted(params.general.items()):
-        writer.add_string(f"general.{key}", text)
-    if any(key.startswith("base_model.0") for key in params.general):
-        writer.add_base_model_count(1)
+    """What the user and the model's card say of the model, how large it is, and the digest of the source's files."""
+    for key, value in sorted(general(index, params).items()):
+        if isinstance(value, list):
+            writer.add_array(f"general.{key}", value)
+        else:
+            writer.add_key_value(f"general.{key}", value, VALUE_TYPES[type(value)])
     writer.add_size_label(gguf.size_label(sum(tensor.values for tensor in index.tensors.values()), 0, 0, 0))
     if index.digest:
         writer.add_string("quantmill.source.digest", index.digest)

@@ -16,7 +16,14 @@ from typing import Any
 from quantmill.contract.gguf import Scalar
 from quantmill.contract.reading import Inspection, Observation
 from quantmill.contract.tensors import ModelIndex, Plan
-from quantmill_gguf.expectations import EXPECTED, embedding_of, expected_factors, expected_settings, is_copied
+from quantmill_gguf.expectations import (
+    EXPECTED,
+    embedding_of,
+    expected_factors,
+    expected_general,
+    expected_settings,
+    is_copied,
+)
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.reader import GgufFile, GgufModel
 
@@ -43,8 +50,18 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: GgufParams) -> 
             *_factors(file, index),
         ]
     parts = [f"-{number:05}-of-{count:05}" for number in range(1, count + 1)] if count > 1 else [""]
-    beside = ("README.md", "Modelfile") if count == 1 else ("README.md",)
-    return Inspection((*(f"model-{_named(params)}{part}.gguf" for part in parts), *beside), observations)
+    names = tuple(f"model-{_named(params)}{part}.gguf" for part in parts)
+    observations.append(Observation("modelfile", "Modelfile", *_modelfile(folder, names)))
+    return Inspection((*names, "README.md", "Modelfile"), observations)
+
+
+def _modelfile(folder: Path, names: Sequence[str]) -> tuple[str | None, str]:
+    """What Ollama reads, as it is and as it must be: the files, in their order."""
+    wanted, path = "".join(f"FROM ./{name}\n" for name in names), folder / "Modelfile"
+    if not path.is_file():
+        return None, wanted
+    with path.open("rb") as file:
+        return file.read(len(wanted) + 1).decode("utf-8", "replace"), wanted
 
 
 def _named(params: GgufParams) -> str:
@@ -93,7 +110,11 @@ def _metadata(file: GgufModel, plan: Plan, index: ModelIndex, params: GgufParams
     wanted = _general(plan, index, params) | _source(file, index, params) | _imatrix(plan, params) | settings
     for key, value in wanted.items():
         yield Observation("metadata", key, file.metadata.get(key), value)
-    for key in sorted((file.metadata.keys() | file.array_keys) - wanted.keys()):
+    _, lists = expected_general(index.card, dict(params.general.items()))
+    for key, values in lists.items():
+        yield from _list_facts(file, "metadata", f"general.{key}", values)
+    known = wanted.keys() | {f"general.{key}" for key in lists}
+    for key in sorted((file.metadata.keys() | file.array_keys) - known):
         if not key.startswith("tokenizer."):
             yield Observation("metadata", key, str(file.metadata.get(key, "an array")), None)
 
@@ -119,9 +140,8 @@ def _most_common(plan: Plan) -> int:
 
 def _source(file: GgufModel, index: ModelIndex, params: GgufParams) -> dict[str, Scalar]:
     """What is said of the model; an index without a digest leaves that of the source unseen."""
-    wanted: dict[str, Scalar] = {f"general.{key}": text for key, text in params.general.items()}
-    if any(key.startswith("base_model.0") for key in params.general):
-        wanted["general.base_model.count"] = 1
+    said, _ = expected_general(index.card, dict(params.general.items()))
+    wanted: dict[str, Scalar] = {f"general.{key}": value for key, value in said.items()}
     wanted["general.size_label"] = _size_label(sum(tensor.values for tensor in index.tensors.values()))
     if len(file.files) > 1:
         wanted |= {"split.no": 0, "split.count": len(file.files), "split.tensors.count": len(file.tensors)}
@@ -186,7 +206,7 @@ def _tokenizer(file: GgufModel, index: ModelIndex) -> Iterator[Observation]:
     for key, value in wanted.items():
         yield Observation("tokenizer", key, file.metadata.get(f"tokenizer.ggml.{key}"), value)
     for key, values in lists.items():
-        yield from _list_facts(file, key, values)
+        yield from _list_facts(file, "tokenizer", f"tokenizer.ggml.{key}", values)
     template = file.metadata.get("tokenizer.chat_template")
     yield Observation("chat_template", "tokenizer.chat_template", template, _template(index, settings))
     known = {"tokenizer.chat_template", *(f"tokenizer.ggml.{key}" for key in (*wanted, *lists))}
@@ -277,14 +297,13 @@ def _begins_with_a_space(data: Mapping[str, Any]) -> bool:
     return "Prepend" in kinds
 
 
-def _list_facts(file: GgufModel, key: str, wanted: Sequence[Scalar]) -> Iterator[Observation]:
+def _list_facts(file: GgufModel, check: str, key: str, wanted: Sequence[Scalar]) -> Iterator[Observation]:
     """How many there are, and the first that differs."""
-    full = f"tokenizer.ggml.{key}"
-    found = file.array(full) if full in file.array_keys else []
-    yield Observation("tokenizer", f"number of {key}", len(found), len(wanted))
+    found, name = file.array(key) if key in file.array_keys else [], key.removeprefix("tokenizer.ggml.")
+    yield Observation(check, f"number of {name}", len(found), len(wanted))
     for n, (have, want) in enumerate(zip(found, wanted, strict=False)):
         if have != want:
-            yield Observation("tokenizer", f"{key}[{n}]", have, want)
+            yield Observation(check, f"{name}[{n}]", have, want)
             break
 
 

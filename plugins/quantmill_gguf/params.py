@@ -63,6 +63,7 @@ GeneralKey = Literal[
     "version",
     "description",
     "license",
+    "license.name",
     "license.link",
     "source.url",
     "source.repo_url",
@@ -122,7 +123,8 @@ class GgufParams(BaseModel):
     )
     general: Mapping[GeneralKey, GeneralText] = Field(
         default_factory=dict,
-        description="What the file says of the model under general.*: name, license, source.repo_url, ...",
+        description="What the file says of the model under general.*: name, license, source.repo_url, ... What is not "
+        "given here comes from the front matter of the checkpoint's README.md.",
     )
 
     @model_validator(mode="before")

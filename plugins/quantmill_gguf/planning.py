@@ -150,6 +150,7 @@ def _planned(laid: Laid, chosen: Mapping[str, Choice]) -> Plan:
     if matrix is not None:
         warnings.extend(importance.check(matrix, planned, params))
     warnings.extend(read_tokenizer(index, laid.described.model.vocab).warnings)
+    warnings.extend(index.card.notes)
     units = tuple(_unit(list(parts)) for _, parts in groupby(rows, key=lambda row: row.output))
     drops = [_drop(index.tensors[name], reason) for name, reason in laid.described.dropped.items()]
     inputs = {"imatrix": matrix.digest} if matrix is not None else {}

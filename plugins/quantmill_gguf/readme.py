@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from textwrap import dedent
 
 from quantmill.contract.tensors import ModelIndex, Plan
-from quantmill_gguf.params import GeneralKey, GgufParams
+from quantmill_gguf.general import HUB, Said, general
+from quantmill_gguf.params import GgufParams
 
 README, MODELFILE = "README.md", "Modelfile"
 
 
 def plain_files(plan: Plan, index: ModelIndex, params: GgufParams, files: Sequence[str]) -> dict[str, bytes]:
-    """README.md, and a Modelfile where Ollama can take the model: it reads no files that were split."""
-    texts = {README: _readme(plan, index, params, files)}
-    if len(files) == 1:
-        texts[MODELFILE] = f"FROM ./{files[0]}\n"
+    """README.md and Modelfile. Ollama takes the chat template and the end of a text from the file itself."""
+    texts = {
+        README: _readme(plan, index, params, files),
+        MODELFILE: "".join(f"FROM ./{file}\n" for file in files),
+    }
     return {name: text.encode() for name, text in texts.items()}
 
 
 def _readme(plan: Plan, index: ModelIndex, params: GgufParams, files: Sequence[str]) -> str:
-    name = params.general.get("name", index.architecture)
+    said = general(index, params)
+    name = str(said.get("name", index.architecture))
     types = sorted({row.scheme for row in plan.tensors if row.action == "quantize"})
     weighted = "with" if plan.inputs or params.imatrix == "auto" else "without"
     about = f"""\
@@ -30,17 +33,36 @@ def _readme(plan: Plan, index: ModelIndex, params: GgufParams, files: Sequence[s
         {plan.bits_per_weight:.2f} bits per weight over all tensors; quantized tensors are {", ".join(types) or "none"}.
         `quantmill.json`, where it lies beside this file, says from what and how, and what was verified.
         """
-    return _front_matter(params.general) + dedent(about) + "\n" + dedent(_commands(name, params, files))
+    return _front_matter(said) + dedent(about) + "\n" + dedent(_commands(name, params, files))
 
 
-def _front_matter(general: Mapping[GeneralKey, str]) -> str:
-    """The keys that model hubs read."""
+def _front_matter(said: Said) -> str:
+    """The keys that model hubs read. The model that was quantized goes before what it was made of."""
+    source = [said["source.repo_url"]] if "source.repo_url" in said else []
     keys = {
-        "license": general.get("license"),
-        "base_model": general.get("base_model.0.repo_url", "").removeprefix("https://huggingface.co/"),
+        "license": [said[key] for key in ("license",) if key in said],
+        "license_name": [said[key] for key in ("license.name",) if key in said],
+        "license_link": [said[key] for key in ("license.link",) if key in said],
+        "base_model": [str(url).removeprefix(HUB) for url in source or _referred(said, "base_model")],
+        "base_model_relation": ["quantized"] if source else [],
+        "datasets": [str(url).removeprefix(f"{HUB}datasets/") for url in _referred(said, "dataset")],
+        "language": said.get("languages", []),
+        "tags": said.get("tags", []),
     }
-    lines = [f"{key}: {_quoted(value)}" for key, value in keys.items() if value]
+    lines = [_line(key, values) for key, values in keys.items() if isinstance(values, list) and values]
     return "\n".join(["---", *lines, "---", "", ""]) if lines else ""
+
+
+def _referred(said: Said, kind: str) -> Iterator[str | int | list[str]]:
+    """Each one's address, or its name where there is none."""
+    for number in range(int(str(said.get(f"{kind}.count", 0)))):
+        found = (said.get(f"{kind}.{number}.{key}") for key in ("repo_url", "name"))
+        yield next(value for value in found if value is not None)
+
+
+def _line(key: str, values: Sequence[object]) -> str:
+    quoted = [_quoted(str(value)) for value in values]
+    return f"{key}: {quoted[0]}" if len(quoted) == 1 else f"{key}: [{', '.join(quoted)}]"
 
 
 def _quoted(text: str) -> str:
@@ -51,7 +73,8 @@ def _commands(name: str, params: GgufParams, files: Sequence[str]) -> str:
     first, tag = files[0], _tag(name, params)
     whole = f"model-{params.label}.gguf"
     merged = "" if len(files) == 1 else f"""
-        llama.cpp takes the first of the {len(files)} files and finds the others beside it. Ollama takes one file:
+        llama.cpp takes the first of the {len(files)} files and finds the others beside it. For Ollama the Modelfile
+        names them all; versions that do not know split files take them merged:
 
             llama-gguf-split --merge {first} {whole}
             echo 'FROM ./{whole}' > Modelfile

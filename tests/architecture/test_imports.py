@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "quantmill.domain": room(CONTRACT),
     "quantmill.settings": room(CONTRACT, libraries="pydantic pydantic_settings"),
     "quantmill.plugins": room(CONTRACT, libraries="pluggy"),
-    "quantmill.checkpoints": room(CONTRACT, libraries="numpy ml_dtypes rfc8785"),
+    "quantmill.checkpoints": room(CONTRACT, libraries="numpy ml_dtypes rfc8785 yaml"),
     "quantmill.hardware": room(CONTRACT, libraries="pydantic yaml psutil"),
     "quantmill.files": room(VALUES, libraries="rfc8785"),
     "quantmill.store": room(VALUES, libraries="sqlalchemy alembic rfc8785"),

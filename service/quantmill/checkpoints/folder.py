@@ -16,10 +16,12 @@ from typing import Any, Protocol
 import rfc8785
 from numpy.typing import NDArray
 
+from quantmill.checkpoints.card import CARD, HEAD_LIMIT, front_matter, read_card
 from quantmill.checkpoints.confined import check_name, open_inside, real_path
 from quantmill.checkpoints.gguf_model import gguf_files, open_gguf
 from quantmill.checkpoints.onnx_model import onnx_file, open_onnx
 from quantmill.checkpoints.settings import BESIDE, mended
+from quantmill.contract.card import Card
 from quantmill.contract.errors import NotFound, SourceRejected
 from quantmill.contract.gguf import BlockTensor
 from quantmill.contract.safetensors import TensorFile
@@ -119,7 +121,8 @@ class Checkpoint:
     def source_digest(self, progress: Progress | None = None) -> str:
         """`sha256:...` over the RFC 8785 JSON of {file name: sha256:... of its bytes}.
 
-        Covers config.json, the weights, their index and the carried files. `progress(done, total)` counts bytes.
+        Covers config.json, the weights, their index, the carried files and the front matter of a README.md.
+        `progress(done, total)` counts bytes.
         Raises SourceRejected when a weight file has changed since the checkpoint was opened.
         """
         with ExitStack() as stack:
@@ -177,6 +180,7 @@ def _open_checkpoint(folder: Path) -> Checkpoint:
         read[SHARDED] = _read(folder, SHARDED, INDEX_LIMIT)
     beside = {name: _read(folder, name, CONFIG_LIMIT) for name in BESIDE if _exists(folder, name)}
     config = _config(read[CONFIG])
+    card, matter = _card(folder)
     with ExitStack() as opened:
         files = tuple(opened.enter_context(file) for file in _weights(folder, read.get(SHARDED)))
         tensors = {name: info for file in files for name, info in file.tensors.items()}
@@ -187,9 +191,24 @@ def _open_checkpoint(folder: Path) -> Checkpoint:
         stored = stored_weights(config, tensors)
         tensors = _as_weights(tensors, stored)
         tied, carried = _tied(config, tensors), _carried(folder, *CARRIED)
-        index = ModelIndex(config, tensors, tied, carried, stored=stored, defects=defects)
+        index = ModelIndex(config, tensors, tied, carried, stored=stored, defects=defects, card=card)
         opened.pop_all()
-    return Checkpoint(folder, index, files, {**read, **beside})
+    return Checkpoint(folder, index, files, {**read, **beside, **matter})
+
+
+def _card(folder: Path) -> tuple[Card, Mapping[str, bytes]]:
+    """What the README.md says of the model, and its front matter under the file's name where it has one.
+
+    A file that cannot be opened safely is passed over: the model is the same without it.
+    """
+    if not _exists(folder, CARD):
+        return Card(), {}
+    try:
+        with os.fdopen(open_inside(folder, CARD), "rb") as file:
+            matter = front_matter(file.read(HEAD_LIMIT))
+    except SourceRejected as error:
+        return Card(notes=(f"{error.detail} Nothing of it is repeated.",)), {}
+    return read_card(matter), {CARD: matter} if matter else {}
 
 
 def _open_onnx(folder: Path, model: str) -> Checkpoint:

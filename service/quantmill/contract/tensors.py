@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantmill.contract.calibration import CalibrationNeed
+from quantmill.contract.card import Card
 
 if TYPE_CHECKING:
     from quantmill.contract.gguf import GgufSource
@@ -73,7 +74,7 @@ class ModelIndex:
     `sha256:...` over all of the source's file digests, or empty where only headers were read.
     `graph` is the ONNX model that the tensors are the weights of, where the source is one. `gguf` is what a GGUF file
     says, where the source is one: its tensors have the file's names, those in blocks are F32 here, and `config` has the
-    file's architecture and dimensions.
+    file's architecture and dimensions. `card` is what a model folder's README.md says of the model.
     """
 
     config: Mapping[str, Any]
@@ -85,6 +86,7 @@ class ModelIndex:
     defects: tuple[str, ...] = ()
     graph: OnnxGraph | None = None
     gguf: GgufSource | None = None
+    card: Card = field(default_factory=Card)
 
     @property
     def architecture(self) -> str:

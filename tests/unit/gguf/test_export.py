@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 
 from quantmill.checkpoints import Checkpoint, open_checkpoint
+from quantmill.contract.card import Card
 from quantmill.contract.errors import PluginBroken, VerificationFailed
 from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.contract.testing import Run
+from quantmill.verification import verify
 from quantmill_gguf.plugin import GGUF
 
 Export = Callable[..., Path]
@@ -49,12 +52,15 @@ def test_the_metadata_is_what_llama_cpp_needs(export: Export, millstone: Checkpo
     assert found == {
         "GGUF.version": 3,
         "GGUF.tensor_count": 38,
-        "GGUF.kv_count": 26,
+        "GGUF.kv_count": 29,
         "general.architecture": "llama",
         "general.type": "model",
         "general.size_label": "4.2M",
         "general.file_type": 15,
         "general.quantization_version": 2,
+        "general.license": "cc0-1.0",
+        "general.languages": ["en"],
+        "general.tags": ["text-generation"],
         "llama.vocab_size": 4096,
         "llama.context_length": 512,
         "llama.embedding_length": 256,
@@ -143,6 +149,109 @@ def test_what_is_said_of_the_model_stands_under_general(export: Export, small: C
     assert found["general.base_model.count"] == 1
 
 
+CARD = """---
+license: other
+license_name: llama3
+license_link: https://example.org/LICENSE
+model_name: Small Llama
+model_creator: Somebody
+base_model:
+- example-org/base-7b-v1.5
+- https://example.org/other
+datasets: [example/texts, wikitext]
+language:
+- en
+- no
+tags: [chat]
+pipeline_tag: text-generation
+---
+"""
+
+
+@pytest.fixture
+def with_card(small: Checkpoint, tmp_path: Path) -> Iterator[Checkpoint]:
+    folder = shutil.copytree(small.folder, tmp_path / "card")
+    (folder / "README.md").write_text(CARD)
+    with open_checkpoint(folder) as checkpoint:
+        yield checkpoint
+
+
+def test_the_model_s_card_says_what_the_job_does_not(export: Export, with_card: Checkpoint) -> None:
+    path = export(with_card, type="Q8_0", general={"license": "mit", "author": "Me"})
+    said = {key.removeprefix("general."): value for key, value in metadata(path).items() if key.startswith("general.")}
+
+    assert said == {
+        "architecture": "llama",
+        "type": "model",
+        "file_type": 7,
+        "quantization_version": 2,
+        "size_label": "754K",
+        "license": "mit",
+        "author": "Me",
+        "name": "Small Llama",
+        "base_model.count": 2,
+        "base_model.0.name": "Base 7b v1.5",
+        "base_model.0.organization": "Example Org",
+        "base_model.0.repo_url": "https://huggingface.co/example-org/base-7b-v1.5",
+        "base_model.1.repo_url": "https://example.org/other",
+        "dataset.count": 2,
+        "dataset.0.name": "Texts",
+        "dataset.0.organization": "Example",
+        "dataset.0.repo_url": "https://huggingface.co/datasets/example/texts",
+        "dataset.1.name": "Wikitext",
+        "languages": ["en", "no"],
+        "tags": ["chat", "text-generation"],
+    }
+
+
+def test_what_the_card_says_is_what_llama_cpp_s_conversion_says(export: Export, with_card: Checkpoint) -> None:
+    found = metadata(export(with_card, type="Q8_0"))
+    theirs = gguf.Metadata.load(model_path=with_card.folder)
+
+    assert found["general.license"] == theirs.license
+    assert found["general.license.name"] == theirs.license_name
+    assert found["general.license.link"] == theirs.license_link
+    assert found["general.name"] == theirs.name
+    assert found["general.author"] == theirs.author
+    assert found["general.tags"] == theirs.tags
+    assert found["general.languages"] == theirs.languages
+    assert theirs.base_models is not None
+    for number, model in enumerate(theirs.base_models):
+        said = {key: found.get(f"general.base_model.{number}.{key}") for key in ("name", "organization", "repo_url")}
+        assert said == {key: model.get(key) for key in said}
+
+
+def test_the_card_passes_verification_and_a_change_of_it_does_not(with_card: Checkpoint, tmp_path: Path) -> None:
+    run = Run(GGUF, GGUF.params(type="Q8_0"), with_card)
+    path, *_ = run.write(run.quantize(), tmp_path / "artifact")
+    verify(with_card, run.plan, GGUF, run.params, path.parent)
+
+    path.write_bytes(
+        path.read_bytes()
+        .replace(b"llama3", b"llama4")
+        .replace(b"\x02\x00\x00\x00\x00\x00\x00\x00no", b"\x02\x00\x00\x00\x00\x00\x00\x00nn")
+    )
+
+    with pytest.raises(VerificationFailed, match=r"general\.license\.name.*languages\[1\]"):
+        verify(with_card, run.plan, GGUF, run.params, path.parent)
+
+
+def test_a_readme_repeats_the_card_and_the_plan_what_was_passed_over(export: Export, with_card: Checkpoint) -> None:
+    lines = (export(with_card, type="Q8_0").parent / "README.md").read_text().splitlines()
+    assert lines[: lines.index("---", 1)] == [
+        "---",
+        "license: 'other'",
+        "license_name: 'llama3'",
+        "license_link: 'https://example.org/LICENSE'",
+        "base_model: ['example-org/base-7b-v1.5', 'https://example.org/other']",
+        "datasets: ['example/texts', 'Wikitext']",
+        "language: ['en', 'no']",
+        "tags: ['chat', 'text-generation']",
+    ]
+    noted = replace(with_card.index, card=Card(notes=("README.md: license is not repeated",)))
+    assert "README.md: license is not repeated" in GGUF.plan.load()(noted, GGUF.params()).warnings
+
+
 def test_the_source_s_digest_stands_in_the_file(small: Checkpoint) -> None:
     index = replace(small.index, digest="sha256:" + "0" * 64)
     params = GGUF.params(type="Q8_0")
@@ -154,7 +263,13 @@ def test_the_source_s_digest_stands_in_the_file(small: Checkpoint) -> None:
 def test_the_readme_has_the_commands_and_what_hubs_read(export: Export, small: Checkpoint) -> None:
     folder = export(small, type="Q4_0", general=GENERAL).parent
     lines = (folder / "README.md").read_text().splitlines()
-    assert lines[:4] == ["---", "license: 'apache-2.0'", "base_model: 'example/millstone'", "---"]
+    assert lines[:5] == [
+        "---",
+        "license: 'apache-2.0'",
+        "base_model: 'example/millstone-4m'",
+        "base_model_relation: 'quantized'",
+        "---",
+    ]
     assert "# Millstone 4M, Q4_0" in lines
     assert "    llama-cli -m model-Q4_0.gguf" in lines
     assert "    ollama create millstone-4m:q4_0 -f Modelfile" in lines
@@ -167,7 +282,7 @@ def test_a_split_model_has_llama_cpp_s_names_and_numbers(export: Export, millsto
     files = sorted(path.name for path in first.parent.iterdir())
     readers = [gguf.GGUFReader(path) for path in sorted(first.parent.glob("*.gguf"))]
 
-    assert files == ["README.md", *(f"model-Q4_K_M-0000{n}-of-00003.gguf" for n in (1, 2, 3))]
+    assert files == ["Modelfile", "README.md", *(f"model-Q4_K_M-0000{n}-of-00003.gguf" for n in (1, 2, 3))]
     for number, reader in enumerate(readers):
         split = {key: reader.fields[f"split.{key}"].contents() for key in ("no", "count", "tensors.count")}
         assert split == {"no": number, "count": 3, "tensors.count": 38}
@@ -193,6 +308,8 @@ def test_a_split_model_passes_inspection(millstone: Checkpoint, tmp_path: Path) 
 
     assert sorted(inspection.files) == sorted(path.name for path in written)
     assert [each for each in inspection.observations if not each.holds] == []
+    lines = (tmp_path / "artifact" / "Modelfile").read_text().splitlines()
+    assert lines[:2] == ["FROM ./model-Q4_0-00001-of-00005.gguf", "FROM ./model-Q4_0-00002-of-00005.gguf"]
 
 
 def lose(folder: Path) -> None:

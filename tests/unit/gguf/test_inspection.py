@@ -112,7 +112,7 @@ def test_the_inspection_agrees_with_the_writer(tmp_path: Path, name: str, edit: 
         inspection = inspect(tmp_path / "artifact", run.plan, source.index, run.params)
 
     observations = tuple(inspection.observations)
-    assert {"layout", "metadata", "tokenizer", "chat_template", "rope_factors"} == {
+    assert {"layout", "metadata", "tokenizer", "chat_template", "rope_factors", "modelfile"} == {
         observation.check for observation in observations
     }
     assert [observation for observation in observations if not observation.holds] == []
