@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,14 @@ from numpy.typing import NDArray
 
 import quantmill_kernels
 from quantmill.contract.errors import RangeExceeded
+from quantmill.contract.gguf import BlockTensor
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray, QuantizedTensor, SourceTensor
 from quantmill_gguf.families import ExpectedTensor, Order, describe
 from quantmill_gguf.importance import given, importance_for, require_unchanged
 from quantmill_gguf.params import GgufParams
-from quantmill_gguf.types import COPY, PACKED, PLUS_ONE
+from quantmill_gguf.requantizing import CHUNK_VALUES, is_copied
+from quantmill_gguf.types import COPY, PACKED, PLUS_ONE, SCHEMES
 
 Packed = NDArray[np.uint8]
 
@@ -40,8 +43,13 @@ def _quantized(
     source: SourceTensor, expected: ExpectedTensor, scheme: str, importance: FloatArray | None, threads: int
 ) -> QuantizedTensor:
     name, shape = source.info.name, source.info.shape
+    if isinstance(source, BlockTensor) and is_copied(expected, scheme):
+        return QuantizedTensor(name, scheme, shape, {PACKED: source.packed})
     try:
-        packed = _encoded(source.values, expected, scheme, importance, threads)
+        if expected.held:
+            packed = _requantized(source, expected, scheme, importance, threads)
+        else:
+            packed = _encoded(source.values, expected, scheme, importance, threads)
     except ValueError as error:  # finite, as the session promises, but beyond what the format holds
         raise RangeExceeded(f"{name}: {error}; choose another type", tensor=name) from error
     if expected.order is Order.NEIGHBOURS:
@@ -62,6 +70,30 @@ def _encoded(
         values = np.ascontiguousarray(values.T)
     rows = values.reshape(-1, expected.stored[-1])
     return quantmill_kernels.encode(scheme, rows, imatrix=importance, threads=threads)
+
+
+def _requantized(
+    source: SourceTensor, expected: ExpectedTensor, scheme: str, importance: FloatArray | None, threads: int
+) -> Packed:
+    """Rows of a GGUF file's tensor, some at a time; `importance` is (cols,), or (matrices, cols)."""
+    cols = expected.stored[-1]
+    rows = prod(expected.stored[:-1])
+    packed = np.empty((rows, SCHEMES[scheme].row_bytes(cols)), np.uint8)
+    each = rows // expected.matrices if importance is not None and importance.ndim == 2 else rows
+    for first in range(0, rows, each):
+        weights = importance if importance is None or importance.ndim == 1 else importance[first // each]
+        for start in range(first, first + each, step := max(1, CHUNK_VALUES // cols)):
+            stop = min(start + step, first + each)
+            values = rows_of(source, start, stop, cols, threads)
+            packed[start:stop] = quantmill_kernels.encode(scheme, values, imatrix=weights, threads=threads)
+    return packed
+
+
+def rows_of(source: SourceTensor, start: int, stop: int, cols: int, threads: int) -> NDArray[Any]:
+    """Rows of a GGUF file's tensor as values, (stop - start, cols)."""
+    if isinstance(source, BlockTensor):
+        return quantmill_kernels.decode(source.type.name, source.packed[start:stop], cols, threads=threads)
+    return source.values.reshape(-1, cols)[start:stop]
 
 
 def interleave_halves(rows: Packed, heads: int) -> None:

@@ -12,16 +12,18 @@ from typing import cast
 import gguf
 import numpy as np
 
+from quantmill.contract.gguf import GgufSource
 from quantmill.contract.placement import Place, Placement, WeightFile, write_placed
 from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, QuantizedTensor
 from quantmill_gguf.families import COPIED_KEY, PREFIX_KEY, Described, ExpectedTensor, describe
 from quantmill_gguf.general import general
+from quantmill_gguf.header import changed_keys, header, keys_of_part
 from quantmill_gguf.params import BUDGET, GgufParams
 from quantmill_gguf.policies import GUESSED, MIXES
 from quantmill_gguf.readme import plain_files
 from quantmill_gguf.shards import Piece, Stored, file_names, split
 from quantmill_gguf.tokenizer import Tokenizer, read_tokenizer
-from quantmill_gguf.types import COPY, PACKED, SCHEMES
+from quantmill_gguf.types import COPY, PACKED, SCHEMES, UNQUANTIZED
 
 QUANTIZATION_VERSION = 2  # GGML's, of the block layouts
 
@@ -41,8 +43,10 @@ def place(plan: Plan, index: ModelIndex, params: GgufParams) -> Placement:
     """Where `write` puts each byte: metadata, generated tensors, then the source's in the plan's order.
 
     Source tensors that are one tensor of the file stand side by side. Of several files the first has all metadata and
-    the generated tensors.
+    the generated tensors. What is made from a GGUF file has that file's metadata, by its bytes.
     """
+    if index.gguf is not None:
+        return _place_requantized(plan, index, index.gguf, params)
     described = describe(index)
     generated = {name: np.array(values, np.float32) for name, values in described.generated().items()}
     parts = split(_stored(plan, described), params)
@@ -60,6 +64,27 @@ def place(plan: Plan, index: ModelIndex, params: GgufParams) -> Placement:
         if len(parts) > 1:
             _describe_split(writer, number, len(parts), total)
         weights[file] = _place(writer, file, tensors, generated if number == 0 else {}, places)
+    return Placement(weights, places, plain_files(plan, index, params, names))
+
+
+def _place_requantized(plan: Plan, index: ModelIndex, source: GgufSource, params: GgufParams) -> Placement:
+    """As `place`, of a GGUF file: its keys, but for those that are no longer so, and its tensors in their order."""
+    parts = split(_stored(plan, describe(index)), params)
+    names = file_names(params, len(parts))
+    keys = changed_keys(
+        source,
+        params,
+        file_type=_file_type(plan, params),
+        version=QUANTIZATION_VERSION,
+        digest=index.digest,
+        imatrix=plan.inputs.get("imatrix"),
+    )
+    weights: dict[str, WeightFile] = {}
+    places: dict[str, tuple[Place, ...]] = {}
+    total = sum(map(len, parts))
+    for number, (file, tensors) in enumerate(zip(names, parts, strict=True)):
+        head = header(keys_of_part(keys, number, len(parts), total), tensors, source.alignment)
+        weights[file] = _laid(head, file, tensors, places, source.alignment)
     return Placement(weights, places, plain_files(plan, index, params, names))
 
 
@@ -88,14 +113,25 @@ def _place(
     for tensor in tensors:
         _announce(writer, tensor.name, tensor.scheme, tensor.shape, tensor.nbytes)
     head = _padded(_header(writer)) + b"".join(_padded(values.tobytes()) for values in generated.values())
+    return _laid(head, file, tensors, places)
+
+
+def _laid(
+    head: bytes,
+    file: str,
+    tensors: list[Stored],
+    places: dict[str, tuple[Place, ...]],
+    alignment: int = gguf.GGUF_DEFAULT_ALIGNMENT,
+) -> WeightFile:
+    """The file that begins with `head`, its tensors one after the other; adds to `places`."""
     end = len(head)
     for tensor in tensors:
-        end += _padding(end)
+        end += _padding(end, alignment)
         for piece in tensor.pieces:
             place = Place(piece.part, tensor.name, file, end, piece.nbytes)
             places[piece.tensor] = (*places.get(piece.tensor, ()), place)
             end += piece.nbytes
-    return WeightFile(head, end + _padding(end))
+    return WeightFile(head, end + _padding(end, alignment))
 
 
 def _shape(tensor: ExpectedTensor) -> tuple[int, ...]:
@@ -122,8 +158,8 @@ def _padded(data: bytes) -> bytes:
     return data + bytes(_padding(len(data)))
 
 
-def _padding(position: int) -> int:
-    return -position % gguf.GGUF_DEFAULT_ALIGNMENT
+def _padding(position: int, alignment: int = gguf.GGUF_DEFAULT_ALIGNMENT) -> int:
+    return -position % alignment
 
 
 VALUE_TYPES = {
@@ -156,7 +192,7 @@ def _file_type(plan: Plan, params: GgufParams) -> int:
     """The mix's, or of a budget what llama.cpp would guess: that of the type which most tensors have."""
     if params.type != BUDGET:
         return MIXES[params.type].file_type
-    types = {row.output: row.scheme for row in plan.tensors if row.action == "quantize"}
+    types = {row.output: row.scheme for row in plan.tensors if row.scheme not in UNQUANTIZED}
     counts = Counter(types.values())
     most = max(sorted(counts), key=lambda type_: counts[type_], default="F32")
     return MIXES[GUESSED[most]].file_type

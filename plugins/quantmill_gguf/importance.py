@@ -115,12 +115,15 @@ def check(
 
 
 def importance_of(matrix: ImportanceMatrix, row: TensorPlan, tensor: ExpectedTensor) -> FloatArray | None:
-    """Weights of the squared error, float32 (cols,); None where the matrix has none for this tensor."""
+    """Weights of the squared error, float32 (cols,); None where the matrix has none for this tensor.
+
+    Of several experts in one source tensor they are (matrices, cols).
+    """
     entry = entry_of(matrix, row, tensor)
     if entry is None:
         return None
-    means: FloatArray = entry.means(*_stack(tensor))[tensor.part]
-    return means
+    means: FloatArray = entry.means(*_stack(tensor))
+    return means[tensor.part] if tensor.parts or len(means) == 1 else means
 
 
 def entry_of(matrix: ImportanceMatrix, row: TensorPlan, tensor: ExpectedTensor) -> Entry | None:
@@ -154,7 +157,7 @@ def _unreached(entry: Entry, tensor: ExpectedTensor) -> Iterator[str]:
     experts = entry.unreached(*_stack(tensor))
     if experts:
         which = ", ".join(map(str, experts[:20])) + (", ..." if len(experts) > 20 else "")
-        what = f"experts {which}" if tensor.parts else "it"
+        what = f"experts {which}" if tensor.matrices > 1 else "it"
         yield f"{tensor.output}: no token of the importance matrix's text reached {what}; quantized without weights"
 
 
@@ -164,7 +167,7 @@ def _takes_importance(row: TensorPlan, tensor: ExpectedTensor) -> bool:
 
 def _stack(tensor: ExpectedTensor) -> tuple[int, int]:
     """How many matrices the file's tensor holds, and their columns."""
-    return tensor.parts or 1, tensor.stored[-1]
+    return tensor.matrices, tensor.stored[-1]
 
 
 def _first(matrix: ImportanceMatrix) -> str:

@@ -24,10 +24,9 @@ from quantmill_gguf.expectations import (
     expected_settings,
     is_copied,
 )
+from quantmill_gguf.lineage import requantized
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.reader import GgufFile, GgufModel
-
-PADDING = 32  # bytes; where general.alignment is not given
 
 # llama.h, enum llama_ftype
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q2_K_S": 21}
@@ -45,9 +44,7 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: GgufParams) -> 
         observations = [
             *(each for part in file.files for each in _layout(part)),
             *_split(file, params),
-            *_metadata(file, plan, index, params),
-            *_tokenizer(file, index),
-            *_factors(file, index),
+            *_contents(file, plan, index, params),
         ]
     parts = [f"-{number:05}-of-{count:05}" for number in range(1, count + 1)] if count > 1 else [""]
     names = tuple(f"model-{_named(params)}{part}.gguf" for part in parts)
@@ -62,6 +59,15 @@ def _modelfile(folder: Path, names: Sequence[str]) -> tuple[str | None, str]:
         return None, wanted
     with path.open("rb") as file:
         return file.read(len(wanted) + 1).decode("utf-8", "replace"), wanted
+
+
+def _contents(file: GgufModel, plan: Plan, index: ModelIndex, params: GgufParams) -> Iterator[Observation]:
+    if index.gguf is not None:
+        yield from requantized(file, index.gguf, plan, index, params, _file_type(plan, params))
+        return
+    yield from _metadata(file, plan, index, params)
+    yield from _tokenizer(file, index)
+    yield from _factors(file, index)
 
 
 def _named(params: GgufParams) -> str:
@@ -79,7 +85,7 @@ def _layout(file: GgufFile) -> Iterator[Observation]:
     end = file.data
     for tensor in file.tensors.values():
         yield Observation("layout", f"{tensor.name}: first byte", tensor.start, end)
-        end = -(-(tensor.start + tensor.nbytes) // PADDING) * PADDING
+        end = -(-(tensor.start + tensor.nbytes) // file.alignment) * file.alignment
     yield Observation("layout", "bytes of the file", file.size, end)
 
 
@@ -92,6 +98,8 @@ def _split(model: GgufModel, params: GgufParams) -> Iterator[Observation]:
         if number > 0:
             others = sorted(part.metadata.keys() | part.array_keys)
             wanted = ["general.architecture", "split.count", "split.no", "split.tensors.count"]
+            if "general.alignment" in model.metadata:
+                wanted.insert(0, "general.alignment")
             yield Observation("split", f"{part.path.name}: keys", ", ".join(others), ", ".join(wanted))
     for part in model.files if params.split_max_size_mb is not None else ():
         most = (params.split_max_size_mb or 0) * 10**6
@@ -123,16 +131,20 @@ def _general(plan: Plan, index: ModelIndex, params: GgufParams) -> dict[str, Sca
     return {
         "general.architecture": EXPECTED[index.architecture].name,
         "general.type": "model",
-        "general.file_type": FILE_TYPES[params.type] if params.type in FILE_TYPES else _most_common(plan),
+        "general.file_type": _file_type(plan, params),
         "general.quantization_version": 2,
     }
+
+
+def _file_type(plan: Plan, params: GgufParams) -> int:
+    return FILE_TYPES[params.type] if params.type in FILE_TYPES else _most_common(plan)
 
 
 def _most_common(plan: Plan) -> int:
     """The file type of the quantized type that most tensors of the file have; of several the first by name."""
     seen: dict[str, set[str]] = {}
     for row in plan.tensors:
-        if row.action == "quantize":
+        if row.scheme not in ("F32", "F32+1", "F16", "BF16"):
             seen.setdefault(row.scheme, set()).add(row.output)
     type_ = min(seen, key=lambda type_: (-len(seen[type_]), type_), default="F32")
     return next(FILE_TYPES[name] for name in (f"{type_}_M", type_, f"{type_}_MOE") if name in FILE_TYPES)

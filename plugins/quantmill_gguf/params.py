@@ -115,8 +115,8 @@ class GgufParams(BaseModel):
     allow_requantize: bool = Field(
         default=False,
         strict=True,
-        description="Take a source that is itself quantized to integers (gptq, awq, pack-quantized) by what its codes "
-        "stand for; FP8 sources are always taken.",
+        description="Take a source that is itself quantized (gptq, awq, pack-quantized, GGUF below Q8_0) by what its "
+        "codes stand for; FP8 and Q8_0 sources are always taken.",
     )
     split_max_size_mb: float | None = Field(
         default=None, gt=0, le=1e7, description="Files of at most so many MB (10^6 bytes) of tensors; else one file."

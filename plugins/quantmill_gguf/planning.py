@@ -16,17 +16,16 @@ from quantmill_gguf.families import EMBEDDING, OUTPUT, Described, ExpectedTensor
 from quantmill_gguf.imatrix import ImportanceMatrix
 from quantmill_gguf.overrides import asked_for, check_patterns
 from quantmill_gguf.params import BUDGET, GgufParams
-from quantmill_gguf.policies import MIXES, NEED_IMATRIX, Choice, Place, choose, kept_at
+from quantmill_gguf.policies import MIXES, NEED_IMATRIX, Choice, Place, choose
+from quantmill_gguf.requantizing import as_it_is, is_copied, kept, require_known, said_of, source_bytes
 from quantmill_gguf.sensitivity import typical
 from quantmill_gguf.tokenizer import read_tokenizer
-from quantmill_gguf.types import PLUS_ONE
+from quantmill_gguf.types import PLUS_ONE, UNQUANTIZED
 
 SOURCE_DTYPES = ("F32", "F16", "BF16")
 
 ALIGNMENT = 32  # bytes, of each tensor's first
 PART_HEADER = 1024  # bytes, more than a file of a split model begins with beside its tensors' names
-
-UNQUANTIZED = ("F32", "F16", "BF16", PLUS_ONE.name)
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,8 @@ def plan(index: ModelIndex, params: GgufParams) -> Plan:
 
 def laid_out(index: ModelIndex, params: GgufParams) -> Laid:
     """What `plan` and `settle` begin with. Raises what `plan` raises, but for a budget that is too small."""
+    if index.gguf is not None:
+        require_known(index.gguf, params)
     described = describe(index)
     expected = tuple(described.tensors())
     matrix = importance.given(params)
@@ -82,7 +83,7 @@ def laid_out(index: ModelIndex, params: GgufParams) -> Laid:
 def _is_open(tensor: ExpectedTensor, described: Described, params: GgufParams) -> bool:
     """Whether a budget chooses the tensor's type: it is a matrix, and nothing asks for another by name."""
     place = _place(tensor, described, weighted=False)
-    return not tensor.plus_one and kept_at(place) is None and asked_for(params, tensor, place) is None
+    return not tensor.plus_one and kept(tensor, place) is None and asked_for(params, tensor, place) is None
 
 
 def allotted(laid: Laid, losses: Sequence[Sequence[float]], *, measured: bool) -> Plan:
@@ -139,9 +140,9 @@ def _container_bytes(laid: Laid, smallest: Plan) -> int:
 def _planned(laid: Laid, chosen: Mapping[str, Choice]) -> Plan:
     """The plan in which tensors get their types from `chosen`, by their names in the file, or from the mix."""
     index, params, matrix = laid.index, laid.params, laid.matrix
-    rows, warnings = [], [*require_unquantized(index, params.allow_requantize), *laid.described.warnings]
+    rows, warnings = [], [*_about_source(laid), *laid.described.warnings]
     for tensor in laid.expected:
-        choice = chosen.get(tensor.output) or _choice(tensor, laid.described, params)
+        choice = as_it_is(tensor, chosen.get(tensor.output) or _choice(tensor, laid.described, params))
         row = importance.weighted(matrix, _row(index.tensors[tensor.name], tensor, choice), tensor, params)
         rows.append(row)
         if choice.fell_back or tensor.copy:
@@ -149,7 +150,8 @@ def _planned(laid: Laid, chosen: Mapping[str, Choice]) -> Plan:
     planned = list(zip(rows, laid.expected, strict=True))
     if matrix is not None:
         warnings.extend(importance.check(matrix, planned, params))
-    warnings.extend(read_tokenizer(index, laid.described.model.vocab).warnings)
+    if index.gguf is not None:
+        warnings.extend(said_of(planned, params))
     warnings.extend(index.card.notes)
     units = tuple(_unit(list(parts)) for _, parts in groupby(rows, key=lambda row: row.output))
     drops = [_drop(index.tensors[name], reason) for name, reason in laid.described.dropped.items()]
@@ -158,6 +160,15 @@ def _planned(laid: Laid, chosen: Mapping[str, Choice]) -> Plan:
     return Plan(
         (*rows, *drops), units, peak, tuple(warnings), inputs=inputs, calibration=importance.needed(planned, params)
     )
+
+
+def _about_source(laid: Laid) -> tuple[str, ...]:
+    """What is said of a checkpoint; raises SourceRejected for one that is quantized or whose tokenizer is unknown."""
+    index = laid.index
+    if index.gguf is not None:
+        return ()
+    said = require_unquantized(index, laid.params.allow_requantize)
+    return (*said, *read_tokenizer(index, laid.described.model.vocab).warnings)
 
 
 def _unit(rows: list[TensorPlan]) -> Unit:
@@ -184,7 +195,7 @@ def _peak(
         packed = max(bytes_of(tensor, type_) for type_ in (row.scheme, *row.candidates))
         gathered = packed if tensor.order is Order.QKV else 0
         weights = importance.working_bytes(matrix, tensor)
-        needs[row.name] = (index.tensors[row.name].nbytes * copies + gathered + weights, packed)
+        needs[row.name] = (source_bytes(tensor, index.tensors[row.name].nbytes) * copies + gathered + weights, packed)
     return max(
         max(needs[name][0] for name in unit.tensors) + sum(needs[name][1] for name in unit.tensors) for unit in units
     )
@@ -219,7 +230,7 @@ def _row(info: TensorInfo, tensor: ExpectedTensor, choice: Choice) -> TensorPlan
         info.name,
         info.shape,
         info.dtype,
-        "keep" if choice.type in UNQUANTIZED else "quantize",
+        "keep" if choice.type in UNQUANTIZED or is_copied(tensor, choice.type) else "quantize",
         choice.type,
         tensor.output,
         bytes_of(tensor, choice.type),
@@ -233,6 +244,8 @@ def _choice(tensor: ExpectedTensor, described: Described, params: GgufParams) ->
     if tensor.plus_one:
         return Choice(PLUS_ONE.name, "norms stay F32, and GGUF has them plus one")
     place = _place(tensor, described, weighted=params.imatrix != "none")
+    if tensor.held and (found := kept(tensor, place)) is not None:
+        return found
     asked = asked_for(params, tensor, place)
     return choose("F32" if params.type == BUDGET else params.type, place, pure=params.pure, asked=asked)
 

@@ -15,7 +15,7 @@ from quantmill.contract.errors import VerificationFailed
 from quantmill.contract.gguf import GgufContainer, Scalar, StoredTensor, decoded
 from quantmill.contract.reading import ReadTensor
 from quantmill.contract.tensors import FloatArray
-from quantmill_gguf.restore import Names, Restored
+from quantmill_gguf.restore import Restored, names_of
 
 COMPARED_BYTES = 1 << 22  # at once
 
@@ -54,6 +54,10 @@ class GgufModel:
     def array(self, key: str) -> list[Scalar]:
         return self.files[0].array(key)
 
+    def raw(self, key: str) -> bytes:
+        """Value type and value of a key, as they lie in the first file."""
+        return self.files[0].raw(key)
+
     def values(self, tensor: StoredTensor) -> FloatArray:
         return self._file_of[tensor.name].values(tensor)
 
@@ -85,7 +89,7 @@ def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTen
     Raises VerificationFailed for a damaged file or one whose tensors are not those of its architecture.
     """
     with GgufModel(folder) as file:
-        source = Names(file.metadata, len(file.tensors))
+        source = names_of(file.metadata, len(file.tensors))
         for tensor in file.tensors.values():
             for each in source.of(tensor):
                 if names is None or each.name in names:

@@ -165,6 +165,18 @@ class Restored:
     copy: str = ""
 
 
+class Unchanged:
+    """Of a file that was made from another one: its tensors are that file's, by its names."""
+
+    def of(self, tensor: StoredTensor) -> Iterator[Restored]:
+        yield Restored(tensor.name, tensor, tensor.type.name, False, lambda values: values)
+
+
+def names_of(metadata: Mapping[str, Scalar], tensors: int) -> Unchanged | Names:
+    """What the tensors of a file of `tensors` are called in its source. Raises as `Names` does."""
+    return Unchanged() if metadata.get("quantmill.source.format") == "gguf" else Names(metadata, tensors)
+
+
 class Names:
     """What a file's tensors are called in the checkpoint. Raises VerificationFailed for impossible metadata."""
 

@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 import quantmill_kernels
 from quantmill.contract.errors import RangeExceeded
+from quantmill.contract.gguf import BlockTensor
 from quantmill.contract.session import Session
-from quantmill.contract.tensors import FloatArray, Plan
+from quantmill.contract.tensors import FloatArray, Plan, SourceTensor
 from quantmill_gguf.budget import Group
 from quantmill_gguf.families import ExpectedTensor
 from quantmill_gguf.imatrix import ImportanceMatrix
 from quantmill_gguf.importance import IGNORE_IMPORTANCE, importance_for, require_unchanged
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.planning import allotted, laid_out
+from quantmill_gguf.requantizing import is_copied
 from quantmill_gguf.sensitivity import weight_of
 
 SAMPLE_VALUES = 1 << 16  # of a tensor of the file: whole rows, evenly spaced
@@ -73,20 +75,46 @@ def _relative_errors(
     """sum w (x - decoded)^2 / sum w x^2 of the sampled rows, for each of `types`."""
     row = session.plan.by_name[tensor.name]
     importance = importance_for(session, matrix, row, tensor)
-    rows = sample(session.tensor(tensor.name).values, tensor, most)
+    source = session.tensor(tensor.name)
+    if not tensor.held:
+        return _errors_of(sample(source.values, tensor, most), types, importance, session.threads)
+    matrices = sorted({place * tensor.matrices // SAMPLE_PARTS for place in range(SAMPLE_PARTS)})
+    errors = []
+    for number in matrices:
+        rows = _rows_of_matrix(source, tensor, number, most // len(matrices))
+        own = importance if importance is None or importance.ndim == 1 else importance[number]
+        errors.append(_errors_of(rows, types, own, session.threads))
+    means = [sum(each) / len(matrices) for each in zip(*errors, strict=True)]
+    return [0.0 if is_copied(tensor, type_) else mean for type_, mean in zip(types, means, strict=True)]
+
+
+def _rows_of_matrix(source: SourceTensor, tensor: ExpectedTensor, number: int, most: int) -> NDArray[Any]:
+    """As `sample`, of one matrix of a GGUF file's tensor."""
+    cols = tensor.stored[-1]
+    stored = source.packed if isinstance(source, BlockTensor) else source.values.reshape(-1, cols)
+    each = len(stored) // tensor.matrices
+    chosen = stored[number * each + _spaced(each, most // cols)]
+    return quantmill_kernels.decode(source.type.name, chosen, cols) if isinstance(source, BlockTensor) else chosen
+
+
+def _errors_of(rows: NDArray[Any], types: Sequence[str], importance: FloatArray | None, threads: int) -> list[float]:
     weights = np.ones(rows.shape[1]) if importance is None else importance.astype(np.float64)
     norm = float(np.square(rows.astype(np.float64)).sum(axis=0) @ weights)
     if norm == 0.0:
         return [0.0] * len(types)
-    return [_squared_error(rows, type_, importance, weights, session.threads) / norm for type_ in types]
+    return [_squared_error(rows, type_, importance, weights, threads) / norm for type_ in types]
 
 
 def sample(values: NDArray[Any], tensor: ExpectedTensor, most: int) -> NDArray[Any]:
     """Rows of the matrix as GGUF has them, evenly spaced, `most` values in all, but one row at least; (rows, cols)."""
     matrix = values.T if tensor.transposed else values.reshape(-1, tensor.stored[-1])
-    count = min(matrix.shape[0], max(1, most // matrix.shape[1]))
-    places = (np.arange(count) * matrix.shape[0]) // count
-    return np.ascontiguousarray(matrix[places])
+    return np.ascontiguousarray(matrix[_spaced(matrix.shape[0], most // matrix.shape[1])])
+
+
+def _spaced(rows: int, most: int) -> NDArray[np.int64]:
+    """Numbers of up to `most` of the rows, but one at least."""
+    count = min(rows, max(1, most))
+    return np.arange(count) * rows // count
 
 
 def _squared_error(

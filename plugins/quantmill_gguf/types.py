@@ -10,7 +10,9 @@ PLUS_ONE = replace(TYPES["F32"], name="F32+1")
 
 SCHEMES: Mapping[str, TensorType] = {**TYPES, PLUS_ONE.name: PLUS_ONE}  # what a plan may say of a tensor
 
+UNQUANTIZED = ("F32", "F16", "BF16", PLUS_ONE.name)
+
 # Parts of a quantized tensor
 PACKED, COPY = "packed", "copy"
 
-__all__ = ["BY_ID", "COPY", "PACKED", "PLUS_ONE", "SCHEMES", "TYPES", "TensorType"]
+__all__ = ["BY_ID", "COPY", "PACKED", "PLUS_ONE", "SCHEMES", "TYPES", "UNQUANTIZED", "TensorType"]

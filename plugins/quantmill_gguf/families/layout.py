@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from math import prod
 from typing import Any
 
 from quantmill_gguf.families.config import Config
@@ -108,6 +109,7 @@ class ExpectedTensor:
     part      which of them this is, from 0
     heads     0 where the rows keep their order
     copy      a second tensor of the file that has the same type and bytes
+    held      the type in which a GGUF file that is the source has it; empty of a checkpoint's
     """
 
     name: str
@@ -123,6 +125,12 @@ class ExpectedTensor:
     transposed: bool = False
     plus_one: bool = False
     copy: str = ""
+    held: str = ""
+
+    @property
+    def matrices(self) -> int:
+        """How many matrices the file's tensor is made of: more than one in a mixture."""
+        return self.parts or prod(self.stored[:-2])
 
     @property
     def copies(self) -> int:

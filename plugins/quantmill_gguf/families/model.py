@@ -61,7 +61,7 @@ class Described:
         return generated_tensors(self.model.rope, self.model.head_dim) if self.model.rope else {}
 
 
-def describe(index: ModelIndex) -> Described:
+def describe_checkpoint(index: ModelIndex) -> Described:
     """What the table says about this checkpoint.
 
     Raises ArchitectureUnsupported for an architecture that is not in the table, listing what is, and for a value of

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from quantmill.checkpoints.card import CARD, HEAD_LIMIT, front_matter, read_card
 from quantmill.checkpoints.confined import check_name, open_inside, real_path
-from quantmill.checkpoints.gguf_model import gguf_files, open_gguf
+from quantmill.checkpoints.gguf_model import card_of, gguf_files, open_gguf
 from quantmill.checkpoints.onnx_model import onnx_file, open_onnx
 from quantmill.checkpoints.settings import BESIDE, mended
 from quantmill.contract.card import Card
@@ -221,7 +221,7 @@ def _open_onnx(folder: Path, model: str) -> Checkpoint:
 def _open_gguf(folder: Path, names: Sequence[str]) -> Checkpoint:
     source, config, files = open_gguf(folder, names)
     tensors = {name: info for file in files for name, info in file.tensors.items()}
-    index = ModelIndex(config, dict(sorted(tensors.items())), {}, {}, gguf=source)
+    index = ModelIndex(config, dict(sorted(tensors.items())), {}, {}, gguf=source, card=card_of(source))
     return Checkpoint(folder, index, files, {})
 
 

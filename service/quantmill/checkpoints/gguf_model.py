@@ -19,6 +19,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from quantmill.checkpoints.confined import check_name, open_inside
+from quantmill.contract.card import Card
 from quantmill.contract.errors import NotFound, SourceRejected
 from quantmill.contract.gguf import GgufHeader, GgufSource, StoredTensor, read_header
 from quantmill.contract.mapped import MappedFile
@@ -35,6 +36,16 @@ FILES_LIMIT = 512  # each holds a descriptor open
 SPLIT = "split."  # keys that say which part of a model a file is
 ARCHITECTURE = re.compile(r"[a-z0-9_.-]{1,64}", re.ASCII)
 MOST = 2**31 - 1
+
+# Keys of general.* by a card's names for them
+TEXTS: Mapping[str, str] = {
+    "name": "name",
+    "license.name": "license_name",
+    "license.link": "license_link",
+    "source.repo_url": "repo_url",
+}
+LISTS: Mapping[str, str] = {"license": "license", "base_model.0.repo_url": "base_model"}
+LONGEST_TEXT = 1000
 
 # Keys below the architecture's name, by config.json's names for them
 DIMENSIONS: Mapping[str, str] = {
@@ -201,6 +212,17 @@ def _source(files: Sequence[GgufWeights]) -> GgufSource:
         metadata={key: value for key, value in header.metadata.items() if not key.startswith(SPLIT)},
         types={name: stored.type for file in files for name, stored in file.header.tensors.items()},
         alignment=header.alignment,
+    )
+
+
+def card_of(source: GgufSource) -> Card:
+    """What general.* says of the model, as far as people are shown it."""
+    said = {key: source.metadata.get(f"general.{key}") for key in (*TEXTS, *LISTS)}
+    lines = {key: text for key, text in said.items() if isinstance(text, str) and text.isprintable() and text}
+    short = {key: text for key, text in lines.items() if len(text) <= LONGEST_TEXT}
+    return Card(
+        texts={card: short[key] for key, card in TEXTS.items() if key in short},
+        lists={card: (short[key],) for key, card in LISTS.items() if key in short},
     )
 
 

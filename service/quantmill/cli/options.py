@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from quantmill.settings import Settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder.")]
-LocalModel = Annotated[Path, typer.Argument(metavar="MODEL", help="A checkpoint folder.")]
+MODEL_HELP = "A checkpoint folder, or a GGUF file."
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+LocalModel = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 LocalArtifact = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="An artifact's folder.")]
 Against = Annotated[Path, typer.Option("--against", metavar="MODEL", help="The checkpoint that it was made from.")]
 MethodName = Annotated[str, typer.Option("--method", "-m", help="A name from `quantmill methods`.")]

@@ -370,10 +370,11 @@ def _shown(value: object) -> str:
 def _size_check(nbytes: int, plan: Plan, checkpoint: Checkpoint) -> Check:
     """All tensors' bytes must be there, and not much beside: a method that did nothing writes too much."""
     carried = sum(path.stat().st_size for path in checkpoint.index.files.values())
-    graph = checkpoint.index.graph
+    graph, gguf = checkpoint.index.graph, checkpoint.index.gguf
     stored = sum(map(_stored_names, plan.tensors))
     allowance = FIXED_OVERHEAD + TENSOR_OVERHEAD * stored + CARRIED_OVERHEAD * carried
     allowance += GRAPH_OVERHEAD * graph.nbytes if graph is not None else 0
+    allowance += gguf.nbytes if gguf is not None else 0
     least, most = plan.nbytes, plan.nbytes + allowance
     detail = "" if least <= nbytes <= most else f"{nbytes} bytes were written, planned were {least} to {most}"
     return Check("size", not detail, nbytes, {"least": least, "most": most}, detail)
