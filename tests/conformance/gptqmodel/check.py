@@ -1,4 +1,4 @@
-"""Our gptq folders in GPTQModel: they load, and predict what our own reader's weights predict."""
+"""Our gptq and awq folders in GPTQModel: they load, and predict what our own reader's weights predict."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.conformance.loading import Setting, arguments, compare, explained, report, versions
 
+from quantmill_awq.plugin import AWQ
 from quantmill_gptq.plugin import GPTQ
 
 CONSUMER = Path(__file__).with_name("consume.py")
@@ -22,6 +23,8 @@ SETTINGS = [
     Setting(GPTQ, {"desc_act": True}, most=HALF),
     Setting(GPTQ, {"desc_act": True, "static_groups": True}, most=HALF),
     Setting(GPTQ, {"skip_modules": ("*.v_proj", "*.3.mlp.*")}, most=HALF),
+    *(Setting(AWQ, {"group_size": size}, most=HALF) for size in (32, 64, 128, -1)),
+    Setting(AWQ, {"skip_modules": ("*.v_proj", "*.3.mlp.*")}, most=HALF),
 ]
 
 

@@ -2,7 +2,7 @@
 
     python consume.py ERRAND.npz ANSWER.npz
 
-The errand and the answer are those of ../transformers_consumer.py. Its plain kernel for processors takes float16.
+The errand and the answer are those of ../transformers_consumer.py. Its plain kernels for processors take float16.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ import numpy as np
 import torch
 from gptqmodel import BACKEND, GPTQModel
 
+BACKENDS = {"gptq": BACKEND.GPTQ_TORCH, "awq": BACKEND.AWQ_TORCH}
+
 
 def outputs(folder: str, texts: Any, prompts: Any, length: int) -> tuple[Any, Any]:
-    model = GPTQModel.load(folder, device="cpu", backend=BACKEND.GPTQ_TORCH, dtype=torch.float16).model
+    backend = BACKENDS[json.loads(Path(folder, "config.json").read_text())["quantization_config"]["quant_method"]]
+    model = GPTQModel.load(folder, device="cpu", backend=backend, dtype=torch.float16).model
     with torch.inference_mode():
         logits = model(torch.from_numpy(texts), use_cache=False).logits.float().numpy()
         ids, kept, written = torch.from_numpy(prompts), None, []
