@@ -54,7 +54,7 @@ def _walked(session: Session, block: CalibratedBlock, params: GptqParams) -> dic
     known = None if params.sequential else block.statistics(every, HESSIAN)
     for stage in stages:
         statistics = block.statistics(stage, HESSIAN) if known is None else known
-        inputs = _inputs(statistics[stage[0]], params)
+        inputs = _inputs(session, statistics[stage[0]], params)
         for name in stage:
             row = session.plan.by_name[name]
             solution = _solved(session, block.weight(name), row, inputs, params)
@@ -77,7 +77,7 @@ def _at_the_source(session: Session, rows: Sequence[TensorPlan], params: GptqPar
         statistics = session.statistics(row.name)
         hessian, inputs = last
         if inputs is None or hessian is not statistics.hessian:
-            inputs = _inputs(statistics, params)
+            inputs = _inputs(session, statistics, params)
         last = (statistics.hessian, inputs)
         weight = np.asarray(session.tensor(row.name).values, np.float32)
         solution = _solved(session, weight, row, inputs, params)
@@ -86,9 +86,9 @@ def _at_the_source(session: Session, rows: Sequence[TensorPlan], params: GptqPar
     return made
 
 
-def _inputs(statistics: Statistics, params: GptqParams) -> Inputs:
+def _inputs(session: Session, statistics: Statistics, params: GptqParams) -> Inputs:
     assert statistics.hessian is not None  # asked for by the plan
-    return Inputs(statistics.hessian, params)
+    return Inputs(statistics.hessian, params, session.device)
 
 
 def _solved(session: Session, weight: FloatArray, row: TensorPlan, inputs: Inputs, params: GptqParams) -> Solution:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,12 +56,36 @@ class Solution:
         return values
 
 
-class Inputs:
-    """What Linears with the same input share: the order of its features, and the factor of their Hessian's inverse."""
+class Columns(Protocol):
+    """The column solver: quantmill_kernels itself, or `columns.TorchColumns`."""
 
-    def __init__(self, hessian: FloatArray, params: GptqParams) -> None:
+    @property
+    def find_gptq_scales(self) -> Callable[..., Any]: ...
+
+    @property
+    def solve_gptq(self) -> Callable[..., Any]: ...
+
+
+def columns_on(device: str) -> Columns:
+    """The kernels on a CPU, torch elsewhere."""
+    if device == "cpu":
+        return quantmill_kernels
+    import torch
+
+    from quantmill_gptq.columns import TorchColumns
+
+    return TorchColumns(torch.device(device))
+
+
+class Inputs:
+    """What Linears with the same input share: the order of its features, and the factor of their Hessian's inverse,
+    which is computed on `device`."""
+
+    def __init__(self, hessian: FloatArray, params: GptqParams, device: str = "cpu") -> None:
+        self.columns = columns_on(device)
         self.order = ORDERS[params.order](np.diagonal(hessian), _size(len(hessian), params.group_size))
         self._hessian = hessian
+        self._device = device
         self._increment = params.damp_auto_increment
         self._factors: dict[float, tuple[float, FloatArray]] = {}
 
@@ -69,7 +93,7 @@ class Inputs:
         """The damping that was needed, at least `damp`, and U as `solve_gptq` takes it; the last one is kept."""
         if damp not in self._factors:
             self._factors.clear()
-            self._factors[damp] = inverse_factor(self._hessian, self.order, damp, self._increment)
+            self._factors[damp] = inverse_factor(self._hessian, self.order, damp, self._increment, self._device)
         return self._factors[damp]
 
 
@@ -87,11 +111,11 @@ def solve(
     damp = params.damp_percent
     while damp <= MOST_DAMPING:
         used, factor = inputs.factor(damp)
-        solution = _solve(weights, inputs.order, factor, used, params, scale_dtype, threads)
+        solution = _solve(inputs.columns, weights, inputs.order, factor, used, params, scale_dtype, threads)
         if accepted.accepts(weights, solution.weights()):
             return solution
         damp = max(damp, used) * FARTHER
-    return nearest(weights, inputs.order, params, scale_dtype, threads)
+    return nearest(weights, inputs.order, params, scale_dtype, threads)  # whatever the device: it is soon done
 
 
 def nearest(
@@ -99,10 +123,11 @@ def nearest(
 ) -> Solution:
     """Rounding to nearest, with groups formed as `order` and `params` have it."""
     identity = np.eye(len(order), dtype=np.float32)
-    return _solve(weights, order, identity, np.inf, params, scale_dtype, threads)
+    return _solve(quantmill_kernels, weights, order, identity, np.inf, params, scale_dtype, threads)
 
 
 def _solve(
+    columns: Columns,
     weights: FloatArray,
     order: Order,
     factor: FloatArray,
@@ -123,11 +148,11 @@ def _solve(
     groups = (np.arange(inputs) // size).astype(np.int32)
     ordered = np.ascontiguousarray(weights[:, order])
     if params.finds_scales_first:
-        scales, zeros = quantmill_kernels.find_gptq_scales(weights, mse=params.mse, **grid)
+        scales, zeros = columns.find_gptq_scales(weights, mse=params.mse, **grid)
         given: dict[str, Any] = {"scales": scales, "zeros": zeros, "group_index": groups[order]}
-        codes, scales, zeros, _ = quantmill_kernels.solve_gptq(ordered, factor, **given, **grid)
+        codes, scales, zeros, _ = columns.solve_gptq(ordered, factor, **given, **grid)
     else:
-        codes, scales, zeros, _ = quantmill_kernels.solve_gptq(ordered, factor, mse=params.mse, **grid)
+        codes, scales, zeros, _ = columns.solve_gptq(ordered, factor, mse=params.mse, **grid)
         if params.order == "descending":
             groups = groups[inverse]
         else:  # whole groups have changed places: give them the checkpoint's numbers back
@@ -166,7 +191,9 @@ ORDERS: Mapping[str, Callable[[FloatArray, int], Order]] = MappingProxyType(
 # The factor
 
 
-def inverse_factor(hessian: FloatArray, order: Order, damp: float, increment: float) -> tuple[float, FloatArray]:
+def inverse_factor(
+    hessian: FloatArray, order: Order, damp: float, increment: float, device: str = "cpu"
+) -> tuple[float, FloatArray]:
     """The upper triangular U with U^T U = H^-1 for H in another order, float32 (in, in), and the damping it took.
 
     A feature that is always 0 has no say in the outputs: its row of H becomes one of the identity, and its weights are
@@ -187,9 +214,9 @@ def inverse_factor(hessian: FloatArray, order: Order, damp: float, increment: fl
     with _one_thread():
         while True:
             damped[places, places] = diagonal + np.float32(damp * mean)
-            lower, failed = torch.linalg.cholesky_ex(torch.from_numpy(damped))
+            lower, failed = torch.linalg.cholesky_ex(torch.from_numpy(damped).to(device))
             if not failed.item():
-                return damp, np.ascontiguousarray(_inverse_of_lower(lower).numpy()[::-1, ::-1])
+                return damp, np.ascontiguousarray(_inverse_of_lower(lower).cpu().numpy()[::-1, ::-1])
             if damp >= 1:
                 raise ValueError(f"the Hessian of {len(damped)} inputs has no factor, whatever the damping")
             damp = min(1.0, damp + increment)
@@ -202,7 +229,7 @@ def _inverse_of_lower(matrix: torch.Tensor) -> torch.Tensor:
     n = len(matrix)
     half, inverse = n // 2, torch.zeros_like(matrix)
     if n <= LEAF:
-        torch.linalg.solve_triangular(matrix, torch.eye(n), upper=False, out=inverse)
+        torch.linalg.solve_triangular(matrix, torch.eye(n, device=matrix.device), upper=False, out=inverse)
         return inverse
     inverse[:half, :half] = _inverse_of_lower(matrix[:half, :half])
     inverse[half:, half:] = _inverse_of_lower(matrix[half:, half:])

@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     threads: PositiveInt = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)), description="kernel threads of one running job"
     )
+    device: str = Field(
+        default="cpu", description="torch's name of the device that this worker calibrates on: cpu, cuda, cuda:1"
+    )
     slots: PositiveInt = Field(default=1, description="jobs that one worker runs at a time")
     queue: str = Field(default="cpu", description="the queue that this worker serves")
 

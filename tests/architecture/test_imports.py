@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "quantmill_fp8": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic"),
     "quantmill_gguf": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic gguf"),
     "quantmill_gptq": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic", lazily="torch"),
+    "quantmill_gptq.columns": room(CONTRACT, libraries="numpy torch"),
     "quantmill_hqq": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic"),
     "quantmill_onnx": room(
         f"{CONTRACT} quantmill_kernels", libraries="numpy pydantic", lazily="onnx onnxruntime torch transformers"
@@ -126,6 +127,7 @@ HEAVY_MODULES = (
     "quantmill.evaluation.greedy",
     "quantmill.evaluation.predictions",
     "quantmill.evaluation.scorer",
+    "quantmill_gptq.columns",
 )
 # a file that is not bound by its room's row has one of its own
 OWN_ROW = {"quantmill.contract.testing", "quantmill.evaluation.timed", *HEAVY_MODULES}

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Peak memory and time of calibrating the synthetic 1.1-billion-parameter Llama, split by phase.
 
-One process walks blocks as GPTQ does: the Hessians of each stage of Linears, their weights replaced by rounded ones,
-the block run for the next one. It prints what memory that took above the imported libraries, beside the plan's
-estimate, and the speed of the Hessians beside the same matrix product in torch alone. It reports; it does not assert.
+One process runs gptq (4 bits, groups of 128) as a job does: the Hessians of each stage of Linears, their codes, the
+block run as it has become for the next one. It prints what memory that took above the imported libraries, beside the
+plan's estimate, and the speed of the Hessians beside the same matrix product in torch alone. It reports; it does not
+assert.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ import numpy as np
 from peak_memory import commit, synthetic_checkpoint
 
 from quantmill.checkpoints import open_checkpoint
-from quantmill.contract.calibration import CalibrationNeed, calibration_cost
-from quantmill.contract.linears import linears
-from quantmill.contract.model_folder import kept_row
-from quantmill.contract.tensors import ModelIndex, Plan, Unit
+from quantmill.contract.calibration import CalibratedBlock, Statistic, Statistics, calibration_cost
+from quantmill.contract.testing import MemorySession
 from quantmill.worker.environment import cpu_model
+from quantmill_gptq.params import GptqParams
+from quantmill_gptq.planning import plan
 
 
 def resident(field: str) -> int:
@@ -38,45 +38,63 @@ def resident(field: str) -> int:
     return int(found[1]) >> 10
 
 
-def plan_of(index: ModelIndex, blocks: int) -> Plan:
-    rows = tuple(kept_row(info, "a benchmark") for info in index.tensors.values())
-    by_block: dict[int, list[str]] = {}
-    for name, linear in linears(index).items():
-        if linear.block is not None and linear.block < blocks:
-            by_block.setdefault(linear.block, []).append(name)
-    units = tuple(Unit(f"block {number}", tuple(names), number) for number, names in sorted(by_block.items()))
-    return Plan(rows, units, 0, calibration=CalibrationNeed(of_blocks=("hessian",)))
+class TimedSession(MemorySession):
+    """A session that knows how long its blocks took to gather statistics."""
+
+    gathering = 0.0
+
+    def blocks(self) -> Iterator[Any]:
+        return (Timed(block, self) for block in super().blocks())
+
+
+class Timed:
+    """A block whose statistics are timed."""
+
+    def __init__(self, block: CalibratedBlock, session: TimedSession) -> None:
+        self._block = block
+        self._session = session
+
+    def statistics(self, names: Collection[str], kinds: Collection[Statistic]) -> Mapping[str, Statistics]:
+        since = time.perf_counter()
+        found = self._block.statistics(names, kinds)
+        self._session.gathering += time.perf_counter() - since
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._block, name)
 
 
 def walk(source: Path, windows: int, window: int, blocks: int, threads: int) -> dict[str, Any]:
+    """GPTQ with 4 bits and groups of 128 on the first `blocks` blocks, as a job does it."""
     from quantmill.calibration.engine import calibrate
+    from quantmill_gptq.algorithm import quantize
 
-    generator = np.random.default_rng(0)
+    generator, params = np.random.default_rng(0), GptqParams()
     with open_checkpoint(source) as checkpoint, tempfile.TemporaryDirectory() as folder:
-        plan = plan_of(checkpoint.index, blocks + 1)  # what a block hands on is computed only where another follows
+        planned = plan(checkpoint.index, params)
         ids = [generator.integers(2, 32000, window) for _ in range(windows)]
-        before, start, gathering, replacing = resident("VmRSS"), time.perf_counter(), 0.0, 0.0
+        before, start, solving = resident("VmRSS"), time.perf_counter(), 0.0
         carries: dict[str, Path] = {}
-        with calibrate(checkpoint, plan, ids, folder=Path(folder), threads=threads, carries=carries) as engine:
-            for block in islice(engine.blocks(()), blocks):
-                for stage in block.stages:
-                    since = time.perf_counter()
-                    block.statistics(stage, ("hessian",))
-                    gathering += time.perf_counter() - since
-                    since = time.perf_counter()
-                    for name in stage:
-                        block.replace(name, np.round(block.weight(name), 2))
-                    replacing += time.perf_counter() - since
+        with calibrate(checkpoint, planned, ids, folder=Path(folder), threads=threads, carries=carries) as engine:
+            session = TimedSession(checkpoint, planned, threads, calibration=engine)
+            tensors = quantize(session, params)
+            for unit in [unit for unit in planned.units if unit.block is not None][:blocks]:
+                since, elsewhere = time.perf_counter(), sum(engine.seconds.values())
+                for _ in unit.tensors:
+                    next(tensors)
+                solving += time.perf_counter() - since - (sum(engine.seconds.values()) - elsewhere)
                 engine.advance()
-            seconds = {**engine.seconds, "statistics": gathering, "replace": replacing}
-        cost = calibration_cost(checkpoint.index, plan, windows=windows, window=window, threads=threads)
+                print(f"{unit.key}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+            tensors.close()
+            seconds = {**engine.seconds, "statistics": session.gathering, "solve": solving - session.gathering}
+        cost = calibration_cost(checkpoint.index, planned, windows=windows, window=window, threads=threads)
     return {
         "windows": windows,
         "window": window,
         "blocks": blocks,
         "threads": threads,
         "peak_mib": resident("VmHWM") - before,
-        "estimate_mib": cost.memory >> 20,
+        "estimate_mib": (cost.memory + planned.peak_memory_bytes) >> 20,
         "seconds": round(time.perf_counter() - start, 1),
         "processor": round(time.process_time(), 1),
         **{phase: round(value, 1) for phase, value in seconds.items()},

@@ -175,6 +175,7 @@ def processor_by_phase(
         params=dict(params),
         seed=0,
         threads=threads,
+        device="cpu",
         plan={},
         source_digest=None,
         evaluation_text=None,

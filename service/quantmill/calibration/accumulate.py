@@ -1,7 +1,7 @@
 """Sums over the inputs of Linears, window after window.
 
 Each sum takes the windows in their order, and each operation runs in one thread: what comes out does not depend on how
-many threads work on how many sums.
+many threads work on how many sums. Sums lie on the device of the inputs; what comes out is on the CPU.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from quantmill.contract.calibration import (
     magnitude_buckets,
 )
 
+CPU = torch.device("cpu")
 PANEL = 512  # columns of a Hessian that are one piece of work
 
 Work = Callable[[Sequence[torch.Tensor]], None]  # takes windows' inputs (tokens, in), in order
@@ -38,8 +39,8 @@ class Accumulator(Protocol):
 class SecondMoment:
     """Mean of x^2, summed in float64."""
 
-    def __init__(self, inputs: int) -> None:
-        self._sum = torch.zeros(inputs, dtype=torch.float64)
+    def __init__(self, inputs: int, device: torch.device) -> None:
+        self._sum = torch.zeros(inputs, dtype=torch.float64, device=device)
 
     def work(self) -> list[Work]:
         return [self._add]
@@ -49,7 +50,7 @@ class SecondMoment:
             self._sum += (x * x).sum(0, dtype=torch.float64)
 
     def result(self, tokens: int) -> NDArray[np.generic]:
-        return (self._sum / max(tokens, 1)).float().numpy()
+        return (self._sum / max(tokens, 1)).float().cpu().numpy()
 
 
 class MeanAbs(SecondMoment):
@@ -63,8 +64,8 @@ class MeanAbs(SecondMoment):
 class AbsMax:
     """Largest |x|."""
 
-    def __init__(self, inputs: int) -> None:
-        self._max = torch.zeros(inputs)
+    def __init__(self, inputs: int, device: torch.device) -> None:
+        self._max = torch.zeros(inputs, device=device)
 
     def work(self) -> list[Work]:
         return [self._add]
@@ -75,7 +76,7 @@ class AbsMax:
                 self._max = torch.maximum(self._max, x.abs().amax(0))
 
     def result(self, tokens: int) -> NDArray[np.generic]:
-        return self._max.numpy()
+        return self._max.cpu().numpy()
 
 
 class Hessian:
@@ -84,8 +85,8 @@ class Hessian:
     A panel is PANEL rows of it from the diagonal on: half of the arithmetic of the whole product.
     """
 
-    def __init__(self, inputs: int) -> None:
-        self._sum = torch.zeros(inputs, inputs)
+    def __init__(self, inputs: int, device: torch.device) -> None:
+        self._sum = torch.zeros(inputs, inputs, device=device)
 
     def work(self) -> list[Work]:
         return [self._panel(start) for start in range(0, len(self._sum), PANEL)]
@@ -108,13 +109,13 @@ class Hessian:
             corner = self._sum[start:end, start:end]
             corner.copy_(torch.triu(corner) + torch.triu(corner, 1).T)
             self._sum[end:, start:end] = self._sum[start:end, end:].T
-        return self._sum.numpy()
+        return self._sum.cpu().numpy()
 
 
 class Magnitudes:
     """How many |x| are in each bucket of Statistics.percentile."""
 
-    def __init__(self, inputs: int) -> None:
+    def __init__(self, inputs: int, device: torch.device) -> None:
         self._counts = np.zeros(MAGNITUDE_BUCKETS, np.int64)
 
     def work(self) -> list[Work]:
@@ -122,7 +123,7 @@ class Magnitudes:
 
     def _add(self, windows: Sequence[torch.Tensor]) -> None:
         for x in windows:
-            buckets = magnitude_buckets(np.ascontiguousarray(x.numpy()))
+            buckets = magnitude_buckets(np.ascontiguousarray(x.cpu().numpy()))
             self._counts += np.bincount(buckets.reshape(-1), minlength=MAGNITUDE_BUCKETS)
 
     def result(self, tokens: int) -> NDArray[np.generic]:
@@ -135,8 +136,8 @@ class Samples:
     Every stride-th token is kept; the stride doubles, and every other one is let go, when twice SAMPLED_TOKENS are.
     """
 
-    def __init__(self, inputs: int) -> None:
-        self._kept = torch.zeros(0, inputs)
+    def __init__(self, inputs: int, device: torch.device) -> None:
+        self._kept = torch.zeros(0, inputs, device=device)
         self._stride = 1
         self._seen = 0
 
@@ -153,10 +154,10 @@ class Samples:
 
     def result(self, tokens: int) -> NDArray[np.generic]:
         chosen = np.linspace(0, len(self._kept) - 1, min(SAMPLED_TOKENS, len(self._kept))).astype(np.int64)
-        return np.ascontiguousarray(self._kept.numpy()[chosen])
+        return np.ascontiguousarray(self._kept.cpu().numpy()[chosen])
 
 
-KINDS: dict[Statistic, Callable[[int], Accumulator]] = {
+KINDS: dict[Statistic, Callable[[int, torch.device], Accumulator]] = {
     "second_moment": SecondMoment,
     "mean_abs": MeanAbs,
     "absmax": AbsMax,
@@ -169,8 +170,8 @@ KINDS: dict[Statistic, Callable[[int], Accumulator]] = {
 class Gathering:
     """All kinds that are wanted of the inputs of one Linear."""
 
-    def __init__(self, inputs: int, kinds: Collection[Statistic]) -> None:
-        self._kinds = {kind: KINDS[kind](inputs) for kind in kinds}
+    def __init__(self, inputs: int, kinds: Collection[Statistic], device: torch.device = CPU) -> None:
+        self._kinds = {kind: KINDS[kind](inputs, device) for kind in kinds}
         self._tokens = 0
         self.work = [work for kind in self._kinds.values() for work in kind.work()]
 

@@ -55,7 +55,7 @@ class Activations:
         return cls(file, path, lengths, hidden)
 
     def read(self, window: int) -> torch.Tensor:
-        """(1, length, hidden), a copy of its own."""
+        """(1, length, hidden), a copy of its own, on the CPU."""
         values = torch.empty(1, self._lengths[window], self._hidden)
         view = values.numpy().data.cast("B")
         done = 0
@@ -68,7 +68,7 @@ class Activations:
 
     def write(self, window: int, values: torch.Tensor) -> None:
         """`values` are (1, length, hidden)."""
-        view = values.contiguous().numpy().data.cast("B")
+        view = values.contiguous().cpu().numpy().data.cast("B")
         done = 0
         with exhaustion_reported(self.path.parent):
             while done < len(view):

@@ -107,22 +107,22 @@ class RunningBlock:
     @cached_property
     def stages(self) -> tuple[tuple[str, ...], ...]:
         with limit_threads(1), torch.inference_mode():
-            return self._resident.stages(self._before.read(0), self._calls[0])
+            return self._resident.stages(self._hidden(0), self._calls[0])
 
     def weight(self, name: str) -> FloatArray:
         require_of_block(name, self._resident.weights)
-        view = self._resident.weights[name].view()
-        view.flags.writeable = False
-        return view
+        values: FloatArray = self._resident.weights[name].cpu().numpy().view()
+        values.flags.writeable = False
+        return values
 
     def replace(self, name: str, values: FloatArray) -> None:
         weights = self._resident.weights
         require_of_block(name, weights)
         if self.done:
             raise PluginBroken(f"{name!r} was replaced after its block's last tensor had been given", tensor=name)
-        if values.shape != weights[name].shape:
-            raise ValueError(f"{name} is {weights[name].shape}, not {values.shape}")
-        weights[name][...] = values
+        if values.shape != tuple(weights[name].shape):
+            raise ValueError(f"{name} is {tuple(weights[name].shape)}, not {values.shape}")
+        weights[name].copy_(torch.from_numpy(np.require(values, np.float32, ["C", "W"])))
         # experts of one level do not reach each other: what is known of them stays
         unreached = {place for level in self._resident.experts if name in level.weights for place in level.places}
         self._ahead = {key: found for key, found in self._ahead.items() if key[0] in unreached}
@@ -186,7 +186,7 @@ class RunningBlock:
         start = time.perf_counter()
         for name, statistics in found.items():
             if name not in self.sensitivity:
-                weight = self._resident.weights[name]
+                weight = self.weight(name)
                 known = sensitivity(weight.T if name in self._resident.crosswise else weight, statistics)
                 self.sensitivity |= {name: known} if known is not None else {}
         self.measuring_seconds += time.perf_counter() - start
@@ -200,7 +200,8 @@ class RunningBlock:
     ) -> dict[Place, Statistics]:
         """`cached` is filled with the keys and the values that its attention caches."""
         with limit_threads(1):
-            gathered = {place: Gathering(self._inputs(place), kinds) for place in sorted(places)}
+            device = self._resident.decoder.device
+            gathered = {place: Gathering(self._inputs(place), kinds, device) for place in sorted(places)}
             starved = self._starved(places)
             routed = dict[str, list[int]]()
             caches = {} if cached is None else cached
@@ -209,7 +210,7 @@ class RunningBlock:
                 work = []
                 for name in windows[0].cached:
                     states = [window.cached[name] for window in windows]
-                    gathering = caches.setdefault(name, Gathering(states[0].shape[1], kinds))
+                    gathering = caches.setdefault(name, Gathering(states[0].shape[1], kinds, device))
                     gathering.count(sum(map(len, states)))
                     work += [(piece, states) for piece in gathering.work]
                 for place, gathering in gathered.items():
@@ -230,6 +231,9 @@ class RunningBlock:
                 _count(windows, routed)
         self.routed = routed
         self.done = True
+
+    def _hidden(self, window: int) -> torch.Tensor:
+        return self._before.read(window).to(self._resident.decoder.device)
 
     def _inputs(self, place: Place) -> int:
         """The width of what the weight there is multiplied by."""
@@ -266,7 +270,7 @@ class RunningBlock:
         after: Activations | None,
         caching: bool = False,
     ) -> Window:
-        hidden, call = self._before.read(window), self._calls[window]
+        hidden, call = self._hidden(window), self._calls[window]
         cache = CacheTap()
         if caching:
             call = self._resident.caching(call, cache)

@@ -54,6 +54,19 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def kind_of(device: torch.device) -> str:
+    """What numbers depend on: devices of one kind give the same bits, those of two kinds nearly the same numbers."""
+    return f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+
+
+def compute_in_float32(device: torch.device) -> None:
+    """From now on: no TF32, and sums in an order of their own where torch knows one. A CPU does so anyway."""
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
 class Reached(Exception):
     """The forward pass came to the end of the part that has weights."""
 

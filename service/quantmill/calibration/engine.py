@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from quantmill.calibration.activations import Activations
 from quantmill.calibration.block import ExpertRules, RunningBlock, Threads
-from quantmill.calibration.decoder import Call, Decoder, limit_threads
+from quantmill.calibration.decoder import Call, Decoder, compute_in_float32, kind_of, limit_threads
 from quantmill.calibration.known import KnownStatistics, StatisticsCache, Writing
 from quantmill.calibration.resident import Tensors, aligned, resident
 from quantmill.contract.calibration import CalibratedBlock, CalibrationNeed, Statistics, cached_names
@@ -58,6 +58,7 @@ class Engine:
         *,
         folder: Path,
         threads: int = 1,
+        device: str = "cpu",
         carries: MutableMapping[str, Path] | None = None,
         experts: ExpertRules | None = None,
         cache: StatisticsCache | None = None,
@@ -66,10 +67,11 @@ class Engine:
         pause: Callable[[], None] = lambda: None,
     ) -> None:
         """`key` names source and windows for the `cache` of the source's own pass. `progress(done, total)` counts its
-        blocks; `pause` is called between them and while another job makes what this one needs, and may raise.
+        blocks; `pause` is called between them and while another job makes what this one needs, and may raise. `device`
+        is torch's: what statistics are gathered on.
 
         Raises ArchitectureUnsupported where transformers does not have the model, SourceRejected for a token that it
-        does not know."""
+        does not know, RequestRejected where this machine has no such device."""
         self._index = index
         self._plan = plan
         self._tensors = tensors
@@ -81,8 +83,10 @@ class Engine:
         self._key = dict(key or {})
         self._progress = progress
         self._pause = pause
-        self._decoder = Decoder.of(index)
+        self._decoder = Decoder.of(index, device)
         self._decoder.run_experts_alone()
+        compute_in_float32(self._decoder.device)
+        self.kind = kind_of(self._decoder.device)
         highest = max(int(window.max()) for window in ids)
         if highest >= self._decoder.vocabulary:
             raise SourceRejected(
@@ -123,6 +127,7 @@ class Engine:
         if self._known is None:
             key = {**self._key, "kinds": sorted(need.of_source), "weights": sorted(need.weights), **vars(self._rules)}
             key |= {"caches": sorted(need.caches)} if need.caches else {}
+            key |= {"device": self.kind} if self.kind != "cpu" else {}
             opened = self._cache.opened(
                 key, lambda writing: self._source_pass(need, writing), self._folder, self._pause
             )
@@ -278,7 +283,7 @@ class Engine:
             yield
 
     def _hidden_of(self, ids: NDArray[np.int64]) -> torch.Tensor:
-        hidden, calls = self._decoder.embed(torch.from_numpy(ids[None]))
+        hidden, calls = self._decoder.embed(torch.from_numpy(ids[None]).to(self._decoder.device))
         self._calls.setdefault(len(ids), calls)
         return hidden
 

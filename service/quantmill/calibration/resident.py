@@ -43,7 +43,8 @@ class Experts:
 
 @dataclass(frozen=True)
 class Resident:
-    """The weights are arrays that the model's parameters share: changing one changes what runs.
+    """The weights are tensors, on the decoder's device, that the model's parameters share: changing one changes what
+    runs.
 
     `places` are where a matrix's values lie, with its names in the source: gate and up of an expert lie in one.
     `inputs_of` is the width of what is multiplied by it; `crosswise` names those that are stored (in, out).
@@ -52,7 +53,7 @@ class Resident:
     decoder: Decoder
     number: int
     name: str
-    weights: Mapping[str, FloatArray]
+    weights: Mapping[str, torch.Tensor]
     places: Mapping[int, tuple[str, ...]]
     inputs_of: Mapping[int, int]
     experts: tuple[Experts, ...]
@@ -137,7 +138,7 @@ class _Found:
     """What the parameters of a block are."""
 
     def __init__(self) -> None:
-        self.weights: dict[str, FloatArray] = {}
+        self.weights: dict[str, torch.Tensor] = {}
         self.places: dict[int, tuple[str, ...]] = {}
         self.inputs_of: dict[int, int] = {}
         self.experts: list[Experts] = []
@@ -153,7 +154,7 @@ class _Found:
             self.inputs_of |= dict.fromkeys(level.places, parameter.shape[2])
             return
         name = origin.names[0] if origin is not None else place
-        self.weights[name] = parameter.numpy()
+        self.weights[name] = parameter
         if parameter.ndim == 2:
             owner = decoder.model.get_submodule(place.rpartition(".")[0])
             self.places[parameter.data_ptr()] = (name,)
@@ -164,20 +165,20 @@ class _Found:
 
 def stacked(
     decoder: Decoder, place: str, origin: Origin, parameter: torch.Tensor, tensors: Tensors
-) -> dict[str, FloatArray]:
+) -> dict[str, torch.Tensor]:
     """The slices of a parameter (experts, rows, cols) that are the source's tensors.
 
     transformers stacks experts and sets what one input goes through below each other. Another arrangement is refused:
     a slice has to begin and end as its tensor does.
     """
-    found: dict[str, FloatArray] = {}
-    values = parameter.numpy()
+    found: dict[str, torch.Tensor] = {}
     rows = 0
     for names in _by_pattern(origin):
         height = len(tensors(names[0]))
         for expert, name in enumerate(names):
             source = tensors(name)
-            part = values[expert, rows : rows + height] if values.ndim == 3 and expert < len(values) else values[:0]
+            fits = parameter.ndim == 3 and expert < len(parameter)
+            part = parameter[expert, rows : rows + height] if fits else parameter[:0]
             if part.shape != source.shape or not _same_ends(part, source):
                 raise unsupported(decoder.architecture, f"{place} does not hold {name} as it is")
             found[name] = part
@@ -185,8 +186,8 @@ def stacked(
     return found
 
 
-def _same_ends(part: FloatArray, source: NDArray[Any]) -> bool:
-    return all(np.array_equal(part[row], source[row].astype(np.float32)) for row in (0, -1))
+def _same_ends(part: torch.Tensor, source: NDArray[Any]) -> bool:
+    return all(np.array_equal(part[row].cpu().numpy(), source[row].astype(np.float32)) for row in (0, -1))
 
 
 def _by_pattern(origin: Origin) -> list[list[str]]:
@@ -199,6 +200,6 @@ def _level(place: str, origin: Origin, parameter: torch.Tensor) -> Experts:
     return Experts(place.rpartition(".")[0], names, tuple(part.data_ptr() for part in parameter))
 
 
-def require_of_block(name: str, weights: Mapping[str, FloatArray]) -> None:
+def require_of_block(name: str, weights: Mapping[str, torch.Tensor]) -> None:
     if name not in weights:
         raise CalibrationMissing(f"{name!r} is no tensor of this block; it has {', '.join(sorted(weights))}"[:2000])

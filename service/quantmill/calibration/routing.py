@@ -56,8 +56,8 @@ class Routing:
     def everything(self, routed: Routed, name: str, expert: int, places: Collection[int]) -> dict[int, torch.Tensor]:
         """What an expert's Linears at `places` would be fed if every token were sent to it."""
         hidden, _ = routed[name]
-        chosen = torch.full((len(hidden), 1), expert)
+        chosen = torch.full((len(hidden), 1), expert, device=hidden.device)
         taps = Taps(places)
         with taps:
-            self._modules[name](hidden, chosen, torch.ones(len(hidden), 1))
+            self._modules[name](hidden, chosen, torch.ones(len(hidden), 1, device=hidden.device))
         return taps.seen

@@ -125,7 +125,7 @@ def settled(method: Method, folder: Path, planned: Planned) -> Planned:
     with open_checkpoint(folder) as checkpoint:
         threads = len(os.sched_getaffinity(0))
         session = RunnerSession(
-            checkpoint, planned.plan, threads=threads, seed=0, finished=(), canceled=threading.Event()
+            checkpoint, planned.plan, threads=threads, device="cpu", seed=0, finished=(), canceled=threading.Event()
         )
         return replace(planned, plan=method.settle.load()(session, planned.params))
 

@@ -52,6 +52,11 @@ class Session(Protocol):
         """How many threads the method may use; its results must not depend on it."""
 
     @property
+    def device(self) -> str:
+        """torch's name of the device that this worker calibrates on: "cpu", "cuda". A method whose heaviest work torch
+        can do there does it there."""
+
+    @property
     def seed(self) -> int: ...
 
     def units(self) -> Iterator[Unit]:

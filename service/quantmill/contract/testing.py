@@ -89,6 +89,7 @@ class MemorySession:
     finished: Collection[str] = field(default=())
     calibration: Calibration | None = None
     notes: list[Note] = field(default_factory=list)
+    device: str = "cpu"
 
     @property
     def index(self) -> ModelIndex:

@@ -14,7 +14,7 @@ from quantmill.calibration import StatisticsCache
 from quantmill.calibration.samples import Samples, read_windows
 from quantmill.checkpoints import Checkpoint
 from quantmill.contract.calibration import CalibrationCost, calibration_cost, require_calibration
-from quantmill.contract.errors import QuantmillError, ResourceExhausted
+from quantmill.contract.errors import QuantmillError, RequestRejected, ResourceExhausted
 from quantmill.contract.tensors import Plan, QuantizedTensor
 from quantmill.domain.calibration import CalibrationOptions
 from quantmill.files.blobs import BlobStore
@@ -58,7 +58,7 @@ class CalibrationRun:
                 if name not in known
             }
             known |= routed.keys() | sensitivity.keys()
-            findings[key] = Findings(routed=routed, sensitivity=sensitivity)
+            findings[key] = Findings(routed=routed, sensitivity=sensitivity, device=self.engine.kind)
             if behind is not None:
                 carries[key] = self.store.put_file(behind, move=True).digest
             yield key, tensors
@@ -83,6 +83,7 @@ class CalibrationRun:
                 for module, counts in routed.items()
             ],
             "sensitivity": {name: found.model_dump(mode="json") for name, found in lost.items()},
+            "device": self.engine.kind,
             "statistics_from_cache": self.engine.from_cache,
             "seconds": {phase: round(seconds, 3) for phase, seconds in self.engine.seconds.items()},
             "warnings": [*samples.warnings, *self._expert_warnings(starved)],
@@ -127,7 +128,7 @@ def calibration_of(
     """The engine over `samples`, going on behind the `finished` units; None for a job without calibration.
 
     Raises RequestRejected where the plan and the request disagree on that, ResourceExhausted when the disk has no room
-    or the worker allows less memory than it takes.
+    or the worker allows less memory than it takes, QuantmillError where the worker lacks the device that it is set to.
     """
     require_calibration(plan, task.method, given=samples is not None)
     if samples is None or task.calibration is None:
@@ -136,6 +137,7 @@ def calibration_of(
     from quantmill.calibration.block import ExpertRules
     from quantmill.calibration.engine import Engine
 
+    find_worker_device(task.device)
     folder = task.export_folder.parent
     cost = calibration_cost(
         checkpoint.index, plan, windows=len(samples.ids), window=samples.window, threads=task.threads
@@ -152,6 +154,7 @@ def calibration_of(
         samples.ids,
         folder=folder,
         threads=task.threads,
+        device=task.device,
         carries=carries,
         experts=ExpertRules(options.least_expert_tokens, options.starved_experts == "all_tokens"),
         cache=StatisticsCache(task.statistics_cache, task.statistics_cache_bytes),
@@ -162,6 +165,24 @@ def calibration_of(
         if plan.calibration is not None and plan.calibration.of_source:
             engine.know(plan.calibration)
         yield CalibrationRun(engine, samples, options, store)
+
+
+def find_worker_device(name: str) -> str:
+    """The kind of the device that QUANTMILL_DEVICE names.
+
+    Raises QuantmillError where this machine lacks it: the request is not to blame.
+    """
+    from quantmill.calibration.decoder import find_device, kind_of
+
+    try:
+        return kind_of(find_device(name))
+    except RequestRejected as error:
+        raise QuantmillError(f"QUANTMILL_DEVICE: {error.detail}", device=name) from error
+
+
+def kind_of_worker(task: Start, plan: Plan) -> str:
+    """The kind of device that this attempt calibrates on; as a job's units have it that is not calibrated, "cpu"."""
+    return Findings().device if plan.calibration is None else find_worker_device(task.device)
 
 
 def finite(checkpoint: Checkpoint, name: str) -> Any:
@@ -196,12 +217,14 @@ def require_memory(cost: CalibrationCost, plan: Plan, *, held: int, limit: int |
         )
 
 
-def usable(plan: Plan, finished: Sequence[FinishedUnit], carries: Path) -> tuple[FinishedUnit, ...]:
-    """Those finished units that a new attempt can build on.
+def usable(plan: Plan, finished: Sequence[FinishedUnit], carries: Path, device: str) -> tuple[FinishedUnit, ...]:
+    """Those finished units that a new attempt can build on which calibrates on this kind of device.
 
-    Blocks stand on each other: they count as far as they are there without a gap, and only with the hidden states
+    Devices of two kinds do not compute the same bits: units that were calibrated on another kind are done anew. Blocks
+    stand on each other: they count as far as they are there without a gap, and only with the hidden states
     behind the last of them, unless that is the last of all. Else all blocks are done anew.
     """
+    finished = [unit for unit in finished if unit.findings.device == device]
     by_key = {unit.key: unit for unit in finished}
     walked = [unit.key for unit in plan.units if unit.block is not None]
     done = [key for key in walked if key in by_key]

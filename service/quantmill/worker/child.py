@@ -36,6 +36,7 @@ FIXED = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # else CUDA's products may differ from run to run
     "OMP_WAIT_POLICY": "PASSIVE",  # torch's threads sleep while they wait: a spinning one starves its busy neighbours
 }
 

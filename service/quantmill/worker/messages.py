@@ -47,6 +47,7 @@ class Findings(Message):
     """What came of a unit beside its tensors.
 
     notes        what the method said of them
+    device       the kind of device that it was calibrated on, "cpu" too where it was not calibrated
     routed       calibration tokens that each expert of the block was sent, by the module that holds the experts
     sensitivity  what its weights lose at each bit width, by name
     """
@@ -54,6 +55,7 @@ class Findings(Message):
     notes: tuple[NoteTaken, ...] = ()
     routed: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     sensitivity: dict[str, SensitivityFound] = Field(default_factory=dict)
+    device: str = "cpu"
 
 
 class FinishedUnit(Message):
@@ -80,6 +82,7 @@ class Start(Message):
     params: dict[str, Any]
     seed: int
     threads: int
+    device: str  # torch's name of what calibration runs on
     plan: dict[str, Any]  # empty: nobody has planned yet
     source_digest: str | None  # as an earlier attempt found it
     evaluation_text: Path | None

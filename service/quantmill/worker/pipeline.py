@@ -26,7 +26,7 @@ from quantmill.evaluation import Artifact, Measured, SourceCache, Text, measure,
 from quantmill.files.atomic import exhaustion_reported
 from quantmill.plugins import Plugins
 from quantmill.verification import Verification, verify
-from quantmill.worker.calibrated import CalibrationRun, calibration_of, usable, windows_of_task
+from quantmill.worker.calibrated import CalibrationRun, calibration_of, kind_of_worker, usable, windows_of_task
 from quantmill.worker.environment import capture_environment, peak_memory_bytes
 from quantmill.worker.messages import (
     Findings,
@@ -68,7 +68,8 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
             send(PlanSettled(plan=plan.to_json()))
 
         with closing(unit_store(task, method, params, checkpoint, plan)) as store:
-            done = usable(plan, [unit for unit in task.finished if store.holds(unit)], task.carry_store)
+            whole = [unit for unit in task.finished if store.holds(unit)]
+            done = usable(plan, whole, task.carry_store, kind_of_worker(task, plan))
             progress = reporter(send, Phase.CALIBRATE)
             with calibration_of(
                 task, checkpoint, plan, samples, source_digest, done, progress, canceled
@@ -212,6 +213,7 @@ def session_of(
         checkpoint,
         plan,
         threads=task.threads,
+        device=task.device,
         seed=task.seed,
         finished=finished,
         canceled=canceled,

@@ -54,6 +54,8 @@ def explain(error: Exception, method: str) -> dict[str, object]:
         return describe(QuantmillError(f"this worker lacks {error.name}; install it with 'quantmill[worker]'"))
     if isinstance(error, MemoryError):
         return describe(ResourceExhausted("memory ran out; give the worker more, or choose a smaller unit"))
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for it
+        return describe(ResourceExhausted("the device's memory ran out; use fewer threads or a smaller window"))
     if isinstance(error, OSError) and error.errno in FULL:
         return describe(ResourceExhausted(f"{FULL[error.errno]}; make room in the data folder and retry the job"))
     if isinstance(error, OSError):

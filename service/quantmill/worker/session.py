@@ -28,6 +28,7 @@ class RunnerSession:
         plan: Plan,
         *,
         threads: int,
+        device: str,
         seed: int,
         finished: Collection[str],
         canceled: threading.Event,
@@ -36,6 +37,7 @@ class RunnerSession:
         self._checkpoint = checkpoint
         self._plan = plan
         self._threads = threads
+        self._device = device
         self._seed = seed
         self._finished = frozenset(finished)
         self._canceled = canceled
@@ -53,6 +55,10 @@ class RunnerSession:
     @property
     def threads(self) -> int:
         return self._threads
+
+    @property
+    def device(self) -> str:
+        return self._device
 
     @property
     def seed(self) -> int:

@@ -149,6 +149,7 @@ class Supervisor:
             params=dict(job.request.params),
             seed=job.request.seed,
             threads=self._services.settings.threads,
+            device=self._services.settings.device,
             plan=dict(job.plan),
             source_digest=job.source_digest,
             evaluation_text=Path(text) if text else None,
