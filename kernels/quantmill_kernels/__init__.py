@@ -3,6 +3,7 @@
 from quantmill_kernels._native import (
     Format,
     absmax,
+    compare,
     decode,
     decode_4bit,
     decode_absmax,
@@ -48,6 +49,7 @@ from quantmill_kernels._native import (
 __all__ = [
     "Format",
     "absmax",
+    "compare",
     "decode",
     "decode_4bit",
     "decode_absmax",

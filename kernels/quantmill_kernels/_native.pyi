@@ -414,3 +414,19 @@ def unpack_hqq(packing: str, packed: numpy.typing.NDArray[Any], rows: int, *, th
     `packed` is uint8, or int32 for 3bit_32. Raises ValueError for a number of rows that the packed ones do not hold or an
     unknown packing, TypeError for a dtype.
     """
+
+def compare(values: numpy.typing.NDArray[numpy.float32], source: numpy.typing.NDArray[Any], *, block: int, group: int, relative: float, group_relative: float = 0.0, floor: float = 0.0) -> tuple[float, float, float, float, int, int, float, float]:
+    """
+    Values (n,) beside those that they stand for, one pass over both.
+
+    `source` is float32, float16 or bfloat16, n values too. Blocks of `block` values stand in groups of `group`; the last
+    of each may be shorter. rms(values - source) of a block may be
+
+        relative * largest |source| of the block + group_relative * largest |source| of the group + floor
+
+    Gives the sums of (values - source)^2, source^2 and values * source in float64, the largest |values - source|, how
+    many values are not finite (then the sums are NaN), and of the block with the largest share of what it is allowed its
+    first value, the sum of its squared differences and what it is allowed.
+
+    Raises ValueError for lengths or bounds that do not fit, TypeError for a dtype.
+    """

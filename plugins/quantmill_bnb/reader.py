@@ -6,7 +6,7 @@ Codes and tables: bitsandbytes 0.50, functional.get_4bit_type and create_dynamic
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from quantmill.contract.errors import VerificationFailed
 from quantmill.contract.model_folder import ModelFolder, read_kept
-from quantmill.contract.reading import ReadTensor
+from quantmill.contract.reading import DecodedRows, ReadTensor, matrix_of
 from quantmill.contract.tensors import FloatArray
 
 STATE = ".quant_state.bitsandbytes__"
@@ -69,9 +69,15 @@ def _int8(artifact: ModelFolder, name: str, scale: str) -> ReadTensor:
         raise VerificationFailed(
             f"{name}: int8 (rows, cols) and float32 (rows,) do not fit: {codes.shape}, {absmax.shape}"
         )
-    values = codes.astype(np.float32)
-    values *= (absmax / np.float32(127))[:, None]
-    return ReadTensor(name, "INT8", _nbytes(artifact, [name, scale, layout]), values)
+    steps = (absmax / np.float32(127)).astype(np.float32, copy=False)[:, None]
+
+    def decode(first: int, last: int) -> FloatArray:
+        values = codes[first:last].astype(np.float32)
+        values *= steps[first:last]
+        return values
+
+    rows = DecodedRows(codes.shape, decode)
+    return ReadTensor(name, "INT8", _nbytes(artifact, [name, scale, layout]), rows)
 
 
 def _four_bit(artifact: ModelFolder, name: str, states: list[str]) -> ReadTensor:
@@ -90,8 +96,8 @@ def _four_bit(artifact: ModelFolder, name: str, states: list[str]) -> ReadTensor
     scheme = f"{str(state['quant_type']).upper()}-{block}{'-DQ' if nested else ''}"
     parts = [name, states[0], f"{name}.quant_map", f"{name}.absmax"]
     parts += [f"{name}.{part}" for part in NESTED if nested]
-    values = _decoded(packed, absmax, table, prod(shape), block).reshape(shape)
-    return ReadTensor(name, scheme, _nbytes(artifact, parts), values)
+    rows = DecodedRows(shape, _four_bit_rows(packed, absmax, table, shape, block))
+    return ReadTensor(name, scheme, _nbytes(artifact, parts), rows)
 
 
 def _state(artifact: ModelFolder, name: str) -> dict[str, Any]:
@@ -119,15 +125,33 @@ def _absmax(artifact: ModelFolder, name: str, state: dict[str, Any]) -> tuple[Fl
     return table[stored] * each + np.float32(state["nested_offset"]), True
 
 
-def _decoded(packed: NDArray[np.uint8], absmax: FloatArray, table: FloatArray, n: int, block: int) -> FloatArray:
+def _four_bit_rows(
+    packed: NDArray[np.uint8], absmax: FloatArray, table: FloatArray, shape: tuple[int, ...], block: int
+) -> Callable[[int, int], FloatArray]:
+    """How to decode rows of a matrix whose blocks run over the flattened values."""
+    cols = matrix_of(shape)[1]
+    both = np.stack([np.repeat(table, 16), np.tile(table, 16)], axis=1).astype(np.float32)  # (256, 2)
+    pairs = both.view(np.uint64)[:, 0]
+
+    def decode(first: int, last: int) -> FloatArray:
+        start, end = first * cols // block * block, last * cols  # from the beginning of a block on
+        scales = absmax[start // block : -(-end // block)]
+        values = _decoded(packed[start // 2 : -(-end // 2)], scales, pairs, end - start, block)
+        return values[first * cols - start :].reshape(-1, cols)
+
+    return decode
+
+
+def _decoded(
+    packed: NDArray[np.uint8], absmax: FloatArray, pairs: NDArray[np.uint64], n: int, block: int
+) -> FloatArray:
     """`n` values; the first of each pair of codes is in the high nibble. A byte is looked up as its two values."""
-    pairs = np.stack([np.repeat(table, 16), np.tile(table, 16)], axis=1).astype(np.float32)  # (256, 2)
     values = np.empty(2 * -(-n // 2), np.float32)
     step = max(1, CHUNK_VALUES // block) * block
     for start in range(0, n, step):
         chunk = values[start : start + step]
         raw = packed[start // 2 : (start + chunk.size) // 2]
-        pairs.view(np.uint64)[:, 0].take(raw, mode="clip", out=chunk.view(np.uint64))  # no byte is out of the table
+        pairs.take(raw, mode="clip", out=chunk.view(np.uint64))  # no byte is out of the table
         scales = absmax[start // block : -(-(start + chunk.size) // block)]
         whole = chunk.size // block
         chunk[: whole * block].reshape(-1, block)[:] *= scales[:whole, None]

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from quantmill.contract.errors import VerificationFailed
 from quantmill.contract.model_folder import ModelFolder, read_kept
-from quantmill.contract.reading import ReadTensor
+from quantmill.contract.reading import DecodedRows, ReadTensor
 from quantmill.contract.strictjson import parse_object
 from quantmill.contract.tensors import FloatArray
+
+Scales = Callable[[NDArray[Any]], FloatArray]  # those of some rows, from what is stored of them
 
 
 def _pairs(first: FloatArray, second: FloatArray) -> NDArray[np.uint64]:
@@ -32,6 +34,7 @@ E4M3 = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.fl
 E4M3_PAIRS = _pairs(E4M3, E4M3)  # of two neighbours
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 E2M1_PAIRS = _pairs(E2M1, E2M1)  # the first of two codes is in the low nibble
+E8M0 = np.append(np.ldexp(np.float32(1), np.arange(-127, 128)), np.float32(np.nan)).astype(np.float32)  # 255 is NaN
 SCALES = (".weight_scale", ".weight_scale_inv", ".weight_global_scale", ".input_scale")
 OF_CACHES = (".k_scale", ".v_scale")  # of an attention's keys and values
 # They count for the first of these that is quantized
@@ -135,8 +138,8 @@ def _read(artifact: ModelFolder, name: str) -> ReadTensor:
     endings = tuple(part.removeprefix(module) for part in parts)
     if endings not in DECODERS:
         raise VerificationFailed(f"{module} is stored as {', '.join(parts)}, which is no layout of this method")
-    scheme, values = DECODERS[endings](*(artifact.values(part) for part in parts))
-    return ReadTensor(name, scheme, nbytes + _of_caches(artifact, module), values)
+    scheme, rows = DECODERS[endings](*(artifact.values(part) for part in parts))
+    return ReadTensor(name, scheme, nbytes + _of_caches(artifact, module), rows)
 
 
 def _caches_are_quantized(artifact: ModelFolder) -> bool:
@@ -154,25 +157,33 @@ def _of_caches(artifact: ModelFolder, module: str) -> int:
     return sum(artifact.tensors[each].nbytes for each in names if each in artifact.tensors)
 
 
-def _e8m0(exponents: NDArray[np.uint8]) -> FloatArray:
-    """2^(exponent - 127); the format's NaN (255) becomes NaN."""
-    values = np.ldexp(np.float32(1), exponents.astype(np.int32) - 127)
-    return np.where(exponents == 255, np.float32(np.nan), values).astype(np.float32)
+def _scaled(codes: NDArray[Any], scales: Callable[[slice], FloatArray], group: int) -> DecodedRows:
+    """E4M3 codes times the scale of their group of `group` columns; `scales` gives those of some rows."""
+
+    def decode(first: int, last: int) -> FloatArray:
+        some = slice(first, last)
+        return _scaled_rows(codes[some].view(np.uint8), scales(some), group)
+
+    return DecodedRows(codes.shape, decode)
 
 
-def _scaled(codes: NDArray[Any], scales: FloatArray, group: int) -> FloatArray:
-    """E4M3 codes times the scale of their group of `group` columns, in chunks of rows that stay in the cache."""
-    rows, cols = codes.shape
-    values = np.empty(codes.shape, np.float32)
-    raw, table, wide = codes.view(np.uint8), E4M3, values
+def _scaled_rows(raw: NDArray[np.uint8], scales: FloatArray, group: int) -> FloatArray:
+    """In chunks of rows that stay in the cache."""
+    rows, cols = raw.shape
+    values = np.empty(raw.shape, np.float32)
+    table, wide = E4M3, values
+    codes: NDArray[Any] = raw
     if cols % 2 == 0:  # two codes are looked up at once
-        raw, table, wide = raw.view(np.uint16), E4M3_PAIRS, values.view(np.uint64)
-    step = max(1, CHUNK_VALUES // max(1, cols))
-    for start in range(0, rows, step):
-        chunk = slice(start, start + step)
-        table.take(raw[chunk], mode="clip", out=wide[chunk])  # no code is out of the table
+        codes, table, wide = raw.view(np.uint16), E4M3_PAIRS, values.view(np.uint64)
+    for chunk in _chunks(rows, cols):
+        table.take(codes[chunk], mode="clip", out=wide[chunk])  # no code is out of the table
         _scale(values[chunk], scales[chunk], group)
     return values
+
+
+def _chunks(rows: int, cols: int) -> Iterator[slice]:
+    step = max(1, CHUNK_VALUES // max(1, cols))
+    return (slice(start, start + step) for start in range(0, rows, step))
 
 
 def _scale(values: FloatArray, scales: FloatArray, group: int) -> None:
@@ -185,50 +196,54 @@ def _scale(values: FloatArray, scales: FloatArray, group: int) -> None:
         values *= np.repeat(scales, group, axis=1)[:, :cols]
 
 
-def _fp8(codes: NDArray[Any], scale: NDArray[Any]) -> tuple[str, FloatArray]:
+def _fp8(codes: NDArray[Any], scale: NDArray[Any]) -> tuple[str, DecodedRows]:
     """E4M3 with a scale for the tensor, each row or each block, or E8M0 exponents for groups of 32."""
     _require(codes.ndim == 2, f"weights {codes.shape} with scales {scale.shape}")
     _require(codes.dtype == ml_dtypes.float8_e4m3fn, f"weights of {codes.dtype}")
     rows, cols = codes.shape
     if scale.dtype == np.uint8:
         _require(scale.shape == (rows, cols // 32), f"weights {codes.shape} with scales {scale.shape}")
-        return "MXFP8", _scaled(codes, _e8m0(scale), 32)
+        return "MXFP8", _scaled(codes, lambda some: E8M0[scale[some]], 32)
     scales = scale.astype(np.float32)
     if scale.shape == (1,):
-        return "FP8-tensor", _scaled(codes, np.broadcast_to(scales, (rows, 1)), cols)
+        return "FP8-tensor", _scaled(codes, np.broadcast_to(scales, (rows, 1)).__getitem__, cols)
     if scale.shape == (rows, 1):
-        return "FP8", _scaled(codes, scales, cols)
+        return "FP8", _scaled(codes, scales.__getitem__, cols)
     _require(scale.shape == (-(-rows // BLOCK), -(-cols // BLOCK)), f"weights {codes.shape} with scales {scale.shape}")
-    return "FP8-128x128", _scaled(codes, np.repeat(scales, BLOCK, axis=0)[:rows], BLOCK)
+    return "FP8-128x128", _scaled(codes, np.repeat(scales, BLOCK, axis=0)[:rows].__getitem__, BLOCK)
 
 
-def _static_fp8(codes: NDArray[Any], scale: NDArray[Any], input_scale: NDArray[Any]) -> tuple[str, FloatArray]:
+def _static_fp8(codes: NDArray[Any], scale: NDArray[Any], input_scale: NDArray[Any]) -> tuple[str, DecodedRows]:
     """The weights are what they are without the scale of their inputs."""
     _require(input_scale.shape == (1,), f"weights {codes.shape} with a scale of inputs {input_scale.shape}")
     return _fp8(codes, scale)
 
 
-def _four_bit(packed: NDArray[np.uint8], scales: FloatArray, group: int) -> FloatArray:
+def _four_bit(packed: NDArray[np.uint8], scale: NDArray[Any], scales: Scales, group: int) -> DecodedRows:
+    """E2M1 codes times what `scales` makes of the stored `scale` of their group."""
     _require(packed.ndim == 2 and packed.dtype == np.uint8, f"packed {packed.dtype} {packed.shape}")
     rows, cols = packed.shape[0], 2 * packed.shape[1]
-    _require(scales.shape == (rows, cols // group), f"{rows} x {cols} weights with scales {scales.shape}")
-    values = np.empty((rows, cols), np.float32)
-    step = max(1, CHUNK_VALUES // max(1, cols))
-    for start in range(0, rows, step):
-        chunk = slice(start, start + step)
-        E2M1_PAIRS.take(packed[chunk], mode="clip", out=values.view(np.uint64)[chunk])  # no byte is out of the table
-        _scale(values[chunk], scales[chunk], group)
-    return values
+    _require(scale.shape == (rows, cols // group), f"{rows} x {cols} weights with scales {scale.shape}")
+
+    def decode(first: int, last: int) -> FloatArray:
+        codes, factors = packed[first:last], scales(scale[first:last])
+        values = np.empty((last - first, cols), np.float32)
+        for chunk in _chunks(last - first, cols):
+            E2M1_PAIRS.take(codes[chunk], mode="clip", out=values.view(np.uint64)[chunk])  # no byte is out of the table
+            _scale(values[chunk], factors[chunk], group)
+        return values
+
+    return DecodedRows((rows, cols), decode)
 
 
-def _mxfp4(packed: NDArray[Any], scale: NDArray[Any]) -> tuple[str, FloatArray]:
+def _mxfp4(packed: NDArray[Any], scale: NDArray[Any]) -> tuple[str, DecodedRows]:
     _require(scale.dtype == np.uint8, f"scales of {scale.dtype}")
-    return "MXFP4", _four_bit(packed, _e8m0(scale), 32)
+    return "MXFP4", _four_bit(packed, scale, E8M0.__getitem__, 32)
 
 
-def _nvfp4(packed: NDArray[Any], scale: NDArray[Any], global_scale: NDArray[Any]) -> tuple[str, FloatArray]:
+def _nvfp4(packed: NDArray[Any], scale: NDArray[Any], global_scale: NDArray[Any]) -> tuple[str, DecodedRows]:
     _require(global_scale.shape == (1,) and global_scale.dtype == np.float32, f"global scale {global_scale.shape}")
-    return "NVFP4", _four_bit(packed, scale.astype(np.float32) / global_scale[0], 16)
+    return "NVFP4", _four_bit(packed, scale, lambda some: some.astype(np.float32) / global_scale[0], 16)
 
 
 def _require(holds: bool, found: str) -> None:
@@ -236,7 +251,7 @@ def _require(holds: bool, found: str) -> None:
         raise VerificationFailed(f"the arrays of a weight do not fit: {found}")
 
 
-DECODERS: Mapping[tuple[str, ...], Callable[..., tuple[str, FloatArray]]] = {
+DECODERS: Mapping[tuple[str, ...], Callable[..., tuple[str, DecodedRows]]] = {
     (".weight", ".weight_scale"): _fp8,
     (".weight", ".weight_scale_inv"): _fp8,
     (".weight", ".weight_scale", ".input_scale"): _static_fp8,

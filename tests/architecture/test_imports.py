@@ -58,7 +58,7 @@ MAY_IMPORT = {
     "quantmill.files": room(VALUES, libraries="rfc8785"),
     "quantmill.store": room(VALUES, libraries="sqlalchemy alembic rfc8785"),
     "quantmill.services": room("quantmill.settings quantmill.plugins quantmill.files quantmill.store"),
-    "quantmill.verification": room(f"{VALUES} quantmill.checkpoints", libraries="numpy"),
+    "quantmill.verification": room(f"{VALUES} quantmill.checkpoints quantmill_kernels", libraries="numpy"),
     "quantmill.calibration": room(
         f"{VALUES} quantmill.checkpoints quantmill.files quantmill.texts",
         libraries="numpy safetensors",

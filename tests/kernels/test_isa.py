@@ -43,6 +43,7 @@ def digests() -> dict[str, str]:
         digests_of_int8(values),
         digests_of_gptq(),
         digests_of_hqq(),
+        digests_of_differences(values),
     )
     for digests_of_family in families:
         results |= digests_of_family
@@ -127,6 +128,19 @@ def digests_of_int8(values: np.ndarray) -> dict[str, str]:
             decoded = kernels.decode_int8_affine(*parts, axis=axis)
             for what, part in zip(("codes", "scale", "zero_point", "values"), (*parts, decoded), strict=True):
                 results[f"int8 axis {axis} symmetric {symmetric} {what}"] = sha256(part)
+    return results
+
+
+def digests_of_differences(values: np.ndarray) -> dict[str, str]:
+    results = {}
+    for dtype in (np.float32, np.float16, ml_dtypes.bfloat16):
+        source = np.clip(values, -6e4, 6e4).astype(dtype)
+        near = (source.astype(np.float32) * np.float32(1.01)).reshape(-1)
+        for block, group in ((16, 256), (100, 100), (COLS, COLS)):
+            found = kernels.compare(
+                near, source.reshape(-1), block=block, group=group, relative=0.1, group_relative=0.1
+            )
+            results[f"differences {np.dtype(dtype).name} {block}"] = sha256(np.array(found))
     return results
 
 

@@ -12,5 +12,6 @@ void add_bitsandbytes(nanobind::module_& m);
 void add_small_floats(nanobind::module_& m);
 void add_int8_affine(nanobind::module_& m);
 void add_hqq(nanobind::module_& m);
+void add_differences(nanobind::module_& m);
 
 }  // namespace quantmill

@@ -20,6 +20,7 @@ NB_MODULE(_native, m) {
     add_small_floats(m);
     add_int8_affine(m);
     add_hqq(m);
+    add_differences(m);
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from quantmill.contract.errors import PluginBroken, SourceRejected
 from quantmill.contract.placement import Place, Placement, WeightFile, write_placed
-from quantmill.contract.reading import BlockBound, Observation, ReadTensor
+from quantmill.contract.reading import BlockBound, DecodedRows, Observation, ReadTensor, matrix_of
 from quantmill.contract.safetensors import DTYPES, TensorFile
 from quantmill.contract.strictjson import parse_object, shown
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, SourceTensor, TensorInfo, TensorPlan
@@ -314,7 +314,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 def read_kept(artifact: ModelFolder, name: str) -> ReadTensor:
     """A tensor that is stored as it is. Raises SourceRejected for a dtype that holds no real numbers."""
     info, values = artifact.tensors[name], artifact.values(name)
-    return ReadTensor(name, info.dtype, info.nbytes, values.astype(np.float32, copy=False))
+    matrix = values.reshape(matrix_of(info.shape))
+    content = DecodedRows(info.shape, lambda first, last: matrix[first:last].astype(np.float32, copy=False))
+    return ReadTensor(name, info.dtype, info.nbytes, content)
 
 
 def config_observations(artifact: ModelFolder, index: ModelIndex) -> Iterator[Observation]:

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from math import prod
 
 from quantmill.contract.tensors import FloatArray
+
+
+@dataclass(frozen=True)
+class DecodedRows:
+    """Values that are decoded when somebody asks for them, so that no tensor has to be in memory as float32.
+
+    `decode(first, last)` gives rows `first` to `last` of the (rows, cols) that `matrix_of` makes of `shape`. Threads
+    may call it at once, for any rows.
+    """
+
+    shape: tuple[int, ...]
+    decode: Callable[[int, int], FloatArray]
+
+
+def matrix_of(shape: tuple[int, ...]) -> tuple[int, int]:
+    """All but the last dimension as rows; a vector is one row."""
+    return (prod(shape[:-1]), shape[-1]) if shape else (1, 1)
 
 
 @dataclass(frozen=True)
@@ -15,7 +33,7 @@ class ReadTensor:
     name     the source's
     scheme   how it is stored, as its own label in the file says; the plan's name for it
     nbytes   what it takes in the file, without the container's overhead
-    values   float32, in the source's shape and row order
+    content  float32 values in the source's shape and row order, or how to have them row by row
 
     `transposed` says that the artifact's rows are the source's columns: its blocks run along those. Of a tensor with
     more than two dimensions it is the last two.
@@ -24,8 +42,16 @@ class ReadTensor:
     name: str
     scheme: str
     nbytes: int
-    values: FloatArray
+    content: FloatArray | DecodedRows
     transposed: bool = False
+
+    @property
+    def values(self) -> FloatArray:
+        """All values, float32 in the source's shape."""
+        if isinstance(self.content, DecodedRows):
+            shape = self.content.shape
+            return self.content.decode(0, matrix_of(shape)[0]).reshape(shape)
+        return self.content
 
 
 @dataclass(frozen=True)

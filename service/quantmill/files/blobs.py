@@ -15,8 +15,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, cast
 from uuid import uuid4
 
 from quantmill.contract.errors import ArtifactDamaged, NotFound
@@ -149,10 +150,7 @@ class BlobStore:
 
 def digest_of(file: BinaryIO) -> str:
     """`sha256:<hex>` of the bytes from the file's position to its end."""
-    digest = hashlib.sha256()
-    while chunk := file.read(CHUNK):
-        digest.update(chunk)
-    return f"sha256:{digest.hexdigest()}"
+    return f"sha256:{hashlib.file_digest(cast(BufferedReader, file), 'sha256').hexdigest()}"
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -1,13 +1,15 @@
 """The independent check of a written artifact. docs/verification.md says what each check catches.
 
 It reopens the files with the method's `read` and `inspect` alone, which share no code with the encoder and the
-writer, and compares what comes out with the source and the plan. Memory is bounded by one tensor as `read` gives it.
+writer, and compares what comes out with the source and the plan. Memory is bounded by one tensor as `read` gives it;
+of one that is decoded row by row, by a piece for each thread.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,10 @@ from quantmill.checkpoints.folder import Checkpoint
 from quantmill.contract.errors import Canceled, ResourceExhausted, VerificationFailed
 from quantmill.contract.folds import FoldedSource
 from quantmill.contract.method import Method
-from quantmill.contract.reading import BlockBound, Inspection, Observation, ReadTensor
+from quantmill.contract.reading import BlockBound, DecodedRows, Inspection, Observation, ReadTensor
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
 from quantmill.domain.artifacts import DESCRIPTION_FILE, Metric
-from quantmill.verification.compare import TensorError, compare, distinct_values, ratio
+from quantmill.verification.compare import Mapped, TensorError, compare, distinct_values, ratio
 from quantmill.verification.consistency import Moved
 from quantmill.verification.hygiene import files_below, irregular, local_paths, unexpected, unfit
 
@@ -109,13 +111,14 @@ def verify(
     params: Any,
     folder: Path,
     progress: Callable[[int, int], None] | None = None,
+    threads: int = 1,
 ) -> Verification:
     """Check the files that `method` wrote to `folder` for `params` against `plan` and the source.
 
     The folder holds the artifact's plain files and no others; every source tensor is stored exactly once, as
     planned, or dropped for a stated reason, and nothing else is stored; all values are finite; each tensor and each
     block of it is within the method's bounds for its scheme; what the method's `inspect` states holds; the files
-    have the planned size. `progress(done, total)` counts tensors.
+    have the planned size. `progress(done, total)` counts tensors; `threads` change no result.
 
     Raises VerificationFailed with every failed check in `failed`. A folder that holds a link or a device is refused
     before anything in it is opened.
@@ -126,11 +129,12 @@ def verify(
     expected = [tensor for tensor in plan.tensors if tensor.action != "drop"]
     findings = _Findings()
     moved = _moved_scales(checkpoint, plan, method, folder, findings)
-    for tensor in _read(method, folder, findings):
-        _examine(tensor, checkpoint.index, moved, plan, method, findings)
-        del tensor  # else it would stay while the next one is made
-        if progress is not None:
-            progress(len(findings.seen), len(expected))
+    with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool:
+        for tensor in _read(method, folder, findings):
+            _examine(tensor, checkpoint.index, moved, plan, method, findings, pool.map)
+            del tensor  # else it would stay while the next one is made
+            if progress is not None:
+                progress(len(findings.seen), len(expected))
     inspection = _inspect(method, folder, plan, checkpoint.index, params, findings)
     nbytes = sum(status.st_size for status in files.values())
     written = [name for name in files if name != DESCRIPTION_FILE]
@@ -218,7 +222,13 @@ def _inspect(
 
 
 def _examine(
-    tensor: ReadTensor, index: ModelIndex, moved: Moved, plan: Plan, method: Method, findings: _Findings
+    tensor: ReadTensor,
+    index: ModelIndex,
+    moved: Moved,
+    plan: Plan,
+    method: Method,
+    findings: _Findings,
+    mapped: Mapped,
 ) -> None:
     name = tensor.name
     planned = plan.by_name.get(name)
@@ -233,27 +243,40 @@ def _examine(
         findings.other_scheme[name] = f"stored as {tensor.scheme}, planned as {planned.scheme}"
     if tensor.nbytes != planned.nbytes:
         findings.other_size[name] = f"takes {tensor.nbytes} bytes, {planned.nbytes} were planned"
-    values = tensor.values
-    if values.dtype != np.float32 or values.shape != planned.shape:
-        findings.misshapen[name] = f"{values.dtype} {list(values.shape)} instead of float32 {list(planned.shape)}"
+    content = tensor.content
+    dtype = np.dtype(np.float32) if isinstance(content, DecodedRows) else content.dtype
+    if dtype != np.float32 or content.shape != planned.shape:
+        findings.misshapen[name] = f"{dtype} {list(content.shape)} instead of float32 {list(planned.shape)}"
         return
+    try:
+        _compare(tensor, planned, moved, method, findings, mapped)
+    except (Canceled, ResourceExhausted, MemoryError):
+        raise
+    except Exception as error:  # as where it is read: what cannot be decoded is not right
+        findings.unreadable[name] = f"{type(error).__name__}: {error}"[:500]
+
+
+def _compare(
+    tensor: ReadTensor, planned: TensorPlan, moved: Moved, method: Method, findings: _Findings, mapped: Mapped
+) -> None:
+    name = tensor.name
     source = moved.source.values(name)
-    if tensor.transposed:
-        values, source = values.swapaxes(-1, -2), source.swapaxes(-1, -2)
+    values = tensor.values.swapaxes(-1, -2) if tensor.transposed else tensor.content
+    along_rows = source.swapaxes(-1, -2) if tensor.transposed else source
     bound = method.block_bounds.get(planned.scheme, ANYTHING).relaxed(planned.block_slack)
-    error = compare(values, source, bound)
+    error = compare(values, along_rows, bound, mapped)
     if error.not_finite:
-        findings.not_finite[name] = f"{error.not_finite} of {values.size} values are NaN or infinite"
+        findings.not_finite[name] = f"{error.not_finite} of {planned.values} values are NaN or infinite"
         return
     _judge(planned, values.shape, error, method, findings)
-    if (fault := moved.fault(name, values, source, method.error_bounds.get(planned.scheme, 0.0))) is not None:
+    if (fault := moved.fault(tensor, source, method.error_bounds.get(planned.scheme, 0.0))) is not None:
         findings.unfolded.setdefault(name, fault)
     if planned.action != "quantize":
         return
     distinct = distinct_values(source)
     if error.max_abs_error == 0.0 and _is_a_copy(planned, distinct):
         findings.copied[name] = f"all values are the source's, which {planned.scheme} cannot hold"
-    least, most = slope_limits(error.relative_rmse, values.size)
+    least, most = slope_limits(error.relative_rmse, planned.values)
     if distinct >= ORDINARY and not least <= error.slope <= most:
         findings.biased[name] = f"the source times {error.slope:.4f}, at least {least:.4f} and at most {most:.4f}"
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantmill.contract.reading import BlockBound
+import quantmill_kernels
+from quantmill.contract.reading import BlockBound, DecodedRows, matrix_of
 from quantmill.contract.tensors import FloatArray
 
-CHUNK = 1 << 16  # values compared at a time; the copies of this many stay in the processor's cache
-TRANSPOSED = 256  # blocks up to this long are reduced across, which numpy does faster than along
+CHUNK = 1 << 16  # the first values of a tensor, which say how many different ones it has
+PIECE = 1 << 17  # values compared at a time; what this many are decoded to stays in the processor's cache
+COMPARABLE = ("float32", "float16", "bfloat16")  # dtypes that the kernel reads; others are converted for it
 
-Sums = NDArray[np.float64]
+Piece = tuple[int, int]  # first row, and the one after the last
+Mapped = Callable[[Callable[[Piece], "TensorError"], Iterable[Piece]], Iterable["TensorError"]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,16 @@ class TensorError:
     product: float = 0.0
     max_abs_error: float = 0.0
 
+    def add(self, other: TensorError) -> None:
+        """Take the values of another piece in; of equal blocks the first one counts as the worst."""
+        self.not_finite += other.not_finite
+        self.squared_error += other.squared_error
+        self.squared_source += other.squared_source
+        self.product += other.product
+        self.max_abs_error = max(self.max_abs_error, other.max_abs_error)
+        if other.worst.share > self.worst.share:
+            self.worst = other.worst
+
     @property
     def relative_rmse(self) -> float:
         """rms(values - source) / rms(source); a tensor of zeros has no error or an infinite one."""
@@ -57,6 +71,62 @@ class TensorError:
         return self.product / self.squared_source if self.squared_source else 1.0
 
 
+def compare(
+    values: FloatArray | DecodedRows, source: NDArray[Any], bound: BlockBound, mapped: Mapped = map
+) -> TensorError:
+    """The error of `values` against `source` (any dtype, the same shape), block by block.
+
+    Both are looked at piece by piece; `mapped` may do so in threads, like ThreadPoolExecutor.map. The pieces, and the
+    order in which their sums are added, do not depend on it.
+    """
+    rows, cols = matrix_of(values.shape)
+    lengths = bound.lengths(cols)
+    floor = bound.absolute + (bound.tensor_relative * _peak(source.reshape(-1)) if bound.tensor_relative else 0.0)
+    decode, wanted = _rows_of(values), source.reshape(rows, cols)
+
+    def error_of(piece: Piece) -> TensorError:
+        first, last = piece
+        return _error(decode(first, last), wanted[first:last], bound, floor, lengths, first * cols)
+
+    error = TensorError(worst=Block(0, lengths[0], 0.0, 0.0))
+    for found in mapped(error_of, _pieces(rows, cols, lengths[1])):
+        error.add(found)
+    return error
+
+
+def _rows_of(values: FloatArray | DecodedRows) -> Callable[[int, int], FloatArray]:
+    if isinstance(values, DecodedRows):
+        return values.decode
+    matrix = values.reshape(matrix_of(values.shape))
+    return lambda first, last: matrix[first:last]
+
+
+def _pieces(rows: int, cols: int, group: int) -> Iterator[Piece]:
+    """Rows by about PIECE values; each piece begins where a group does."""
+    whole = group // math.gcd(group, cols)
+    step = max(1, PIECE // max(1, cols * whole)) * whole
+    for first in range(0, rows if cols else 0, step):
+        yield first, min(rows, first + step)
+
+
+def _error(
+    values: FloatArray, source: NDArray[Any], bound: BlockBound, floor: float, lengths: tuple[int, int], start: int
+) -> TensorError:
+    block, group = lengths
+    wanted = source if source.dtype.name in COMPARABLE else source.astype(np.float32)
+    squared_error, squared_source, product, largest, not_finite, at, squares, allowed = quantmill_kernels.compare(
+        np.ascontiguousarray(values).reshape(-1),
+        np.ascontiguousarray(wanted).reshape(-1),
+        block=block,
+        group=group,
+        relative=bound.relative,
+        group_relative=bound.group_relative,
+        floor=floor,
+    )
+    worst = Block(start + at, block, math.sqrt(squares / block), allowed)
+    return TensorError(worst, not_finite, squared_error, squared_source, product, largest)
+
+
 def ratio(squared_error: float, squared_source: float) -> float:
     """The root of their ratio; nothing has no error, or an infinite one."""
     if squared_source == 0.0:
@@ -64,93 +134,12 @@ def ratio(squared_error: float, squared_source: float) -> float:
     return math.sqrt(squared_error / squared_source)
 
 
-def compare(values: FloatArray, source: NDArray[Any], bound: BlockBound) -> TensorError:
-    """The error of `values` (float32) against `source` (any dtype, the same shape), block by block."""
-    block, group = bound.lengths(values.shape[-1] if values.ndim else 1)
-    flat_values, flat_source = values.reshape(-1), source.reshape(-1)
-    error = TensorError(worst=Block(0, block, 0.0, 0.0))
-    step = max(1, CHUNK // group) * group
-    floor = bound.absolute + (bound.tensor_relative * _peak(flat_source) if bound.tensor_relative else 0.0)
-    for start in range(0, flat_values.size, step):
-        chunk = _whole(flat_values[start : start + step], group)
-        wanted = _whole(flat_source[start : start + step].astype(np.float32), group)
-        with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity show in `largest`
-            difference = chunk - wanted
-        largest = float(np.maximum(difference.max(), -difference.min()))
-        if not math.isfinite(largest):
-            error.max_abs_error = error.squared_error = error.squared_source = error.product = math.nan
-            error.not_finite += chunk.size - int(np.count_nonzero(np.isfinite(chunk)))
-            continue
-        error.max_abs_error = max(error.max_abs_error, largest)
-        peaks = _peaks(wanted, block)
-        scaled_source, of_source = _near_one(wanted, float(peaks.max()))
-        squared_source = float(_sums_of_squares(scaled_source, block).sum()) * of_source**2
-        error.squared_source += squared_source
-        error.product += squared_source
-        if largest == 0.0:  # as in all chunks of what is stored as it is
-            continue
-        scaled, of_error = _near_one(difference, largest)
-        squared_errors = _sums_of_squares(scaled, block) * of_error**2
-        error.squared_error += float(squared_errors.sum())
-        error.product += float(np.einsum("i,i", scaled, scaled_source)) * of_error * of_source
-        found = _worst(squared_errors, peaks, bound, floor, (block, group), start)
-        if found.share > error.worst.share:
-            error.worst = found
-    return error
-
-
 def distinct_values(source: NDArray[Any]) -> int:
     """How many different values a tensor's first CHUNK values hold."""
     return len(np.unique(source.reshape(-1)[:CHUNK].astype(np.float32)))
-
-
-def _whole(values: FloatArray, group: int) -> FloatArray:
-    """`values`, filled up with zeros where the last group of a tensor is shorter: they add to no sum."""
-    missing = -values.size % group
-    return np.pad(values, (0, missing)) if missing else values
 
 
 def _peak(source: NDArray[Any]) -> float:
     """The largest magnitude of a tensor."""
     chunks = (source[start : start + CHUNK].astype(np.float32) for start in range(0, source.size, CHUNK))
     return max((float(np.abs(chunk).max()) for chunk in chunks), default=0.0)
-
-
-def _worst(
-    squares: Sums, peaks: FloatArray, bound: BlockBound, floor: float, lengths: tuple[int, int], start: int
-) -> Block:
-    """The block whose error is the largest share of what is allowed there."""
-    block, group = lengths
-    groups = peaks.astype(np.float64).reshape(-1, group // block)
-    allowed = bound.relative * groups
-    if bound.group_relative:
-        allowed += bound.group_relative * groups.max(axis=1, keepdims=True)
-    allowed = allowed.reshape(-1) + floor
-    with np.errstate(divide="ignore"):
-        shares = np.divide(squares, allowed * allowed, out=np.zeros_like(squares), where=squares > 0)
-    at = int(shares.argmax())
-    return Block(start + at * block, block, math.sqrt(squares[at] / block), float(allowed[at]))
-
-
-def _near_one(values: FloatArray, largest: float) -> tuple[FloatArray, float]:
-    """Values by a power of two, so that their products neither overflow nor vanish; and the inverse of that power."""
-    exponent = min(max(math.frexp(largest)[1], -120), 120)
-    return values * np.float32(2.0**-exponent), 2.0**exponent
-
-
-def _sums_of_squares(values: FloatArray, block: int) -> Sums:
-    """Of each block, in float32 and in an order that BLAS and its threads have no part in."""
-    blocks = values.reshape(-1, block)
-    sums: Sums = np.einsum("ij,ij->i", blocks, blocks).astype(np.float64)
-    return sums
-
-
-def _peaks(values: FloatArray, block: int) -> FloatArray:
-    """The largest magnitude of each block."""
-    blocks = values.reshape(-1, block)
-    peaks: FloatArray
-    if block > TRANSPOSED:
-        peaks = np.maximum(blocks.max(axis=1), -blocks.min(axis=1))
-    else:
-        peaks = np.abs(blocks.T, order="C").max(axis=0)
-    return peaks

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantmill.contract.folds import FoldedSource
+from quantmill.contract.reading import ReadTensor
 from quantmill.contract.tensors import FloatArray, Fold, Plan
 
 Sums = NDArray[np.float64]
@@ -26,14 +27,15 @@ class Moved:
         self.source = source
         self._fold_of: dict[str, Fold] = {name: fold for fold in plan.folds for name in fold.consumers}
 
-    def fault(self, name: str, read: FloatArray, expected: FloatArray, bound: float) -> str | None:
-        """Why the columns of `read` (out, in) do not have the scales of its fold; None where they do.
+    def fault(self, tensor: ReadTensor, expected: FloatArray, bound: float) -> str | None:
+        """Why the columns of a weight (out, in) do not have the scales of its fold; None where they do.
 
         `expected` is the source with them, `bound` the relative RMSE that the weight's scheme is accepted for.
         """
-        fold = self._fold_of.get(name)
+        fold = self._fold_of.get(tensor.name)
         if fold is None:
             return None
+        read = tensor.values
         energy = np.einsum("ij,ij->j", expected, expected, dtype=np.float64)
         found = np.einsum("ij,ij->j", read, expected, dtype=np.float64)
         share = _share(found, energy, self.source.scales(fold))

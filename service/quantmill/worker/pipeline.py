@@ -82,9 +82,8 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
 
         check_canceled(canceled)
         send(Progressed(phase=Phase.VERIFY))
-        verification = verify(
-            checkpoint, plan, method, params, task.export_folder, progress=reporter(send, Phase.VERIFY)
-        )
+        progress = reporter(send, Phase.VERIFY)
+        verification = verify(checkpoint, plan, method, params, task.export_folder, progress, task.threads)
 
         check_canceled(canceled)
         measured = None

@@ -29,6 +29,7 @@ int main() {
     small_float_laws();
     gptq_laws();
     hqq_laws();
+    difference_laws();
     thread_laws();
     return report();
 }

@@ -30,6 +30,7 @@ void words_laws();
 void small_float_laws();
 void gptq_laws();
 void hqq_laws();
+void difference_laws();
 
 // ThreadSanitizer sees these too.
 void thread_laws();

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from quantmill.contract.errors import VerificationFailed
+from quantmill.contract.reading import DecodedRows
 from quantmill_bnb.reader import read
 
 NAME = "model.layers.0.mlp.up_proj.weight"
 STATE = {"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [2, 64]}
 
 
-def artifact(folder: Path, **changed: Any) -> Path:
+def artifact(folder: Path, parts: Mapping[str, np.ndarray] = MappingProxyType({}), **changed: Any) -> Path:
     (folder / "config.json").write_text("{}")
     arrays = {
         NAME: np.zeros((64, 1), np.uint8),
@@ -26,7 +29,7 @@ def artifact(folder: Path, **changed: Any) -> Path:
         f"{NAME}.quant_map": np.linspace(-1, 1, 16, dtype=np.float32),
         f"{NAME}.quant_state.bitsandbytes__nf4": np.frombuffer(json.dumps(STATE | changed).encode(), np.uint8),
     }
-    save_file(arrays, folder / "model.safetensors")
+    save_file({**arrays, **parts}, folder / "model.safetensors")
     return folder
 
 
@@ -34,6 +37,17 @@ def test_a_whole_one_is_read(tmp_path: Path) -> None:
     (tensor,) = read(artifact(tmp_path))
 
     assert (tensor.scheme, tensor.values.shape, float(tensor.values.min())) == ("NF4-64", (2, 64), -1.0)
+
+
+def test_rows_are_those_of_the_whole_though_blocks_run_across_them(tmp_path: Path) -> None:
+    packed = np.random.default_rng(0).integers(0, 256, (7 * 50 // 2, 1), dtype=np.uint8)
+    parts = {NAME: packed, f"{NAME}.absmax": np.linspace(1, 2, 6, dtype=np.float32)}
+
+    (tensor,) = read(artifact(tmp_path, parts, shape=[7, 50]))
+
+    assert isinstance(tensor.content, DecodedRows)
+    for first, last in [(0, 7), (1, 2), (3, 6), (6, 7), (4, 4)]:
+        np.testing.assert_array_equal(tensor.content.decode(first, last), tensor.values[first:last])
 
 
 @pytest.mark.parametrize(

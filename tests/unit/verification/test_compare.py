@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from quantmill.contract.reading import WHOLE_ROW, BlockBound
-from quantmill.verification.compare import CHUNK, compare, distinct_values
+from quantmill.contract.reading import WHOLE_ROW, BlockBound, DecodedRows
+from quantmill.verification.compare import CHUNK, PIECE, compare, distinct_values
 
 TENTH = BlockBound(values=4, relative=0.1)
 
@@ -77,11 +78,11 @@ def test_a_row_that_does_not_divide_into_blocks_is_one_block(cols: int, block: i
     assert compare(np.ones((2, cols), np.float32), np.ones((2, cols), np.float32), TENTH).worst.values == block
 
 
-@pytest.mark.parametrize("at", [0, 5, CHUNK - 1, CHUNK, 3 * CHUNK - 1])
+@pytest.mark.parametrize("at", [0, 5, PIECE - 1, PIECE, 3 * PIECE - 1])
 def test_a_bad_block_is_found_wherever_it_stands(at: int) -> None:
-    size = 3 * CHUNK
+    size = 3 * PIECE
 
-    error = compare(off_at(at, 1.0, size).reshape(3, CHUNK), np.ones((3, CHUNK), np.float32), TENTH)
+    error = compare(off_at(at, 1.0, size).reshape(3, PIECE), np.ones((3, PIECE), np.float32), TENTH)
 
     assert error.worst.start == at // 4 * 4
     assert error.worst.share == pytest.approx(5.0)
@@ -111,6 +112,27 @@ def test_values_that_are_not_finite_are_counted_and_nothing_of_them_is_summed() 
 
     assert error.not_finite == 2
     assert math.isnan(error.squared_error)
+
+
+@pytest.mark.parametrize(
+    "bound", [TENTH, BlockBound(values=96, relative=0.1, across_rows=True)], ids=["rows", "across"]
+)
+def test_rows_that_are_decoded_by_threads_give_what_the_whole_gives(bound: BlockBound) -> None:
+    rng = np.random.default_rng(0)
+    source = rng.standard_normal((50, PIECE // 7)).astype(np.float32)
+    values = source + rng.standard_normal(source.shape).astype(np.float32) * np.float32(0.01)
+    asked = []
+
+    def decode(first: int, last: int) -> np.ndarray:
+        asked.append((first, last))
+        return values[first:last]
+
+    with ThreadPoolExecutor(3) as pool:
+        found = compare(DecodedRows(source.shape, decode), source, bound, pool.map)
+
+    assert found == compare(values, source, bound)
+    assert len(asked) > 1
+    assert sorted(row for rows in asked for row in range(*rows)) == list(range(50))
 
 
 def test_distinct_values_are_counted_in_the_first_chunk() -> None:
