@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -13,9 +14,10 @@ import quantmill_kernels
 from quantmill.contract.errors import RangeExceeded
 from quantmill.contract.gguf import BlockTensor
 from quantmill.contract.session import Session
-from quantmill.contract.tensors import FloatArray, QuantizedTensor, SourceTensor
+from quantmill.contract.tensors import FloatArray, QuantizedTensor, SourceTensor, TensorPlan
 from quantmill_gguf.families import ExpectedTensor, Order, describe
-from quantmill_gguf.importance import given, importance_for, require_unchanged
+from quantmill_gguf.imatrix import ImportanceMatrix
+from quantmill_gguf.importance import given, importance_for, kept, require_unchanged
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.requantizing import CHUNK_VALUES, is_copied
 from quantmill_gguf.types import COPY, PACKED, PLUS_ONE, SCHEMES
@@ -26,6 +28,8 @@ Packed = NDArray[np.uint8]
 def quantize(session: Session, params: GgufParams) -> Iterator[QuantizedTensor]:
     """Encode each unit's tensors as the plan says: `packed`, uint8 (rows, row_bytes), and perhaps the same as `copy`.
 
+    With what a computed importance matrix has of them.
+
     Raises RangeExceeded, naming tensor and place, for a value whose magnitude the format cannot hold.
     """
     expected = {tensor.name: tensor for tensor in describe(session.index).tensors()}
@@ -35,8 +39,15 @@ def quantize(session: Session, params: GgufParams) -> Iterator[QuantizedTensor]:
     for unit in session.units():
         for name in unit.tensors:  # no name holds a tensor across the yield: the plan counts one at a time
             row = session.plan.by_name[name]
-            importance = importance_for(session, matrix, row, expected[name])
-            yield _quantized(session.tensor(name), expected[name], row.scheme, importance, session.threads)
+            yield _made(session, row, expected[name], matrix)
+
+
+def _made(
+    session: Session, row: TensorPlan, expected: ExpectedTensor, matrix: ImportanceMatrix | None
+) -> QuantizedTensor:
+    importance = importance_for(session, matrix, row, expected)
+    made = _quantized(session.tensor(row.name), expected, row.scheme, importance, session.threads)
+    return replace(made, parts={**made.parts, **kept(session, row)})
 
 
 def _quantized(

@@ -15,17 +15,20 @@ import numpy as np
 from quantmill.contract.gguf import GgufSource
 from quantmill.contract.placement import Place, Placement, WeightFile, write_placed
 from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, QuantizedTensor
+from quantmill_gguf import imatrix
 from quantmill_gguf.families import COPIED_KEY, PREFIX_KEY, Described, ExpectedTensor, describe
 from quantmill_gguf.general import general
 from quantmill_gguf.header import changed_keys, header, keys_of_part
+from quantmill_gguf.imatrix import BESIDE, ImportanceMatrix, gguf_writer
 from quantmill_gguf.params import BUDGET, GgufParams
 from quantmill_gguf.policies import GUESSED, MIXES
 from quantmill_gguf.readme import plain_files
 from quantmill_gguf.shards import Piece, Stored, file_names, split
 from quantmill_gguf.tokenizer import Tokenizer, read_tokenizer
-from quantmill_gguf.types import COPY, PACKED, SCHEMES, UNQUANTIZED
+from quantmill_gguf.types import COPY, COUNTS, PACKED, SCHEMES, SUMS, UNQUANTIZED
 
 QUANTIZATION_VERSION = 2  # GGML's, of the block layouts
+COMPUTED = ImportanceMatrix({}, chunks=1, chunk_size=1, datasets=("calibration text, see quantmill.json",))
 
 
 def write(
@@ -64,6 +67,8 @@ def place(plan: Plan, index: ModelIndex, params: GgufParams) -> Placement:
         if len(parts) > 1:
             _describe_split(writer, number, len(parts), total)
         weights[file] = _place(writer, file, tensors, generated if number == 0 else {}, places)
+    if computed := list(_computed(plan, described)):
+        weights[BESIDE] = _place(gguf_writer(None, COMPUTED), BESIDE, computed, {}, places)
     return Placement(weights, places, plain_files(plan, index, params, names))
 
 
@@ -98,6 +103,17 @@ def _stored(plan: Plan, described: Described) -> Iterator[Stored]:
             if name:
                 pieces = tuple(Piece(row.name, part, row.nbytes // tensor.copies) for row in rows)
                 yield Stored(name, rows[0].scheme, _shape(tensor), pieces)
+
+
+def _computed(plan: Plan, described: Described) -> Iterator[Stored]:
+    """The tensors of the importance matrix that the job computes; experts stand in one."""
+    expected = {tensor.output: tensor for tensor in described.tensors()}
+    kept = [row for row in plan.tensors if row.beside]
+    for output, grouped in groupby(kept, key=lambda row: row.output):
+        rows, cols = list(grouped), expected[output].stored[-1]
+        for part, ending, width in ((SUMS, imatrix.SUMS, cols), (COUNTS, imatrix.COUNTS, 1)):
+            pieces = tuple(Piece(row.name, part, 4 * width) for row in rows)
+            yield Stored(f"{output}{ending}", "F32", (len(rows), width), pieces)
 
 
 def _place(
@@ -213,9 +229,10 @@ def _describe_model(writer: gguf.GGUFWriter, described: Described, file_type: in
 
 
 def _describe_imatrix(writer: gguf.GGUFWriter, plan: Plan, params: GgufParams) -> None:
-    """What llama-quantize says of it, but by its content: a file's name and place are no part of the artifact."""
+    """What llama-quantize says of it: one that was computed lies beside; of another its content, not its place."""
     if params.imatrix != "none":
-        writer.add_string("quantize.imatrix.file", plan.inputs.get("imatrix", params.imatrix))
+        computed = BESIDE if any(row.beside for row in plan.tensors) else params.imatrix
+        writer.add_string("quantize.imatrix.file", plan.inputs.get("imatrix", computed))
 
 
 def _describe_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:

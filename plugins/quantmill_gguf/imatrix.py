@@ -36,6 +36,9 @@ LEAST_SHARE = 1e-6  # of a matrix's mean importance, for a column
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 
+# Of a computed one, beside the model. By its ending no program takes it for a model; they read it by its content.
+BESIDE = "imatrix.gguf_file"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -206,7 +209,8 @@ def _dat(matrix: ImportanceMatrix) -> Iterator[bytes]:
     yield struct.pack("<ii", matrix.chunks, len(dataset)) + dataset
 
 
-def _write_gguf(path: Path, matrix: ImportanceMatrix) -> None:
+def gguf_writer(path: Path | None, matrix: ImportanceMatrix) -> Any:
+    """A gguf.GGUFWriter with what llama-imatrix says of a matrix beside its entries."""
     import gguf
 
     writer = gguf.GGUFWriter(path, "")
@@ -215,6 +219,11 @@ def _write_gguf(path: Path, matrix: ImportanceMatrix) -> None:
     writer.add_array("imatrix.datasets", list(matrix.datasets) or [""])
     writer.add_uint32("imatrix.chunk_count", matrix.chunks)
     writer.add_uint32("imatrix.chunk_size", matrix.chunk_size)
+    return writer
+
+
+def _write_gguf(path: Path, matrix: ImportanceMatrix) -> None:
+    writer = gguf_writer(path, matrix)
     for name, entry in sorted(matrix.entries.items()):
         matrices = len(entry.counts)
         tensors: dict[str, Any] = {SUMS: entry.sums.reshape(matrices, -1), COUNTS: entry.counts.reshape(matrices, 1)}

@@ -18,7 +18,7 @@ from quantmill_gguf.families import ExpectedTensor
 from quantmill_gguf.imatrix import Entry, ImportanceMatrix, read_imatrix
 from quantmill_gguf.params import BUDGET, GgufParams
 from quantmill_gguf.policies import NEED_IMATRIX
-from quantmill_gguf.types import PLUS_ONE
+from quantmill_gguf.types import COUNTS, PLUS_ONE, SUMS
 
 # How many times its type's block bound a block may be off when its columns are weighted. Measured on millstone-4m's
 # weights: up to 8.4 with log-normal importances of sigma 3 and 4, one column of 10^4, and one used column in 64.
@@ -58,9 +58,10 @@ def importance_for(
 def weighted(
     matrix: ImportanceMatrix | None, row: TensorPlan, tensor: ExpectedTensor, params: GgufParams
 ) -> TensorPlan:
-    """The row with the slack that its importance asks for."""
-    found = is_computed(row, tensor) if params.imatrix == "auto" else matrix and entry_of(matrix, row, tensor)
-    return replace(row, block_slack=BLOCK_SLACK) if found else row
+    """The row with the slack that its importance asks for, and with what is kept of one that will be computed."""
+    if params.imatrix == "auto" and is_computed(row, tensor):
+        return replace(row, block_slack=BLOCK_SLACK, beside=4 * (tensor.stored[-1] + 1))  # sums, and how many tokens
+    return replace(row, block_slack=BLOCK_SLACK) if matrix and entry_of(matrix, row, tensor) else row
 
 
 def is_computed(row: TensorPlan, tensor: ExpectedTensor) -> bool:
@@ -80,12 +81,23 @@ def computed(session: Session, row: TensorPlan, tensor: ExpectedTensor) -> Float
     need = session.plan.calibration
     if need is None or row.name not in need.weights or not _takes_importance(row, tensor):
         return None
+    means: FloatArray = _gathered(session, row).means(1, tensor.stored[-1])[0]
+    return means
+
+
+def kept(session: Session, row: TensorPlan) -> dict[str, FloatArray]:
+    """What a computed matrix has of a tensor, as its parts: float32 (cols,) and (1,); none where none is computed."""
+    if not row.beside:
+        return {}
+    entry = _gathered(session, row)
+    return {SUMS: entry.sums, COUNTS: entry.counts}
+
+
+def _gathered(session: Session, row: TensorPlan) -> Entry:
     found = session.statistics(row.name)
     if found.second_moment is None:
         raise PluginBroken(f"the calibration gives no second moment for {row.name}", tensor=row.name)
-    entry = Entry(found.second_moment * np.float32(found.tokens), np.array([found.tokens], np.float32))
-    means: FloatArray = entry.means(1, tensor.stored[-1])[0]
-    return means
+    return Entry(found.second_moment * np.float32(found.tokens), np.array([found.tokens], np.float32))
 
 
 def check(

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from quantmill.contract.gguf import Scalar
 from quantmill.contract.reading import Inspection, Observation
 from quantmill.contract.tensors import ModelIndex, Plan
@@ -49,7 +51,10 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: GgufParams) -> 
     parts = [f"-{number:05}-of-{count:05}" for number in range(1, count + 1)] if count > 1 else [""]
     names = tuple(f"model-{_named(params)}{part}.gguf" for part in parts)
     observations.append(Observation("modelfile", "Modelfile", *_modelfile(folder, names)))
-    return Inspection((*names, "README.md", "Modelfile"), observations)
+    beside = (COMPUTED_IMATRIX,) if any(row.beside for row in plan.tensors) else ()
+    for name in beside:
+        observations.extend(_computed(folder / name, plan))
+    return Inspection((*names, *beside, "README.md", "Modelfile"), observations)
 
 
 def _modelfile(folder: Path, names: Sequence[str]) -> tuple[str | None, str]:
@@ -172,7 +177,33 @@ def _size_label(values: int) -> str:
 def _imatrix(plan: Plan, params: GgufParams) -> dict[str, Scalar]:
     if params.imatrix == "none":
         return {}
-    return {"quantize.imatrix.file": "auto" if params.imatrix == "auto" else plan.inputs["imatrix"]}
+    computed = COMPUTED_IMATRIX if any(row.beside for row in plan.tensors) else "auto"
+    return {"quantize.imatrix.file": computed if params.imatrix == "auto" else plan.inputs["imatrix"]}
+
+
+COMPUTED_IMATRIX = "imatrix.gguf_file"
+
+
+def _computed(path: Path, plan: Plan) -> Iterator[Observation]:
+    """The importance matrix beside the model: an entry of possible numbers for each tensor that it was computed for."""
+    wanted: dict[str, tuple[int, ...]] = {}
+    for row in plan.tensors:
+        if row.beside:
+            stacked = wanted.get(f"{row.output}.counts", (0, 1))[0] + 1
+            wanted[f"{row.output}.counts"] = (stacked, 1)
+            wanted[f"{row.output}.in_sum2"] = (stacked, row.beside // 4 - 1)
+    with GgufFile(path) as file:
+        yield Observation("imatrix", "general.type", file.metadata.get("general.type"), "imatrix")
+        for name in sorted(wanted.keys() | file.tensors.keys()):
+            found = file.tensors.get(name)
+            shape = None if found is None else f"{found.type.name} {list(found.shape)}"
+            expected = f"F32 {list(wanted[name])}" if name in wanted else None
+            yield Observation("imatrix", name, shape, expected)
+            if found is not None and shape == expected:
+                values = file.values(found)
+                possible = bool(np.isfinite(values).all() and (values >= 0).all())
+                yield Observation("imatrix", f"{name}: finite and not negative", possible, True)
+        yield from _layout(file)
 
 
 # Tensors that no checkpoint has

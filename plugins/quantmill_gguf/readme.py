@@ -7,6 +7,7 @@ from textwrap import dedent
 
 from quantmill.contract.tensors import ModelIndex, Plan
 from quantmill_gguf.general import HUB, Said, general
+from quantmill_gguf.imatrix import BESIDE
 from quantmill_gguf.params import GgufParams
 
 README, MODELFILE = "README.md", "Modelfile"
@@ -33,7 +34,12 @@ def _readme(plan: Plan, index: ModelIndex, params: GgufParams, files: Sequence[s
         {plan.bits_per_weight:.2f} bits per weight over all tensors; quantized tensors are {", ".join(types) or "none"}.
         `quantmill.json`, where it lies beside this file, says from what and how, and what was verified.
         """
-    return _front_matter(said) + dedent(about) + "\n" + dedent(_commands(name, params, files))
+    matrix = f"""
+        `{BESIDE}` is the importance matrix, as llama-imatrix writes it: `llama-quantize --imatrix {BESIDE}` takes it,
+        and `quantmill quantize --set imatrix={BESIDE}`.
+        """
+    computed = dedent(matrix) if any(row.beside for row in plan.tensors) else ""
+    return _front_matter(said) + dedent(about) + computed + "\n" + dedent(_commands(name, params, files))
 
 
 def _front_matter(said: Said) -> str:

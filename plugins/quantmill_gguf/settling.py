@@ -39,7 +39,9 @@ def settle(session: Session, params: GgufParams) -> Plan:
     if laid.matrix is not None:
         require_unchanged(laid.matrix, session.plan)
     losses = measured(session, laid.groups, laid.output, laid.matrix)
-    return replace(allotted(laid, losses, measured=True), calibration=session.plan.calibration)
+    plan = allotted(laid, losses, measured=True)
+    rows = tuple(replace(row, beside=session.plan.by_name[row.name].beside) for row in plan.tensors)
+    return replace(plan, tensors=rows, calibration=session.plan.calibration)  # whatever types were chosen
 
 
 def measured(

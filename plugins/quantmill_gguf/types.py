@@ -14,5 +14,6 @@ UNQUANTIZED = ("F32", "F16", "BF16", PLUS_ONE.name)
 
 # Parts of a quantized tensor
 PACKED, COPY = "packed", "copy"
+SUMS, COUNTS = "in_sum2", "counts"  # of its computed importance
 
-__all__ = ["BY_ID", "COPY", "PACKED", "PLUS_ONE", "SCHEMES", "TYPES", "UNQUANTIZED", "TensorType"]
+__all__ = ["BY_ID", "COPY", "COUNTS", "PACKED", "PLUS_ONE", "SCHEMES", "SUMS", "TYPES", "UNQUANTIZED", "TensorType"]

@@ -171,7 +171,8 @@ class TensorPlan:
     rebuilds it. `reason` is empty only when the tensor gets the nominal scheme; every exception says why.
     `block_slack` is how many times its scheme's bound a single block may be off: more than 1 where columns of unequal
     importance are traded for each other. `candidates` are the schemes that measuring the weights will choose among,
-    smallest first; until then `scheme` is a first guess. Empty where the scheme is decided.
+    smallest first; until then `scheme` is a first guess. Empty where the scheme is decided. `beside` are bytes of its
+    parts that stand in files beside the model, such as the statistics that it was made with; `nbytes` is without them.
     """
 
     name: str
@@ -184,6 +185,7 @@ class TensorPlan:
     reason: str = ""
     block_slack: float = 1.0
     candidates: tuple[str, ...] = ()
+    beside: int = 0
 
     @property
     def values(self) -> int:
@@ -191,7 +193,7 @@ class TensorPlan:
 
     def to_json(self) -> dict[str, Any]:
         plain = {**vars(self), "shape": list(self.shape), "candidates": list(self.candidates)}
-        return plain if self.candidates else {name: value for name, value in plain.items() if name != "candidates"}
+        return {name: value for name, value in plain.items() if value or name not in ("candidates", "beside")}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TensorPlan:

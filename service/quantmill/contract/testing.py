@@ -320,7 +320,7 @@ class MethodConformance:
     def test_the_outputs_are_those_of_the_plan(self, runs: list[Run]) -> None:
         for run in runs:
             made = [(tensor.name, tensor.scheme, tensor.shape, tensor.nbytes) for tensor in run.quantize()]
-            planned = {row.name: (row.name, row.scheme, row.shape, row.nbytes) for row in run.plan.tensors}
+            planned = {row.name: (row.name, row.scheme, row.shape, row.nbytes + row.beside) for row in run.plan.tensors}
             expected = [planned[name] for unit in run.plan.units for name in unit.tensors]
             assert made == expected, (
                 run.params,

@@ -398,7 +398,8 @@ def _size_check(nbytes: int, plan: Plan, checkpoint: Checkpoint) -> Check:
     allowance = FIXED_OVERHEAD + TENSOR_OVERHEAD * stored + CARRIED_OVERHEAD * carried
     allowance += GRAPH_OVERHEAD * graph.nbytes if graph is not None else 0
     allowance += gguf.nbytes if gguf is not None else 0
-    least, most = plan.nbytes, plan.nbytes + allowance
+    least = plan.nbytes + sum(tensor.beside for tensor in plan.tensors)
+    most = least + allowance
     detail = "" if least <= nbytes <= most else f"{nbytes} bytes were written, planned were {least} to {most}"
     return Check("size", not detail, nbytes, {"least": least, "most": most}, detail)
 

@@ -275,7 +275,7 @@ def require_as_planned(tensor: QuantizedTensor | None, name: str | None, plan: P
         raise PluginBroken(f"the method gave {found} where its plan has {name!r}", tensor=name)
     planned = plan.by_name[name]
     got = (tensor.scheme, tuple(tensor.shape), tensor.nbytes)
-    want = (planned.scheme, planned.shape, planned.nbytes)
+    want = (planned.scheme, planned.shape, planned.nbytes + planned.beside)
     if got != want:
         raise PluginBroken(f"tensor {name!r} came as (scheme, shape, bytes) {got}; its plan says {want}", tensor=name)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import struct
 import tempfile
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
@@ -14,13 +16,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.random_models import RANDOM_MODELS
 
 import quantmill_kernels
 from quantmill.calibration.engine import calibrate
-from quantmill.checkpoints import Checkpoint
-from quantmill.contract.errors import ParamsRejected, SourceRejected
+from quantmill.checkpoints import Checkpoint, open_checkpoint
+from quantmill.contract.errors import ParamsRejected, SourceRejected, VerificationFailed
 from quantmill.contract.tensors import Plan, TensorPlan
 from quantmill.contract.testing import Run, calibration_ids
+from quantmill.verification import verify
 from quantmill_gguf import importance
 from quantmill_gguf.families import ExpectedTensor
 from quantmill_gguf.imatrix import Entry, ImportanceMatrix, read_imatrix, write_imatrix
@@ -312,9 +316,100 @@ def test_auto_is_what_a_file_of_the_same_statistics_gives(small: Checkpoint, tmp
         assert np.array_equal(made[tensor.name], tensor.parts["packed"]), tensor.name
 
 
-def test_a_file_made_by_auto_says_so(small: Checkpoint, tmp_path: Path) -> None:
-    run = Run(GGUF, GGUF.params(type="Q4_0", imatrix="auto"), small, calibrate, tmp_path)
-    artifact, *_ = run.write(run.quantize(), tmp_path / "artifact")
-    assert gguf.GGUFReader(artifact).fields["quantize.imatrix.file"].contents() == "auto"
-    inspection = GGUF.inspect.load()(artifact.parent, run.plan, small.index, run.params)  # type: ignore[union-attr]
-    assert [each for each in inspection.observations if not each.holds] == []
+@dataclass(frozen=True)
+class Computed:
+    """A job with `imatrix=auto`, written."""
+
+    source: Checkpoint
+    run: Run
+    folder: Path
+
+    @property
+    def matrix(self) -> Path:
+        return self.folder / "imatrix.gguf_file"
+
+
+@pytest.fixture(scope="module", params=[{"type": "Q4_0"}, {"target_bpw": 5.0}], ids=["a mix", "a budget"])
+def of_experts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Computed]:
+    """Of a mixture, whose experts saw different numbers of tokens."""
+    folder = tmp_path_factory.mktemp("computed")
+    with open_checkpoint(RANDOM_MODELS["mixtral, 4 experts"].write(folder / "model")) as source:
+        run = Run(GGUF, GGUF.params(imatrix="auto", **request.param), source, calibrate, folder)
+        run.write(run.quantize(), folder / "artifact")
+        yield Computed(source, run, folder / "artifact")
+
+
+def test_a_computed_matrix_lies_beside_the_model_and_is_named(of_experts: Computed) -> None:
+    (model,) = of_experts.folder.glob("*.gguf")
+    found = read_imatrix(of_experts.matrix).entries
+
+    assert gguf.GGUFReader(model).fields["quantize.imatrix.file"].contents() == "imatrix.gguf_file"
+    lines = (of_experts.folder / "README.md").read_text().splitlines()
+    assert any(line.startswith("`imatrix.gguf_file` is the importance matrix") for line in lines)
+    assert found["blk.0.attn_q.weight"].sums.size == 64
+    assert found["blk.1.ffn_down_exps.weight"].fits(4, 96)
+    assert len(set(found["blk.1.ffn_down_exps.weight"].counts.tolist())) > 1
+    assert {f"{name}.weight" for name in ("token_embd", "output", "blk.0.attn_norm")}.isdisjoint(found)
+
+
+def test_a_computed_matrix_makes_the_same_tensors_again(of_experts: Computed) -> None:
+    params = of_experts.run.params.model_copy(update={"imatrix": str(of_experts.matrix)})
+    again = Run(GGUF, params, of_experts.source)
+    packed = dict(GGUF.weights(of_experts.folder))
+
+    for tensor in again.quantize():
+        row = again.plan.by_name[tensor.name]
+        assert row.scheme == of_experts.run.plan.by_name[tensor.name].scheme
+        if row.action == "quantize":
+            decoded = quantmill_kernels.decode(row.scheme, tensor.parts["packed"], row.shape[-1])
+            order = packed[tensor.name]
+            assert np.array_equal(np.sort(decoded, axis=0), np.sort(order, axis=0)), tensor.name  # rope turns rows
+
+
+def test_a_computed_matrix_is_no_weight_of_the_model(of_experts: Computed) -> None:
+    plan = of_experts.run.plan
+    size = of_experts.matrix.stat().st_size
+    kept = sum(row.beside for row in plan.tensors)
+
+    verification = verify(of_experts.source, plan, GGUF, of_experts.run.params, of_experts.folder)
+
+    assert all(check.passed for check in verification.checks)
+    assert kept < size < kept + 8192
+    assert plan.nbytes == sum(row.nbytes for row in plan.tensors)
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def infinite(path: Path) -> None:
+    reader = gguf.GGUFReader(path, "r+")
+    next(tensor for tensor in reader.tensors if tensor.name.endswith("in_sum2")).data[0] = np.inf
+    reader.data.flush()
+
+
+def of_another_tensor(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"blk.0.attn_q", b"blk.0.attn_x"))
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (infinite, "finite and not negative"),
+        (of_another_tensor, r"blk\.0\.attn_q\.weight\.counts.*blk\.0\.attn_x"),
+        (gone, r"imatrix\.gguf_file"),
+    ],
+)
+def test_a_damaged_computed_matrix_fails_the_job(
+    of_experts: Computed, tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    folder = shutil.copytree(of_experts.folder, tmp_path / "artifact")
+    damage(folder / "imatrix.gguf_file")
+    with pytest.raises(VerificationFailed, match=message):
+        verify(of_experts.source, of_experts.run.plan, GGUF, of_experts.run.params, folder)
+
+
+def test_a_type_that_ignores_importance_computes_none(small: Checkpoint, tmp_path: Path) -> None:
+    run = Run(GGUF, GGUF.params(type="Q8_0", imatrix="auto"), small)
+    assert sum(row.beside for row in run.plan.tensors) == 0
