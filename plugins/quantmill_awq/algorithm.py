@@ -54,18 +54,19 @@ class Walked:
 
 @dataclass(frozen=True)
 class AtTheSource:
-    """A block by the statistics of the source model's own pass."""
+    """A block that stays as the source has it, with the statistics of the source model's own pass."""
 
     session: Session
+    block: CalibratedBlock
 
     def weight(self, name: str) -> FloatArray:
-        return np.asarray(self.session.tensor(name).values, np.float32)
+        return self.block.weight(name)
 
     def statistics(self, names: Collection[str]) -> Mapping[str, Statistics]:
         return {name: self.session.statistics(name) for name in names}
 
     def replace(self, name: str, values: FloatArray) -> None:
-        """The blocks behind are calibrated with the source's."""
+        """The blocks behind are fed by the source's."""
 
 
 def quantize(session: Session, params: AwqParams) -> Iterator[QuantizedTensor]:
@@ -75,14 +76,11 @@ def quantize(session: Session, params: AwqParams) -> Iterator[QuantizedTensor]:
     """
     units = {unit.key: unit for unit in session.plan.units}
     with workers(session.threads) as pool:
-        if params.predecessors == "quantized":
-            for block in session.blocks():
-                yield from _Block(session, params, units[block.unit], Walked(block), pool).quantized()
-        for unit in session.units():
-            if session.plan.by_name[unit.tensors[0]].action == "keep" and len(unit.tensors) == 1:
-                yield kept_tensor(session.tensor(unit.tensors[0]))
-            else:
-                yield from _Block(session, params, unit, AtTheSource(session), pool).quantized()
+        for block in session.blocks():
+            weights = Walked(block) if params.predecessors == "quantized" else AtTheSource(session, block)
+            yield from _Block(session, params, units[block.unit], weights, pool).quantized()
+    for unit in session.units():
+        yield kept_tensor(session.tensor(unit.tensors[0]))
 
 
 @dataclass

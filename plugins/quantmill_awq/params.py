@@ -34,9 +34,9 @@ class AwqParams(BaseModel):
         default=True, strict=True, description="Try narrower ranges too, for all Linears but those of queries and keys."
     )
     predecessors: Literal["quantized", "source"] = Field(
-        default="quantized",
-        description="Calibrate blocks behind quantized blocks, or all of them in one pass of the source model, whose "
-        "statistics other jobs can use too.",
+        default="source",
+        description="Calibrate blocks behind those of the source, whose statistics other jobs can use too, or behind "
+        "quantized ones.",
     )
     format: Format = Field(default="gemm", description="AutoAWQ's GEMM layout, or compressed-tensors' pack-quantized.")
     skip_modules: tuple[ModulePattern, ...] = Field(

@@ -36,13 +36,12 @@ def plan(index: ModelIndex, params: AwqParams) -> Plan:
     rows = [_explained(row, divided, consumers) for row in flat.tensors]
     walked = sorted((row for row in rows if row.name in block_of), key=lambda row: (block_of[row.name], row.name))
     others = [row for row in rows if row.name not in block_of]
-    behind = params.predecessors == "quantized"
     blocks = [
-        Unit(f"block.{number}", tuple(row.name for row in group), number if behind else None)
+        Unit(f"block.{number}", tuple(row.name for row in group), number)
         for number, group in groupby(walked, key=lambda row: block_of[row.name])
     ]
     need = CalibrationNeed(of_blocks=STATISTICS)
-    if not behind:
+    if params.predecessors == "source":
         need = CalibrationNeed(of_source=STATISTICS, weights=tuple(row.name for row in walked if row.name in quantized))
     return Plan(
         tensors=(*walked, *others),

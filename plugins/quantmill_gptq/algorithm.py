@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_dtypes  # noqa: F401  numpy knows bfloat16 by it
@@ -14,7 +14,7 @@ from quantmill.contract.calibration import CalibratedBlock, Statistic, Statistic
 from quantmill.contract.errors import RangeExceeded
 from quantmill.contract.model_folder import kept_tensor
 from quantmill.contract.session import Session
-from quantmill.contract.tensors import FloatArray, QuantizedTensor, TensorPlan, Unit
+from quantmill.contract.tensors import FloatArray, QuantizedTensor, TensorPlan
 from quantmill_gptq.layout import SCALE_DTYPES, ScaleDtype
 from quantmill_gptq.params import GptqParams
 from quantmill_gptq.solution import Inputs, Solution, solve
@@ -28,21 +28,14 @@ def quantize(session: Session, params: GptqParams) -> Iterator[QuantizedTensor]:
 
     Raises RangeExceeded, naming the tensor, for values whose scale the format cannot hold.
     """
-    if params.predecessors == "quantized":
-        units = {unit.key: unit for unit in session.plan.units}
-        for block in session.blocks():
-            yield from _in_order(units[block.unit], _walked(session, block, params))
+    units = {unit.key: unit for unit in session.plan.units}
+    solved = _walked if params.predecessors == "quantized" else _at_the_source
+    for block in session.blocks():
+        made = solved(session, block, params)
+        for name in units[block.unit].tensors:
+            yield made.pop(name)
     for unit in session.units():
-        rows = [session.plan.by_name[name] for name in unit.tensors]
-        if rows[0].action == "keep":
-            yield kept_tensor(session.tensor(rows[0].name))
-        else:
-            yield from _in_order(unit, _at_the_source(session, rows, params))
-
-
-def _in_order(unit: Unit, made: dict[str, QuantizedTensor]) -> Iterator[QuantizedTensor]:
-    for name in unit.tensors:
-        yield made.pop(name)
+        yield kept_tensor(session.tensor(unit.tensors[0]))
 
 
 def _walked(session: Session, block: CalibratedBlock, params: GptqParams) -> dict[str, QuantizedTensor]:
@@ -69,20 +62,17 @@ def _is_planned(session: Session, name: str) -> bool:
     return row is not None and row.action == "quantize"
 
 
-def _at_the_source(session: Session, rows: Sequence[TensorPlan], params: GptqParams) -> dict[str, QuantizedTensor]:
-    """A block by the statistics of the source model's own pass."""
+def _at_the_source(session: Session, block: CalibratedBlock, params: GptqParams) -> dict[str, QuantizedTensor]:
+    """The block's Linears by the statistics of the source model's own pass; those behind it are fed by the source's."""
     made: dict[str, QuantizedTensor] = {}
-    last: tuple[FloatArray | None, Inputs | None] = (None, None)
-    for row in rows:
-        statistics = session.statistics(row.name)
-        hessian, inputs = last
-        if inputs is None or hessian is not statistics.hessian:
-            inputs = _inputs(session, statistics, params)
-        last = (statistics.hessian, inputs)
-        weight = np.asarray(session.tensor(row.name).values, np.float32)
-        solution = _solved(session, weight, row, inputs, params)
-        _note(session, row.name, statistics, solution, params)
-        made[row.name] = _packed(row, solution, params, session.threads)
+    for stage in block.stages:
+        inputs: Inputs | None = None
+        for row in (session.plan.by_name[name] for name in stage if _is_planned(session, name)):
+            statistics = session.statistics(row.name)
+            inputs = inputs or _inputs(session, statistics, params)
+            solution = _solved(session, block.weight(row.name), row, inputs, params)
+            _note(session, row.name, statistics, solution, params)
+            made[row.name] = _packed(row, solution, params, session.threads)
     return made
 
 

@@ -60,8 +60,8 @@ class GptqParams(BaseModel):
     )
     predecessors: Literal["quantized", "source"] = Field(
         default="quantized",
-        description="Calibrate blocks behind quantized blocks, or all of them in one pass of the source model, whose "
-        "statistics other jobs can use too.",
+        description="Calibrate blocks behind quantized blocks, or behind the source's, whose statistics other jobs "
+        "can use too.",
     )
     lm_head: bool = Field(default=False, strict=True, description="Quantize the output head, unless it is tied.")
     format: Format = Field(

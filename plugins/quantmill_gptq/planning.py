@@ -29,13 +29,12 @@ def plan(index: ModelIndex, params: GptqParams) -> Plan:
     quantized = [row for row in flat.tensors if row.action == "quantize"]
     kept = [row for row in flat.tensors if row.action != "quantize"]
     quantized.sort(key=lambda row: (_block(found, row), row.name))
-    walked = params.predecessors == "quantized"
     blocks = [
-        Unit(f"block.{number}", tuple(row.name for row in rows), number if walked else None)
+        Unit(f"block.{number}", tuple(row.name for row in rows), number)
         for number, rows in groupby(quantized, key=lambda row: _block(found, row))
     ]
     need = CalibrationNeed(of_blocks=("hessian",))
-    if not walked:
+    if params.predecessors == "source":
         need = CalibrationNeed(of_source=("hessian",), weights=tuple(row.name for row in quantized))
     return Plan(
         tensors=(*quantized, *kept),

@@ -22,10 +22,9 @@ class TestAwq(MethodConformance):
             "group_size": -1,
             "format": "compressed-tensors",
             "zero_point": False,
-            "predecessors": "source",
             "n_grid": 2,
         },
-        {"bits": 4, "n_grid": 3},
+        {"bits": 4, "n_grid": 3, "predecessors": "quantized"},
         {"bits": 8, "group_size": 32, "format": "compressed-tensors", "duo_scaling": "both", "n_grid": 2},
     )
 

@@ -99,6 +99,8 @@ class RunningBlock:
         self._routing = Routing(resident.expert_modules)
         self._ahead: dict[tuple[Place, tuple[Statistic, ...]], Statistics] = {}
         self.done = False  # it changes no more
+        self.stays = False  # as the source has it
+        self.outputs: Activations | None = None  # of all windows, once a run has given them
         self.measuring_seconds = 0.0
         self.sensitivity: dict[str, Sensitivity] = {}  # of its weights as they were when their inputs were first seen
 
@@ -118,8 +120,10 @@ class RunningBlock:
     def replace(self, name: str, values: FloatArray) -> None:
         weights = self._resident.weights
         require_of_block(name, weights)
+        if self.stays:
+            raise PluginBroken(f"{name!r} was replaced, but the plan leaves blocks as the source has them", tensor=name)
         if self.done:
-            raise PluginBroken(f"{name!r} was replaced after its block's last tensor had been given", tensor=name)
+            raise PluginBroken(f"{name!r} was replaced after its block had been run for the next one", tensor=name)
         if values.shape != tuple(weights[name].shape):
             raise ValueError(f"{name} is {tuple(weights[name].shape)}, not {values.shape}")
         weights[name].copy_(torch.from_numpy(np.require(values, np.float32, ["C", "W"])))

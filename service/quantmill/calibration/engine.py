@@ -95,6 +95,7 @@ class Engine:
         self._threads = Threads(threads)
         self._calls: dict[int, list[Call]] = {}  # by the window's length
         self._known: KnownStatistics | None = None
+        self._reused: list[bool] = []  # whether what is known was an earlier job's, opening by opening
         self._stack = ExitStack()
         self.seconds: dict[str, float] = defaultdict(float)
         self.routed: dict[str, list[int]] = {}
@@ -117,24 +118,36 @@ class Engine:
         need = self._plan.calibration
         if need is None or not need.of_source or name not in (*need.weights, *_cached(need)):
             raise CalibrationMissing(f"the plan does not ask for statistics of {name!r}", tensor=name)
-        found = self.know(need).get(name)
+        self.know()
+        found = self._known.get(name) if self._known is not None else None
         if found is None:
-            raise CalibrationMissing(f"the source's pass gave no statistics of {name!r}", tensor=name)
+            when = " in the block that is given now" if self._unchanged else ""
+            raise CalibrationMissing(f"the source's pass gave no statistics of {name!r}{when}", tensor=name)
         return found
 
-    def know(self, need: CalibrationNeed) -> KnownStatistics:
-        """The source's own pass: made now, or by an earlier job."""
-        if self._known is None:
-            key = {**self._key, "kinds": sorted(need.of_source), "weights": sorted(need.weights), **vars(self._rules)}
-            key |= {"caches": sorted(need.caches)} if need.caches else {}
-            key |= {"device": self.kind} if self.kind != "cpu" else {}
-            opened = self._cache.opened(
-                key, lambda writing: self._source_pass(need, writing), self._folder, self._pause
+    def know(self) -> None:
+        """Have the statistics of the source's own pass: made now, or by an earlier job.
+
+        Nothing where the plan asks for none, or for those of each block when `blocks` comes to it.
+        """
+        need = self._plan.calibration
+        if self._known is None and need is not None and need.of_source and not self._unchanged:
+            asked = {"weights": sorted(need.weights)} | ({"caches": sorted(need.caches)} if need.caches else {})
+            self._known = self._stack.enter_context(
+                self._opened(need, asked, lambda writing: self._source_pass(need, writing))
             )
-            self._known = self._stack.enter_context(opened)
-            self.routed = self._known.routed | self.routed
-            self.sensitivity = self._known.sensitivity | self.sensitivity
-        return self._known
+
+    @contextmanager
+    def _opened(
+        self, need: CalibrationNeed, asked: Mapping[str, Any], make: Callable[[Writing], None]
+    ) -> Iterator[KnownStatistics]:
+        key = {**self._key, "kinds": sorted(need.of_source), **asked, **vars(self._rules)}
+        key |= {"device": self.kind} if self.kind != "cpu" else {}
+        with self._cache.opened(key, make, self._folder, self._pause) as known:
+            self._reused.append(known.from_cache)
+            self.routed = known.routed | self.routed
+            self.sensitivity = known.sensitivity | self.sensitivity
+            yield known
 
     def _source_pass(self, need: CalibrationNeed, writing: Writing) -> None:
         """The statistics of every wanted Linear, block by block."""
@@ -175,11 +188,38 @@ class Engine:
             if unit.key in finished:
                 continue
             number, before = self._stand_before(unit)
-            with self._block(number, unit.key, before) as block:
+            with self._block(number, unit.key, before) as block, self._as_the_source_has_it(unit, block):
                 self._running = block
                 yield block
                 self.advance()
                 self._running = None
+
+    @property
+    def _unchanged(self) -> bool:
+        """Whether the walk leaves the blocks as the source has them, and is its own pass."""
+        return self._plan.calibration is not None and self._plan.calibration.walks_the_source(self._plan.units)
+
+    @contextmanager
+    def _as_the_source_has_it(self, unit: Unit, block: RunningBlock) -> Iterator[None]:
+        """While it lasts, `statistics` answers for this block: by a run of now, which gives its outputs too, or by an
+        earlier job."""
+        need = self._plan.calibration
+        if need is None or not self._unchanged:
+            yield
+            return
+        block.stays = True
+        names = [name for name in need.weights if name in unit.tensors]
+        last = unit is self._walked[-1]
+
+        def make(writing: Writing) -> None:
+            with self._timed("source"):
+                block.outputs = None if last else self._room()
+                writing.add(block.number, block.gather_named(names, need.of_source, block.outputs))
+            writing.note(block.routed, block.sensitivity)
+
+        with self._opened(need, {"weights": sorted(names), "block": block.number}, make) as self._known:
+            yield
+        self._known = None
 
     def advance(self) -> Path | None:
         """Run all windows through the block that `blocks` has given, as it has become; nothing the second time.
@@ -194,8 +234,10 @@ class Engine:
             self._learn(block)
             return None
         with self._timed("advance"):
-            after = self._room()
-            block.advance(after)
+            after = block.outputs or self._room()
+            if block.outputs is None:
+                block.advance(after)
+            block.done = True
             self._learn(block)
             after.say({"routed": self.routed})
         self._stand(number + 1, after)
@@ -253,7 +295,7 @@ class Engine:
     @property
     def from_cache(self) -> bool:
         """Whether the source's own pass was an earlier job's."""
-        return self._known is not None and self._known.from_cache
+        return bool(self._reused) and all(self._reused)
 
     @property
     def _lengths(self) -> list[int]:

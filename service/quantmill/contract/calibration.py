@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from quantmill.contract.errors import CalibrationMissing, RequestRejected
 
 if TYPE_CHECKING:
-    from quantmill.contract.tensors import FloatArray, ModelIndex, Plan
+    from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, Unit
 
 Statistic = Literal["second_moment", "mean_abs", "absmax", "hessian", "magnitudes", "samples"]
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
@@ -77,12 +77,20 @@ class CalibrationNeed:
     weights    for which weights that pass gives them
     of_blocks  kinds that the method asks blocks for; units with a `block` are walked by `Session.blocks`
     caches     attentions (modules) of whose keys and values that pass gives them too, under their `cached_names`
+
+    A plan with units that are blocks and no kinds for `of_blocks` has the pass made by the walk: blocks stay as the
+    source has them, and `Session.statistics` answers for the block that `Session.blocks` has given last. Then the
+    statistics of one block are on disk at a time, beside those that are kept for other jobs.
     """
 
     of_source: tuple[Statistic, ...] = ()
     weights: tuple[str, ...] = ()
     of_blocks: tuple[Statistic, ...] = ()
     caches: tuple[str, ...] = ()
+
+    def walks_the_source(self, units: Sequence[Unit]) -> bool:
+        """Whether the source's own pass is made block by block, as `Session.blocks` gives them."""
+        return bool(self.of_source) and not self.of_blocks and any(unit.block is not None for unit in units)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` reads them back."""
@@ -190,7 +198,8 @@ def calibration_cost(index: ModelIndex, plan: Plan, *, windows: int, window: int
     """An upper estimate from headers alone, for `windows` of `window` tokens.
 
     Memory: the largest block in float32, the activations of the windows that run at once, and the statistics of a
-    block. Disk: hidden states before and after a block, and the statistics of the source's own pass.
+    block. Disk: hidden states before and after a block, and the statistics of the source's own pass, or of one block
+    where the walk makes it.
     """
     need = plan.calibration
     if need is None:
@@ -212,8 +221,10 @@ def calibration_cost(index: ModelIndex, plan: Plan, *, windows: int, window: int
     running = 4 * ALIVE * widest * window * 2 * threads
     statistics = max([*of_source.values(), *of_blocks.values()], default=0)
     carried = 4 * windows * window * _hidden(index)
+    at_once = max if need.walks_the_source(plan.units) else sum
     return CalibrationCost(
-        memory=max(blocks.values(), default=0) + running + statistics, disk=2 * carried + sum(of_source.values())
+        memory=max(blocks.values(), default=0) + running + statistics,
+        disk=2 * carried + at_once([0, *of_source.values()]),
     )
 
 

@@ -162,8 +162,7 @@ def calibration_of(
         progress=progress,
         pause=lambda: check_canceled(canceled),
     ) as engine:
-        if plan.calibration is not None and plan.calibration.of_source:
-            engine.know(plan.calibration)
+        engine.know()
         yield CalibrationRun(engine, samples, options, store)
 
 

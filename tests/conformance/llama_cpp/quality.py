@@ -62,7 +62,7 @@ def importance_file(checkpoint: Checkpoint, scratch: Path) -> Path:
     entries = {}
     (scratch / "calibration").mkdir()
     with calibrate(checkpoint, planned, ids, folder=scratch / "calibration", threads=2, carries={}) as engine:
-        engine.know(planned.calibration)
+        engine.know()
         for name in planned.calibration.weights:
             found = engine.statistics(name)
             assert found.second_moment is not None

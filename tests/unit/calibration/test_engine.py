@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -339,6 +340,111 @@ def test_a_percentile_is_at_most_a_step_too_high(values: list[float], share: flo
 
     exact = float(np.quantile(np.abs(np.float32(values)), share, method="inverted_cdf"))
     assert exact <= found <= exact * 1.008 + 1e-38
+
+
+# The source's own pass, block by block
+
+
+def own_pass(index: ModelIndex) -> Plan:
+    """Every Linear's second moment and Hessian, as the walk comes to its block."""
+    names = tuple(name for name in index.tensors if name.endswith("_proj.weight"))
+    plan = plan_of(index, names)
+    return replace(plan, calibration=CalibrationNeed(of_source=("second_moment", "hessian"), weights=names))
+
+
+@pytest.fixture
+def open_own_pass(tmp_path: Path, llama: Path) -> Iterator[Callable[..., Engine]]:
+    with ExitStack() as opened:
+
+        def make(**options: Any) -> Engine:
+            source = opened.enter_context(open_checkpoint(llama))
+            plan = own_pass(source.index)
+            units = tuple(
+                Unit(f"block {number}", tuple(n for n in plan.calibration.weights if f"layers.{number}." in n), number)
+                for number in range(2)
+            )
+            return opened.enter_context(
+                calibrate(source, replace(plan, units=units), windows(), folder=tmp_path, **options)
+            )
+
+        yield make
+
+
+def seen_by(engine: Engine, finished: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """Every Hessian of the blocks that are left."""
+    return {
+        name: np.array(engine.statistics(name).hessian)
+        for each in engine.blocks(finished)
+        for stage in each.stages
+        for name in stage
+    }
+
+
+def test_a_walk_of_the_source_sees_what_its_pass_in_one_go_sees(
+    open_own_pass: Callable[..., Engine], open_engine: Callable[..., Engine], llama: Path
+) -> None:
+    walked = seen_by(open_own_pass(threads=2))
+    engine = open_engine(llama, tuple(walked))
+
+    assert len(walked) == 14
+    assert all(np.array_equal(engine.statistics(name).hessian, hessian) for name, hessian in walked.items())
+
+
+def test_a_walk_of_the_source_has_the_statistics_of_one_block_on_disk(
+    open_own_pass: Callable[..., Engine], tmp_path: Path
+) -> None:
+    engine = open_own_pass()
+    on_disk = [len(list(tmp_path.rglob("*.safetensors"))) for _ in engine.blocks(())]
+
+    assert on_disk == [1, 1]
+    assert list(tmp_path.rglob("*.safetensors")) == []
+    with pytest.raises(CalibrationMissing, match="in the block that is given now"):
+        engine.statistics("model.layers.0.mlp.up_proj.weight")
+
+
+def test_a_walk_of_the_source_leaves_its_blocks_as_they_are(open_own_pass: Callable[..., Engine]) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    with closing(open_own_pass().blocks(())) as blocks:
+        first = next(blocks)
+
+        with pytest.raises(PluginBroken, match="leaves blocks as the source has them"):
+            first.replace(name, first.weight(name))
+
+
+def test_a_walk_of_the_source_goes_on_behind_any_block(open_own_pass: Callable[..., Engine]) -> None:
+    carries: dict[str, Path] = {}
+    whole = seen_by(open_own_pass(carries=carries))
+
+    rest = seen_by(open_own_pass(carries=carries), ("block 0",))
+
+    assert rest
+    assert all(np.array_equal(whole[name], hessian) for name, hessian in rest.items())
+
+
+def test_a_later_walk_of_the_source_takes_what_is_kept_of_blocks(
+    open_own_pass: Callable[..., Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = StatisticsCache(tmp_path / "cache", 1 << 30)
+    first = open_own_pass(cache=cache, key={"source": "a"})
+    expected = seen_by(first)
+    monkeypatch.setattr(block.RunningBlock, "gather", lambda *_: pytest.fail("gathered again"))
+
+    later = open_own_pass(cache=cache, key={"source": "a"})
+    found = seen_by(later)
+
+    assert (first.from_cache, later.from_cache) == (False, True)
+    assert all(np.array_equal(found[name], hessian) for name, hessian in expected.items())
+    assert later.sensitivity == first.sensitivity
+
+
+def test_the_estimate_of_a_walk_of_the_source_holds_the_statistics_of_one_block(llama: Path) -> None:
+    with open_checkpoint(llama) as source:
+        walked = own_pass(source.index)
+        in_one_go = replace(walked, units=tuple(replace(unit, block=None) for unit in walked.units))
+        costs = [calibration_cost(source.index, plan, windows=1, window=1) for plan in (in_one_go, walked)]
+        hidden = 2 * 4 * source.index.config["hidden_size"]
+
+    assert costs[0].disk - hidden == 2 * (costs[1].disk - hidden) > 0
 
 
 def test_the_estimate_holds_what_a_walk_keeps(llama: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,14 +32,30 @@ class RandomSource:
 
 
 @dataclass(frozen=True)
+class Block:
+    """A block that stays as it is; each of its Linears is a stage of its own."""
+
+    unit: str
+    stages: tuple[tuple[str, ...], ...]
+    source: RandomSource
+
+    def weight(self, name: str) -> np.ndarray:
+        return np.asarray(self.source.tensor(name).values, np.float32)
+
+
+@dataclass(frozen=True)
 class OneOdd:
     """Calibration whose Linears are fed unrelated inputs, but for NAME's."""
 
     odd: Statistics
     usual: Callable[[str], Statistics]
+    walked: tuple[Block, ...]
 
     def statistics(self, name: str) -> Statistics:
         return self.odd if name == NAME else self.usual(name)
+
+    def blocks(self, finished: Collection[str]) -> Iterator[Block]:
+        return iter(self.walked)
 
 
 def unrelated(inputs: int, dead: int = 0) -> np.ndarray:
@@ -64,8 +80,14 @@ def noted(index: ModelIndex, odd: Statistics, **asked: Any) -> list[Note]:
     params = GptqParams(group_size=32, predecessors="source", format="gptq_v2", **asked)
     planned = plan(index, params)
     widths = {row.name: row.shape[-1] for row in planned.tensors}
-    calibration = OneOdd(odd, lambda name: Statistics(1000, hessian=unrelated(widths[name])))
-    session = MemorySession(RandomSource(index), planned, calibration=calibration)  # type: ignore[arg-type]
+    source = RandomSource(index)
+    walked = tuple(
+        Block(unit.key, tuple((name,) for name in unit.tensors), source)
+        for unit in planned.units
+        if unit.block is not None
+    )
+    calibration = OneOdd(odd, lambda name: Statistics(1000, hessian=unrelated(widths[name])), walked)
+    session = MemorySession(source, planned, calibration=calibration)  # type: ignore[arg-type]
     list(quantize(session, params))
     return session.notes
 

@@ -41,13 +41,14 @@ def test_the_head_is_one_block_more(index: Make) -> None:
     assert (made.units[2].tensors, made.units[2].block) == (("lm_head.weight",), 2)
 
 
-def test_the_source_model_s_pass_walks_no_blocks(index: Make) -> None:
+def test_the_source_model_s_pass_is_made_block_by_block(index: Make) -> None:
     made = plan(index(), GptqParams(group_size=32, predecessors="source"))
 
     assert made.calibration is not None
     assert (made.calibration.of_blocks, made.calibration.of_source) == ((), ("hessian",))
     assert set(made.calibration.weights) == {row.name for row in made.tensors if row.action == "quantize"}
-    assert {unit.block for unit in made.units} == {None}
+    assert made.calibration.walks_the_source(made.units)
+    assert [unit.block for unit in made.units if unit.block is not None] == [0, 1]
 
 
 @pytest.mark.parametrize(
