@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from quantmill_awq.layout import parts_of
 from quantmill_awq.params import AwqParams
 
 VERSION = "0.19.0"  # of compressed-tensors, whose layout this is
+IN_A_BLOCK = re.compile(r"\.\d+\.")
 
 
 def write(
@@ -31,8 +33,12 @@ def place(plan: Plan, index: ModelIndex, params: AwqParams) -> Placement:
 
 
 def gemm_config(params: AwqParams, kept: list[str]) -> dict[str, Any]:
-    """AutoAWQ's settings, whose keys vLLM, transformers and GPTQModel read."""
-    return {
+    """AutoAWQ's settings, whose keys vLLM, transformers and GPTQModel read.
+
+    Modules of blocks that are not quantized stand in `modules_to_not_convert` for vLLM and transformers, and in
+    `dynamic` for GPTQModel, which would take them for quantized ones without arrays.
+    """
+    config: dict[str, Any] = {
         "quant_method": "awq",
         "bits": params.bits,
         "group_size": params.group_size,
@@ -40,6 +46,9 @@ def gemm_config(params: AwqParams, kept: list[str]) -> dict[str, Any]:
         "version": "gemm",
         "modules_to_not_convert": kept,
     }
+    if excluded := [module for module in kept if IN_A_BLOCK.search(module)]:
+        config["dynamic"] = {f"-:^{re.escape(module)}$": {} for module in excluded}
+    return config
 
 
 def compressed_tensors_config(params: AwqParams, kept: list[str]) -> dict[str, Any]:
