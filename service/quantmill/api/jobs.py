@@ -24,7 +24,7 @@ from quantmill.api.pages import DEFAULT_SIZE
 from quantmill.api.problems import ParameterUnreadable
 from quantmill.api.schemas import JobSummary, JobView, Page, PlanView, SubmitJob, SubmitPlan
 from quantmill.domain.jobs import FINAL, Job, State
-from quantmill.jobs import cancel, estimates, inspect, plan, retry, submit
+from quantmill.jobs import cancel, estimates, inspect, memory, plan, retry, submit
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -112,9 +112,10 @@ def get_job(
 @router.post("/plans")
 def make_plan(body: SubmitPlan, services: ServicesOf) -> PlanView:
     """What a job would do, tensor by tensor, and what it would take, from headers alone. Creates nothing."""
-    planned = plan.make_plan(services, body.source, body.method, body.params)
+    planned = memory.warned(services.settings, plan.make_plan(services, body.source, body.method, body.params))
     asked = estimates.for_plan(body.source, body.method, planned)
-    return PlanView.of(body.method, planned, estimates.estimate(services, asked, planned))
+    expected = estimates.estimate(services, asked, planned)
+    return PlanView.of(body.method, planned, expected, services.settings.threads)
 
 
 def _accepted(job: Job, response: Response) -> JobView:

@@ -369,7 +369,7 @@ class TensorPlanView(View):
 
 
 class CalibrationPlan(View):
-    """What calibration takes beside the method's own memory, for `windows` of `window` tokens.
+    """What calibration takes beside the method's own memory, for `windows` of `window` tokens, `threads` at a time.
 
     `source_statistics` come from a pass of the source, `block_statistics` from each of the `blocks` that are walked.
     """
@@ -379,21 +379,23 @@ class CalibrationPlan(View):
     blocks: int
     windows: int
     window: int
+    threads: int
     memory_bytes: int
     disk_bytes: int
 
     @classmethod
-    def of(cls, planned: Planned, windows: int = 128, window: int = 512) -> CalibrationPlan | None:
+    def of(cls, planned: Planned, threads: int, windows: int = 128, window: int = 512) -> CalibrationPlan | None:
         need = planned.plan.calibration
         if need is None:
             return None
-        cost = calibration_cost(planned.index, planned.plan, windows=windows, window=window)
+        cost = calibration_cost(planned.index, planned.plan, windows=windows, window=window, threads=threads)
         return cls(
             source_statistics=list(need.of_source),
             block_statistics=list(need.of_blocks),
             blocks=sum(unit.block is not None for unit in planned.plan.units),
             windows=windows,
             window=window,
+            threads=threads,
             memory_bytes=cost.memory,
             disk_bytes=cost.disk,
         )
@@ -441,14 +443,14 @@ class PlanView(View):
     tensors: list[TensorPlanView]
 
     @classmethod
-    def of(cls, method: str, planned: Planned, estimate: Estimate) -> PlanView:
+    def of(cls, method: str, planned: Planned, estimate: Estimate, threads: int) -> PlanView:
         return cls(
             method=method,
             params=planned.params.model_dump(mode="json"),
             architecture=planned.index.architecture,
             source_nbytes=planned.index.nbytes,
             summary=PlanSummary.of(planned.plan),
-            calibration=CalibrationPlan.of(planned),
+            calibration=CalibrationPlan.of(planned, threads),
             estimate=EstimateView.of(estimate),
             tensors=[TensorPlanView.model_validate(row) for row in planned.plan.to_json()["tensors"]],
         )

@@ -98,6 +98,7 @@ def plan(
     """Show what `quantize` would do, tensor by tensor, and what it would take, without reading a weight."""
     from quantmill.api.schemas import PlanView
     from quantmill.jobs.estimates import estimate_from, for_plan
+    from quantmill.jobs.memory import warned
     from quantmill.jobs.plan import plan_folder
     from quantmill.plugins import load_plugins
 
@@ -105,12 +106,14 @@ def plan(
     planned = plan_folder(chosen, model, options.parse_sets(sets))
     if measure:
         planned = settled(chosen, model, planned)
+    used = options.settings()
+    planned = warned(used, planned)
     asked = for_plan(str(model), method, planned)
     expected = estimate_from(history_here(asked, data_dir), asked, planned)
     if as_json:
-        show_json(PlanView.of(method, planned, expected))
+        show_json(PlanView.of(method, planned, expected, used.threads))
         return
-    show_plan(planned, expected)
+    show_plan(planned, expected, used.threads)
 
 
 def settled(method: Method, folder: Path, planned: Planned) -> Planned:
@@ -379,7 +382,7 @@ def estimate_fields(expected: Estimate) -> dict[str, str]:
     }
 
 
-def show_plan(planned: Planned, expected: Estimate) -> None:
+def show_plan(planned: Planned, expected: Estimate, threads: int) -> None:
     plan = planned.plan
     columns = ("tensor", "shape", "from", "scheme", "bytes", "reason")
     show_table(
@@ -404,7 +407,7 @@ def show_plan(planned: Planned, expected: Estimate) -> None:
             "bits per weight": f"{plan.bits_per_weight:.3f}",
             "quantized tensors": f"{plan.quantized_bits_per_weight:.3f} bits per weight",
             "working memory": size(plan.peak_memory_bytes),
-            **calibration_fields(planned),
+            **calibration_fields(planned, threads),
             **estimate_fields(expected),
             **{f"{name} file": digest for name, digest in plan.inputs.items()},
         }
@@ -426,14 +429,14 @@ def budget_fields(plan: Plan) -> dict[str, str]:
     return fields
 
 
-def calibration_fields(planned: Planned) -> dict[str, str]:
+def calibration_fields(planned: Planned, threads: int) -> dict[str, str]:
     from quantmill.api.schemas import CalibrationPlan
 
-    found = CalibrationPlan.of(planned)
+    found = CalibrationPlan.of(planned, threads)
     if found is None:
         return {}
     needed = f"{size(found.memory_bytes)} of memory and {size(found.disk_bytes)} of disk"
-    return {"calibration": f"{needed} for {found.windows} windows of {found.window} tokens"}
+    return {"calibration": f"{needed} for {found.windows} windows of {found.window} tokens, {threads} threads"}
 
 
 # An artifact's folder

@@ -60,7 +60,7 @@ def _processor() -> Device:
         kind="cpu",
         vendor=vendor,
         features=flags & KNOWN_FEATURES,
-        memory_bytes=_usable_memory(),
+        memory_bytes=usable_memory(),
         driver=f"{platform.system()} {platform.release()}",
         source="this machine",
     )
@@ -73,7 +73,7 @@ def _first_fields(text: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def _usable_memory() -> int:
+def usable_memory() -> int:
     """RAM, or less where a control group grants less."""
     total = int(psutil.virtual_memory().total)
     granted = _of_control_group("memory.max")

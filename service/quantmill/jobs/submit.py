@@ -17,6 +17,7 @@ from quantmill.domain.gates import parse
 from quantmill.domain.identifiers import uuid7
 from quantmill.domain.jobs import Job, JobRequest
 from quantmill.jobs.estimates import estimate
+from quantmill.jobs.memory import require_memory
 from quantmill.jobs.methods import published_method
 from quantmill.jobs.params import validate_by_schema
 from quantmill.jobs.plan import Planned, find_inputs, find_text, make_plan, pointing_at
@@ -108,7 +109,7 @@ def accept(services: Services, request: JobRequest, *, shared_calibration: bool 
         _check_evaluation(request, planned)
         if shared_calibration and planned.plan.calibration is None:
             request = replace(request, calibration=None)
-        _check_calibration(request, planned)
+        _check_calibration(services, request, planned)
         resolved = replace(request, source=str(folder), params=planned.params.model_dump(mode="json"))
         expected = estimate(services, resolved, planned)
         return Accepted(resolved, installed.version, planned.plan.to_json(), timeout, expected)
@@ -153,7 +154,7 @@ def _check_evaluation(request: JobRequest, planned: Planned) -> None:
             )
 
 
-def _check_calibration(request: JobRequest, planned: Planned) -> None:
+def _check_calibration(services: Services, request: JobRequest, planned: Planned) -> None:
     with pointing_at("/calibration"):
         require_calibration(planned.plan, request.method, given=request.calibration is not None)
         if request.calibration is not None and request.calibration.window is not None:
@@ -161,6 +162,8 @@ def _check_calibration(request: JobRequest, planned: Planned) -> None:
             limit = next((limit for limit in limits if isinstance(limit, int)), None)
             if limit is not None and request.calibration.window > limit:
                 raise RequestRejected(f"a window of {request.calibration.window} tokens; the model takes {limit}")
+        if request.calibration is not None:
+            require_memory(services.settings, planned, request.calibration)
 
 
 def _timeout(services: Services, request: JobRequest) -> int:

@@ -110,17 +110,15 @@ def test_two_variants_of_a_comparison_are_calibrated_by_one_pass_and_can_be_made
         assert variant.value("calibration_overlap", "text") == 1.0
 
 
-def test_a_worker_that_may_not_hold_what_calibration_takes_refuses_with_both_numbers(install):
+def test_what_a_runner_may_not_hold_of_calibration_is_refused_when_it_is_submitted(install):
     """64 threads hold 64 windows' activations at once."""
-    installation = install("embedded", slots=1, threads=64, runner_memory_bytes=1 << 30)
-    installation.start()
+    installation = install("embedded", threads=64, runner_memory_bytes=1 << 30)
 
-    job = installation.wait(calibrated(installation, calibration=CalibrationOptions(str(TEXT))).id, seconds=100)
+    with pytest.raises(RequestRejected, match="QUANTMILL_RUNNER_MEMORY_BYTES allows 1073741824") as caught:
+        calibrated(installation, calibration=CalibrationOptions(str(TEXT)))
 
-    assert job.state is State.FAILED
-    assert job.error["type"] == "/problems/ResourceExhausted"
-    assert job.error["needed_bytes"] > job.error["limit_bytes"] == 1 << 30
-    assert "QUANTMILL_RUNNER_MEMORY_BYTES" in job.error["detail"]
+    assert caught.value.fields["needed_bytes"] > caught.value.fields["limit_bytes"] == 1 << 30
+    assert caught.value.fields["errors"][0]["pointer"] == "/calibration"
 
 
 @pytest.fixture(scope="module")
