@@ -288,6 +288,8 @@ def _build(index: ModelIndex, dtype: torch.dtype) -> Model:
 
 
 def _config(index: ModelIndex) -> Any:
+    if index.gguf is not None:
+        raise unsupported(index.architecture, "it is a GGUF file; give the checkpoint that it was made from")
     if index.config.get("quantization_config") is not None:
         raise unsupported(index.architecture, "its weights are quantized already")
     layers = max((n for key in LAYER_COUNTS if isinstance(n := index.config.get(key), int)), default=0)

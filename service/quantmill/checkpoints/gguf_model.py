@@ -56,6 +56,8 @@ DIMENSIONS: Mapping[str, str] = {
     "num_key_value_heads": "attention.head_count_kv",
     "head_dim": "attention.key_length",
     "max_position_embeddings": "context_length",
+    "num_experts": "expert_count",
+    "num_experts_per_tok": "expert_used_count",
 }
 
 
@@ -112,7 +114,7 @@ def gguf_files(path: Path) -> tuple[Path, Sequence[str]] | None:
     Raises SourceRejected for a folder with several, and for parts that are missing.
     """
     if path.is_file():
-        return (path.parent, _all_parts(path.parent, path.name)) if _begins_as_one(path) else None
+        return (path.parent, _all_parts(path.parent, path.name)) if is_gguf(path) else None
     if any(os.path.lexists(path / name) for name in WEIGHTS):
         return None
     names = sorted(each.name for each in path.iterdir() if each.suffix == SUFFIX)
@@ -123,7 +125,8 @@ def gguf_files(path: Path) -> tuple[Path, Sequence[str]] | None:
     return (path, _all_parts(path, names[0])) if names else None
 
 
-def _begins_as_one(path: Path) -> bool:
+def is_gguf(path: Path) -> bool:
+    """Whether the file is meant to be one: by its name, or by how it begins."""
     if path.suffix == SUFFIX:
         return True
     with path.open("rb") as file:  # a link of a cache leads to a file that has no such name

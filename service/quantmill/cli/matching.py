@@ -22,7 +22,7 @@ MACHINE_OPTIONS = "--device NAME or --here"
 DeviceName = Annotated[str | None, typer.Option("--device", metavar="NAME", help="A name from `quantmill devices`.")]
 Here = Annotated[bool, typer.Option("--here", help="This machine.")]
 ModelPath = Annotated[
-    Path | None, typer.Option("--model", metavar="MODEL", help="A checkpoint folder, or a config.json by itself.")
+    Path | None, typer.Option("--model", metavar="MODEL", help="A checkpoint folder, a GGUF file, or a config.json.")
 ]
 ObjectiveName = Annotated[
     str, typer.Option(metavar="NAME", help="quality, speed, size, balanced, fine-tuning or prototyping.")

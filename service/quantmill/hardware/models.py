@@ -18,6 +18,8 @@ SPLIT_BY_INPUTS = ("o_proj", "down_proj", "out_proj", "c_proj", "dense_4h_to_h",
 REPLICATED = ("q_a_proj", "kv_a_proj_with_mqa")  # MLA's small projections: each device has them whole
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in")
 OUTPUTS = ("lm_head", "embed_out")
+GGUF_EMBEDDING, GGUF_OUTPUT = "token_embd.weight", "output.weight"
+EXPERTS = re.compile(r"(^|\.)experts\.|_exps$")
 
 
 @dataclass(frozen=True)
@@ -248,16 +250,16 @@ def _from_headers(index: ModelIndex, active: float) -> tuple[tuple[Linear, ...],
         parts = tensor.name.split(".")
         if len(tensor.shape) < 2:
             other += tensor.values
-        elif any(part in EMBEDDINGS for part in parts):
+        elif tensor.name == GGUF_EMBEDDING or any(part in EMBEDDINGS for part in parts):
             embedding += tensor.values
-        elif any(part in OUTPUTS for part in parts):
+        elif tensor.name == GGUF_OUTPUT or any(part in OUTPUTS for part in parts):
             output += tensor.values
         else:
             *stacked, outputs, inputs = tensor.shape
             key = (_without_numbers(tensor.name), inputs, outputs)
             found[key] = found.get(key, 0) + prod(stacked)
     linears = tuple(
-        Linear(name, inputs, outputs, count, max(1, round(count * active)) if ".experts." in f".{name}." else count)
+        Linear(name, inputs, outputs, count, max(1, round(count * active)) if EXPERTS.search(name) else count)
         for (name, inputs, outputs), count in sorted(found.items())
         if inputs and outputs and count
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantmill.checkpoints import open_checkpoint
 from quantmill.checkpoints.folder import read_config
+from quantmill.checkpoints.gguf_model import is_gguf
 from quantmill.checkpoints.uris import resolve
 from quantmill.contract.errors import ParamsRejected, QuantmillError, RequestRejected
 from quantmill.contract.facts import Scheme
@@ -18,7 +19,7 @@ from quantmill.hardware.catalogue import catalogue, find_device
 from quantmill.hardware.choices import Objective
 from quantmill.hardware.facts import combine
 from quantmill.hardware.memory import Load
-from quantmill.hardware.models import EMBEDDINGS, OUTPUTS, ModelShape, shape_of
+from quantmill.hardware.models import EMBEDDINGS, GGUF_EMBEDDING, GGUF_OUTPUT, OUTPUTS, ModelShape, shape_of
 from quantmill.hardware.profiles import GB, Device, Machine, machine_of
 from quantmill.hardware.recommend import Answer, Availability, Wish, check, default_context, recommend
 from quantmill.jobs.params import validate, validate_by_schema
@@ -120,8 +121,8 @@ def described_machine(
 
 
 def read_model(path: Path) -> Asked:
-    """The model in a checkpoint folder, or as a config.json alone describes it. Raises SourceRejected."""
-    if path.is_file():
+    """The model in a checkpoint folder or GGUF file, or as a config.json alone describes it. Raises SourceRejected."""
+    if path.is_file() and not is_gguf(path):
         return Asked(shape_of(read_config(path), name=path.resolve().parent.name), None)
     with open_checkpoint(path) as checkpoint:
         index = checkpoint.index
@@ -187,4 +188,8 @@ def _by_plan(method: Method, scheme: Scheme, asked: Asked | None) -> Availabilit
 
 
 def _is_outside(name: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) < 2 or not {*EMBEDDINGS, *OUTPUTS}.isdisjoint(name.split("."))
+    return (
+        len(shape) < 2
+        or name in (GGUF_EMBEDDING, GGUF_OUTPUT)
+        or not {*EMBEDDINGS, *OUTPUTS}.isdisjoint(name.split("."))
+    )

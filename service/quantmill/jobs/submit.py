@@ -146,11 +146,18 @@ def _check_escalation(request: JobRequest, has_ladder: bool, promotes: bool) -> 
 
 
 def _check_evaluation(request: JobRequest, planned: Planned) -> None:
-    if request.evaluation_text is not None and planned.index.graph is not None:
-        with pointing_at("/evaluation_text"):
+    if request.evaluation_text is None:
+        return
+    with pointing_at("/evaluation_text"):
+        if planned.index.graph is not None:
             raise RequestRejected(
                 "an ONNX graph is not evaluated on a text; leave evaluation_text out: verification runs the graph "
                 "beside its source and compares their outputs"
+            )
+        if planned.index.gguf is not None:
+            raise RequestRejected(
+                "a GGUF file is not evaluated on a text, which transformers' model runs on a checkpoint; leave "
+                "evaluation_text out, or give the checkpoint that the file was made from as the source"
             )
 
 

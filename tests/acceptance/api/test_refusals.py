@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from tests.gguf_models import LLAMA, file, tensor
 from tests.onnx_models import one_product, save
 
 DATA = Path(__file__).parents[2] / "data"
@@ -266,3 +267,29 @@ def test_a_text_for_an_onnx_graph_is_refused(api, source_root):
     request = {"source": "graph", "method": "onnx", "params": {}, "evaluation_text": "text/evaluation.txt"}
 
     assert pointers(refuse(api, request, 422, "RequestRejected")) == ["/evaluation_text"]
+
+
+@pytest.fixture
+def gguf_source(source_root):
+    """A GGUF file with one matrix in Q4_0."""
+    (source_root / "small.gguf").write_bytes(file([LLAMA], [tensor("blk.0.attn_q.weight", (32, 2), 2)], bytes(36)))
+    return {"source": "small.gguf", "method": "gguf"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "pointer", "kind"),
+    [
+        ({"params": {"type": "Q8_0"}}, "/source", "SourceRejected"),
+        ({"params": {"imatrix": "auto", "type": "Q4_0"}}, "/params/imatrix", "ParamsRejected"),
+        ({"params": {"type": "Q4_0"}, "evaluation_text": "text/evaluation.txt"}, "/evaluation_text", "RequestRejected"),
+        ({"method": "hqq", "params": {}}, "/source", "SourceRejected"),
+    ],
+)
+def test_what_cannot_be_made_of_a_gguf_file_is_refused_at_once(api, gguf_source, request_, pointer, kind):
+    assert pointers(refuse(api, {**gguf_source, **request_}, 422, kind)) == [pointer]
+
+
+def test_a_gguf_file_is_planned(api, gguf_source):
+    plan = api.post("/v1/plans", json={**gguf_source, "params": {"type": "Q8_0", "allow_requantize": True}}).json()
+
+    assert [(row["name"], row["scheme"]) for row in plan["tensors"]] == [("blk.0.attn_q.weight", "Q8_0")]

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.gguf_models import LLAMA, file, tensor
 
 from quantmill.cli.exits import OF_KIND, OF_STATE
 from quantmill.cli.options import parse_sets
@@ -175,6 +176,16 @@ def test_quantize_leaves_a_verified_artifact_and_says_how_to_run_it(artifact):
     assert said["state"] == "succeeded"
     assert said["digest"] == json.loads((folder / "quantmill.json").read_bytes())["digest"]
     assert str(folder / "model-Q4_K_M.gguf") in said["run"]["llama.cpp"]
+
+
+def test_a_gguf_file_is_a_model(quantmill, tmp_path):
+    source = tmp_path / "small.gguf"
+    source.write_bytes(file([LLAMA], [tensor("blk.0.attn_q.weight", (32, 2))], bytes(256)))
+
+    ran = quantmill("quantize", source, "--method", "gguf", "--set", "type=Q4_0", "--output", tmp_path / "out")
+
+    assert (ran.code, (tmp_path / "out" / "model-Q4_0.gguf").read_bytes()[:4]) == (0, b"GGUF")
+    assert quantmill("verify", tmp_path / "out", "--against", source).code == 0
 
 
 @pytest.mark.parametrize("kind", ["file", "folder with a file"])
