@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.method import lazy
-from quantmill.contract.testing import CHECKPOINTS, MethodConformance
+from quantmill.contract.synthetic import SyntheticLlama
+from quantmill.contract.testing import CHECKPOINTS, WIDE, MethodConformance, Run
 from quantmill_gguf.plugin import GGUF
 
 
@@ -38,3 +40,29 @@ class TestGgufBudget(MethodConformance):
     @classmethod
     def checkpoint(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return CHECKPOINTS[request.param].write(tmp_path_factory.mktemp("checkpoint") / "model")
+
+
+class TestGgufOfGguf(MethodConformance):
+    """A GGUF file as the source, its matrices in blocks."""
+
+    method = GGUF
+    open_source = lazy("quantmill.checkpoints:open_checkpoint")
+    ladder = ({"type": "Q2_K", "pure": True}, {"type": "Q4_K_M"})
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def checkpoint(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return in_blocks(CHECKPOINTS["bf16, tied"], tmp_path_factory.mktemp("source"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def wide(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return in_blocks(WIDE, tmp_path_factory.mktemp("source"))
+
+
+def in_blocks(model: SyntheticLlama, folder: Path) -> Path:
+    """The model as a GGUF file in Q8_0."""
+    with open_checkpoint(model.write(folder / "checkpoint")) as checkpoint:
+        run = Run(GGUF, GGUF.params(type="Q8_0"), checkpoint)
+        path, *_ = run.write(run.quantize(), folder / "gguf")
+    return path
