@@ -26,7 +26,7 @@ from quantmill.calibration import source_weights
 from quantmill.calibration.decoder import Decoder, limit_threads
 from quantmill.calibration.engine import calibrate
 from quantmill.calibration.tokens import tokenize
-from quantmill.checkpoints import open_checkpoint
+from quantmill.checkpoints import Checkpoint, open_checkpoint
 from quantmill.contract.method import Method
 from quantmill.contract.testing import Run
 from quantmill.evaluation.greedy import write
@@ -50,6 +50,7 @@ class Setting:
     refused   words of the error that the consumer gives, where it cannot load the setting
     defect    what the consumer computes wrongly, where it does: then the difference is reported and not judged
     note      why it is further off, or what it refuses
+    of        what made the folder that this setting is made of, where it is not the model itself
     """
 
     method: Method
@@ -58,10 +59,12 @@ class Setting:
     refused: str = ""
     defect: str = ""
     note: str = ""
+    of: Setting | None = None
 
     @property
     def label(self) -> str:
-        return " ".join([self.method.name, *(f"{key}={_short(value)}" for key, value in self.params.items())])
+        own = " ".join([self.method.name, *(f"{key}={_short(value)}" for key, value in self.params.items())])
+        return f"{self.of.label}, {own}" if self.of else own
 
 
 @dataclass(frozen=True)
@@ -112,9 +115,7 @@ def compare(
         folders = [scratch / f"artifact-{number}" for number in range(len(settings))]
         own = scratch / "calibration"
         own.mkdir(exist_ok=True)
-        runs = [Run(each.method, each.method.params(**each.params), checkpoint, calibrate, own) for each in settings]
-        for run, folder in zip(runs, folders, strict=True):
-            run.write(run.quantize(THREADS), folder)
+        runs = [_written(setting, checkpoint, folder, own) for setting, folder in zip(settings, folders, strict=True)]
         errand = {"texts": texts, "prompts": prompts, "length": WRITTEN, "dtype": dtype, "dequantize": dequantize}
         theirs = consume(python, scratch, consumer, folders, errand)
         decoder = Decoder.of(checkpoint.index, "cpu", torch.float32)
@@ -122,6 +123,21 @@ def compare(
         for setting, run, folder in zip(settings, runs, folders, strict=True):
             ours = outputs(decoder, functools.partial(run.method.weights, folder), texts, prompts)
             yield _compared(setting, run, source, ours, theirs[folder.name])
+
+
+def _written(setting: Setting, checkpoint: Checkpoint, folder: Path, own: Path) -> Run:
+    """The setting's folder; where it is made of another one, of that."""
+    params = setting.method.params(**setting.params)
+    if setting.of is None:
+        run = Run(setting.method, params, checkpoint, calibrate, own)
+        run.write(run.quantize(THREADS), folder)
+        return run
+    source = folder.with_name(f"{folder.name}-source")
+    _written(setting.of, checkpoint, source, own)
+    with open_checkpoint(source) as made:
+        run = Run(setting.method, params, made)
+        run.write(run.quantize(THREADS), folder)
+    return run
 
 
 def _compared(setting: Setting, run: Run, source: Outputs, ours: Outputs, theirs: Outputs | str) -> Loaded:
