@@ -1,8 +1,8 @@
 """Which runtime runs which format on which hardware, beside what plugins tell of their own formats.
 
 Commits behind the sources: vLLM's thresholds were read from gptq_marlin@00161ce, marlin_utils@007d500, awq@000796a,
-awq_marlin@0322f29, wNa16@519b90d, w8a8_fp8@00cb05c, w4a4_nvfp4@85f1f91, w4a4_mxfp4@ac2c039, fp8@0071b24,
-bitsandbytes@01f5395, hqq_marlin@00119e4 and the table in docs/features/quantization@50feac9.
+awq_marlin@0322f29, wNa16@519b90d, w8a8_fp8@00cb05c, w4a4_nvfp4@85f1f91, w4a4_mxfp4@ac2c039, fp8@0071b24 and
+the table in docs/features/quantization@50feac9.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ VLLM_EXLLAMA = ShapeRule(inputs=32, outputs=8, bits=(2, 3, 4, 8), experts=False,
 AWQ_GEMM = ShapeRule(outputs=8, bits=(4,))
 AWQ_MARLIN = ShapeRule(inputs=128, outputs=64, bits=(4,), group_sizes=(-1, 32, 64, 128))
 WNA16 = ShapeRule(inputs=128, outputs=64, bits=(4, 8), group_sizes=(-1, 32, 64, 128))
-HQQ_MARLIN = ShapeRule(inputs=128, outputs=64, bits=(4,), group_sizes=(64,), note="axis 1 only")
 FOUR_BITS = ShapeRule(bits=(4,))
 EIGHT_BITS = ShapeRule(bits=(8,))
 FP8_BLOCKS = ShapeRule(inputs=128, outputs=128)
@@ -57,6 +56,7 @@ NVFP4_GROUPS = ShapeRule(inputs=16)
 MX_GROUPS = ShapeRule(inputs=32)
 
 VLLM_TABLE = "vLLM docs, features/quantization: supported hardware"
+METHODS_OF_VLLM = "vLLM 0.32, layers/quantization: QuantizationMethods"
 MODELOPT = "TensorRT-LLM docs: quantized checkpoints are NVIDIA ModelOpt's; others were not established"
 
 VLLM = (
@@ -73,9 +73,9 @@ VLLM = (
     row("awq", "vllm", X86, "native", "CPU W4A16", f"vLLM CPU build loaded AWQ GEMM; {VLLM_TABLE}", rule=FOUR_BITS),
     row("awq", "vllm", HardwareNeed("gpu", ("amd",)), "unsupported", "", VLLM_TABLE,
         note="vLLM has no AWQ kernel for ROCm"),
-    row("hqq", "vllm", nvidia(8.0), "native", "hqq_marlin", "vLLM hqq_marlin.py", rule=HQQ_MARLIN),
-    row("bitsandbytes", "vllm", nvidia(7.0), "native", "bitsandbytes", "vLLM bitsandbytes.py", rule=FOUR_BITS,
-        minimum_version="bitsandbytes 0.46.1", speed=marlin_speed(0.36)),
+    row("hqq", "vllm", ANY_GPU, "unsupported", "", METHODS_OF_VLLM,
+        note="vLLM 0.32 knows no hqq; the method's format compressed-tensors loads"),
+    row("bitsandbytes", "vllm", ANY_GPU, "unsupported", "", METHODS_OF_VLLM, note="vLLM 0.32 knows no bitsandbytes"),
     row("compressed-tensors/int", "vllm", nvidia(8.0), "native", "WNA16 Marlin", "vLLM compressed_tensors wNa16.py",
         rule=WNA16),
     row("compressed-tensors/int", "vllm", X86, "native", "CPU W4A16",
