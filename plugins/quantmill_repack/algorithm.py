@@ -14,6 +14,7 @@ from quantmill.contract.errors import RangeExceeded, SourceRejected
 from quantmill.contract.model_folder import kept_tensor
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import QuantizedTensor, SourceTensor, StoredWeight, TensorPlan
+from quantmill_repack.layouts import is_out_of_order
 from quantmill_repack.params import RepackParams, Target
 
 Parts = Mapping[str, NDArray[Any]]
@@ -21,18 +22,22 @@ Parts = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Integers:
-    """A weight as (code - zero) * scale: codes uint8 (out, in), zeros uint8 and scales (out, groups)."""
+    """A weight as (code - zero) * scale: codes uint8 (out, in), zeros uint8 and scales (out, groups).
+
+    `groups` is the group of each input, None where groups follow each other.
+    """
 
     codes: NDArray[np.uint8]
     zeros: NDArray[np.uint8]
     scales: NDArray[Any]
+    groups: NDArray[np.int32] | None = None
 
 
 def quantize(session: Session, params: RepackParams) -> Iterator[QuantizedTensor]:
     """Each weight in its new layout; parts are those of `layouts.parts_of`.
 
-    Raises RangeExceeded for a scale that the layout's dtype does not hold exactly, SourceRejected for zero points that
-    are not what the source's settings say.
+    Raises RangeExceeded for a scale that the layout's dtype does not hold exactly, SourceRejected for zero points and
+    groups that are not what the source's settings say.
     """
     for unit in session.units():
         for name in unit.tensors:  # no name holds a tensor across the yield: the plan counts one at a time
@@ -40,16 +45,20 @@ def quantize(session: Session, params: RepackParams) -> Iterator[QuantizedTensor
                 yield kept_tensor(session.tensor(name))
             else:
                 row, weight = session.plan.by_name[name], session.index.stored[name]
-                yield _repacked(session.tensor(name), row, weight, params.to, session.threads)
+                ordered = not is_out_of_order(weight, session.index)
+                yield _repacked(session.tensor(name), row, weight, ordered, params.to, session.threads)
 
 
-def _repacked(source: SourceTensor, row: TensorPlan, weight: StoredWeight, to: Target, threads: int) -> QuantizedTensor:
+def _repacked(
+    source: SourceTensor, row: TensorPlan, weight: StoredWeight, ordered: bool, to: Target, threads: int
+) -> QuantizedTensor:
     if to in ("fp8", "float-quantized"):
         scale = source.parts["weight_scale" if to == "fp8" else "weight_scale_inv"]
         parts: Parts = {"codes": source.parts["weight"], "scale": scale.astype(np.float32)}
     else:
         integers = UNPACK[weight.format](source, weight, threads)
         _check_zeros(row.name, integers, weight)
+        _check_order(row.name, integers, ordered)
         parts = PACK[to](row.name, integers, weight, threads)
     return QuantizedTensor(row.name, row.scheme, row.shape, parts)
 
@@ -65,6 +74,24 @@ def _check_zeros(name: str, integers: Integers, weight: StoredWeight) -> None:
         )
 
 
+def _check_order(name: str, integers: Integers, ordered: bool) -> None:
+    if ordered and integers.groups is not None:
+        raise SourceRejected(
+            f"{name}: the source says that its groups follow each other, and g_idx that they do not; desc_act may be "
+            "missing from its settings",
+            tensor=name,
+        )
+
+
+def _out_of_order(groups: NDArray[np.int32] | None, weight: StoredWeight) -> NDArray[np.int32] | None:
+    ordered = groups is None or bool((groups == _in_order(weight)).all())
+    return None if ordered else groups
+
+
+def _in_order(weight: StoredWeight) -> NDArray[np.int32]:
+    return (np.arange(weight.shape[1]) // weight.group_size).astype(np.int32)
+
+
 def _from_gptq(source: SourceTensor, weight: StoredWeight, threads: int) -> Integers:
     parts = source.parts
     codes = quantmill_kernels.unpack_gptq(np.ascontiguousarray(parts["qweight"]), weight.bits, threads=threads)
@@ -73,7 +100,7 @@ def _from_gptq(source: SourceTensor, weight: StoredWeight, threads: int) -> Inte
     zeros = quantmill_kernels.unpack_gptq_zeros(words, weight.bits, format=version, threads=threads)
     if weight.format == "gptq" and not weight.symmetric and (zeros == 0).any():
         raise SourceRejected(f"{weight.parts['qzeros'].name} has the zero point 2^bits, which no other layout stores")
-    return Integers(codes, zeros, parts["scales"].T)
+    return Integers(codes, zeros, parts["scales"].T, _out_of_order(parts.get("g_idx"), weight))
 
 
 def _from_awq(source: SourceTensor, weight: StoredWeight, threads: int) -> Integers:
@@ -91,7 +118,9 @@ def _from_pack_quantized(source: SourceTensor, weight: StoredWeight, threads: in
     if not weight.symmetric:
         words = np.ascontiguousarray(parts["weight_zero_point"])
         zeros = _raised(quantmill_kernels.unpack_quantized_zeros(words, weight.bits, rows, threads=threads), offset)
-    return Integers(_raised(codes, offset), zeros, parts["weight_scale"])
+    return Integers(
+        _raised(codes, offset), zeros, parts["weight_scale"], _out_of_order(parts.get("weight_g_idx"), weight)
+    )
 
 
 def _raised(signed: NDArray[np.int8], offset: int) -> NDArray[np.uint8]:
@@ -106,7 +135,7 @@ def _to_gptq(name: str, integers: Integers, weight: StoredWeight, threads: int) 
         "packed": quantmill_kernels.pack_gptq(integers.codes, weight.bits, threads=threads),
         "zeros": quantmill_kernels.pack_gptq_zeros(integers.zeros, weight.bits, format="gptq", threads=threads),
         "scale": _halves(name, integers.scales),
-        "group_index": (np.arange(weight.shape[1]) // weight.group_size).astype(np.int32),
+        "group_index": _in_order(weight) if integers.groups is None else integers.groups,
     }
 
 

@@ -11,7 +11,7 @@ from quantmill.contract.linears import kept_modules
 from quantmill.contract.model_folder import place_model_folder, quantized_config
 from quantmill.contract.placement import Placement, write_placed
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, StoredWeight
-from quantmill_repack.layouts import parts_of
+from quantmill_repack.layouts import is_out_of_order, parts_of
 from quantmill_repack.params import RepackParams, Target
 
 VERSION = "0.19.0"  # of compressed-tensors, whose layout this is
@@ -27,6 +27,8 @@ def write(
 def place(plan: Plan, index: ModelIndex, params: RepackParams) -> Placement:
     """Where `write` puts each byte."""
     settings = SETTINGS[params.to](next(iter(index.stored.values())), kept_modules(plan, index))
+    if params.to == "gptq":
+        settings["desc_act"] = any(is_out_of_order(weight, index) for weight in index.stored.values())
     layout = partial(parts_of, index=index, to=params.to)
     return place_model_folder(plan, layout, index, quantized_config(index, settings))
 
@@ -36,7 +38,6 @@ def _gptq(weight: StoredWeight, kept: list[str]) -> dict[str, Any]:
         "quant_method": "gptq",
         "bits": weight.bits,
         "group_size": weight.group_size,
-        "desc_act": False,
         "sym": True,
         "lm_head": "lm_head" not in kept,
         "checkpoint_format": "gptq",

@@ -52,7 +52,9 @@ def _codes(found: Mapping[str, Any], index: ModelIndex, params: RepackParams) ->
     if params.to == "gptq":
         yield Observation(CHECK, "checkpoint_format", found.get("checkpoint_format"), "gptq")
         yield Observation(CHECK, "sym", found.get("sym"), True)
-        yield Observation(CHECK, "desc_act", found.get("desc_act"), False)
+        settings = index.config[CHECK]
+        reordered = settings.get("desc_act") is True or any("weight_g_idx" in w.parts for w in index.stored.values())
+        yield Observation(CHECK, "desc_act", found.get("desc_act"), reordered)
 
 
 def _compressed_tensors(found: Mapping[str, Any], params: RepackParams) -> Iterator[Observation]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from quantmill.contract.model_folder import StoredPart, kept_part
+from quantmill.contract.model_folder import QUANTIZATION, StoredPart, kept_part
 from quantmill.contract.tensors import ModelIndex, StoredWeight, TensorPlan
 from quantmill_repack.params import Target
 
@@ -35,6 +35,13 @@ def scheme_of(format_: str, bits: int, symmetric: bool) -> str:
 def symmetric_in(to: Target, weight: StoredWeight) -> bool:
     """Whether the result needs no zero points; AWQ has them always."""
     return to != "awq" and weight.symmetric
+
+
+def is_out_of_order(weight: StoredWeight, index: ModelIndex) -> bool:
+    """Whether the inputs of a group need not be neighbours, as the source says."""
+    return "weight_g_idx" in weight.parts or (
+        weight.format in ("gptq", "gptq_v2") and index.config[QUANTIZATION].get("desc_act") is True
+    )
 
 
 def parts_of(row: TensorPlan, index: ModelIndex, to: Target) -> Sequence[StoredPart]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from quantmill.contract.errors import ParamsRejected, SourceRejected
 from quantmill.contract.model_folder import QUANTIZATION, kept_row
 from quantmill.contract.tensors import ModelIndex, Plan, TensorInfo, TensorPlan, Unit
-from quantmill_repack.layouts import LAYOUTS, parts_of, scheme_of, symmetric_in
+from quantmill_repack.layouts import LAYOUTS, is_out_of_order, parts_of, scheme_of, symmetric_in
 from quantmill_repack.params import RepackParams
 
 UNCHANGED = "not quantized in the source"
+OUT_OF_ORDER = (
+    "its groups do not follow each other (desc_act); gptq keeps their order, and compressed-tensors 0.19 and vLLM no "
+    "longer read it (weight_g_idx)"
+)
 
 
 def plan(index: ModelIndex, params: RepackParams) -> Plan:
@@ -17,13 +21,11 @@ def plan(index: ModelIndex, params: RepackParams) -> Plan:
     The peak memory is that of the largest weight: its codes, its values in float32 while they are looked through, and
     what is stored.
 
-    Raises SourceRejected for a source without quantized weights or with reordered groups, ParamsRejected for a target
-    that cannot hold a weight exactly.
+    Raises SourceRejected for a source without quantized weights, ParamsRejected for a target that cannot hold a weight
+    exactly, or holds it as no program reads it.
     """
     if not index.stored:
         raise SourceRejected("the source holds no quantized weights that can be repacked", key=QUANTIZATION)
-    if index.config[QUANTIZATION].get("desc_act") is True:
-        raise SourceRejected("the source's groups do not follow each other (desc_act), which no other layout stores")
     rows = tuple(_row(index, info, params) for info in index.tensors.values())
     peak = max((8 if row.action == "quantize" else 1) * row.values + row.nbytes for row in rows)
     units = tuple(Unit(row.name, (row.name,)) for row in rows)
@@ -36,6 +38,8 @@ def _row(index: ModelIndex, info: TensorInfo, params: RepackParams) -> TensorPla
         return kept_row(info, UNCHANGED)
     rule = LAYOUTS[params.to]
     obstacle = rule.obstacle(weight) if weight.format in rule.sources else f"it is made of {', '.join(rule.sources)}"
+    if obstacle is None and params.to != "gptq" and is_out_of_order(weight, index):
+        obstacle = OUT_OF_ORDER
     if obstacle:
         message = f"{info.name} ({weight.format}) cannot be repacked to {params.to}: {obstacle}"
         raise ParamsRejected(message, [{"pointer": "/params/to", "code": "not_lossless", "message": message}])

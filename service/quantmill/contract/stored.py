@@ -149,7 +149,6 @@ def _packed(module: _Module) -> StoredWeight:
     settings = weights[0]
     bits = settings.get("num_bits")
     module.require(settings.get("type") == "int" and bits in (2, 3, 4, 8), "only integers of 2, 3, 4 or 8 bits")
-    module.require(not module.has("weight_g_idx"), "its inputs are reordered (weight_g_idx)")
     parts = {
         "weight_packed": module.part("weight_packed", ("I32",)),
         "weight_scale": module.part("weight_scale", FLOATS),
@@ -160,6 +159,9 @@ def _packed(module: _Module) -> StoredWeight:
     cols = words * WORD // bits  # a last word that is not full is refused: headers do not tell how many codes it has
     module.require(parts["weight_packed"].shape[0] == rows, "weight_scale does not fit weight_packed")
     module.require(cols * bits == words * WORD and groups_ > 0 and cols % groups_ == 0, "groups do not fit the inputs")
+    if module.has("weight_g_idx"):
+        parts["weight_g_idx"] = module.part("weight_g_idx", ("I32",), 1)
+        module.require(parts["weight_g_idx"].shape == (cols,), "weight_g_idx does not fit weight_packed")
     symmetric = settings.get("symmetric") is True
     if not symmetric:
         parts["weight_zero_point"] = module.part("weight_zero_point", ("I32",))
@@ -182,17 +184,35 @@ READERS: Mapping[str, tuple[tuple[str, ...], Callable[[_Module], StoredWeight | 
 def codes_of(weight: StoredWeight, arrays: Arrays) -> tuple[NDArray[np.int16], NDArray[np.int16], FloatArray]:
     """Codes (out, in), zero points and scales (out, groups) of a weight in integers: value = (code - zero) * scale.
 
-    Codes are 0 to 2^bits - 1; a zero point of GPTQ's first version may be 2^bits. Raises SourceRejected for groups that
-    do not follow each other.
+    Codes are 0 to 2^bits - 1; a zero point of GPTQ's first version may be 2^bits. Which group an input is in,
+    `groups_of` says.
     """
     return CODES[weight.format](weight, arrays)
 
 
+def groups_of(weight: StoredWeight, arrays: Arrays) -> NDArray[np.int32] | None:
+    """The group of each input (in,), None where groups follow each other. Raises SourceRejected for one beyond them."""
+    part = ORDERS.get(weight.format)
+    if part is None or part not in arrays:
+        return None
+    groups: NDArray[np.int32] = arrays[part]
+    cols = weight.shape[1]
+    if np.array_equal(groups, np.arange(cols) // weight.group_size):
+        return None
+    count = cols // weight.group_size
+    if cols and not 0 <= groups.min() <= groups.max() < count:
+        found = f"{groups.min()} to {groups.max()}"
+        raise SourceRejected(f"{weight.parts[part].name} has groups {found}, there are {count}", tensor=part)
+    return groups
+
+
 def values_of(weight: StoredWeight, arrays: Arrays) -> FloatArray:
-    """The weight's values, float32 (out, in). Raises as `codes_of` does."""
+    """The weight's values, float32 (out, in). Raises SourceRejected for arrays that contradict each other."""
     if weight.format in CODES:
         codes, zeros, scales = codes_of(weight, arrays)
-        rows, cols = weight.shape
+        groups, (rows, cols) = groups_of(weight, arrays), weight.shape
+        if groups is not None:
+            return _of_groups(codes, zeros, scales, groups)
         grouped = codes.reshape(rows, -1, weight.group_size).astype(np.float32)
         grouped -= zeros[:, :, None]
         grouped *= scales[:, :, None]
@@ -208,6 +228,20 @@ def values_of(weight: StoredWeight, arrays: Arrays) -> FloatArray:
     return values
 
 
+def _of_groups(
+    codes: NDArray[np.int16], zeros: NDArray[np.int16], scales: FloatArray, groups: NDArray[np.int32]
+) -> FloatArray:
+    """Values whose inputs are in any order of groups; some rows at a time."""
+    values = np.empty(codes.shape, np.float32)
+    step = max(1, CHUNK_CODES // max(1, codes.shape[1]))
+    for start in range(0, len(codes), step):
+        some = slice(start, start + step)
+        np.subtract(codes[some], zeros[some][:, groups], out=values[some])
+        values[some] *= scales[some][:, groups]
+    return values
+
+
+ORDERS = {"gptq": "g_idx", "gptq_v2": "g_idx", "pack-quantized": "weight_g_idx"}  # where groups may be in any order
 SCALES = {"fp8": "weight_scale_inv", "float-quantized": "weight_scale"}
 
 
@@ -231,8 +265,6 @@ def _gptq_codes(weight: StoredWeight, arrays: Arrays) -> tuple[NDArray[np.int16]
     zeros = _stream(arrays["qzeros"], weight.bits, outputs).T
     if weight.format == "gptq":
         zeros = zeros + np.int16(1)
-    if "g_idx" in arrays and not np.array_equal(arrays["g_idx"], np.arange(inputs) // weight.group_size):
-        raise SourceRejected(f"{weight.parts['g_idx'].name}: its groups do not follow each other (act-order)")
     return codes, zeros, arrays["scales"].T.astype(np.float32)
 
 

@@ -63,6 +63,45 @@ def awq():
     return make, {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"}
 
 
+def in_any_order(bits=4, version="gptq"):
+    """GPTQ with activation order: inputs of a group are anywhere."""
+
+    def make(shape, random):
+        codes, zeros, scales, _ = integers(shape, bits, random, symmetric=True)
+        groups = random.permutation(np.arange(shape[1]) // GROUP).astype(np.int32)
+        arrays = {
+            "qweight": kernels.pack_gptq(codes, bits),
+            "qzeros": kernels.pack_gptq_zeros(zeros, bits, format=version),
+            "scales": np.ascontiguousarray(scales.T),
+            "g_idx": groups,
+        }
+        return arrays, (codes.astype(np.float32) - zeros[:, groups]) * scales.astype(np.float32)[:, groups]
+
+    _, settings = gptq(bits, version=version)
+    return make, {**settings, "desc_act": True}
+
+
+def packed_in_any_order(symmetric=True):
+    """pack-quantized with weight_g_idx, as compressed-tensors wrote it before 0.19."""
+
+    def make(shape, random):
+        codes, zeros, scales, _ = integers(shape, 4, random, symmetric)
+        groups = random.permutation(np.arange(shape[1]) // GROUP).astype(np.int32)
+        arrays = {
+            "weight_packed": kernels.pack_quantized(codes, 4),
+            "weight_scale": scales,
+            "weight_shape": np.array(shape, np.int64),
+            "weight_g_idx": groups,
+        }
+        if not symmetric:
+            arrays["weight_zero_point"] = kernels.pack_quantized_zeros(zeros, 4)
+        return arrays, (codes.astype(np.float32) - zeros[:, groups]) * scales.astype(np.float32)[:, groups]
+
+    weights = {"num_bits": 4, "type": "int", "symmetric": symmetric, "strategy": "group", "group_size": GROUP}
+    group = {"targets": ["Linear"], "weights": {**weights, "actorder": "group"}}
+    return make, {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": group}}
+
+
 @pytest.fixture
 def quantized(tmp_path: Path) -> Callable[..., tuple[Path, dict[str, np.ndarray]]]:
     """Writes a checkpoint whose Linears are quantized; gives its folder and what their arrays stand for."""

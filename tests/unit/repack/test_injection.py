@@ -109,7 +109,7 @@ def the_zero_points_are_stored_as_version_two_has_them(folder: Folder) -> None:
     folder[f"{UP}.qzeros"] = np.full_like(folder[f"{UP}.qzeros"], -0x77777778)
 
 
-@damage(REPACK, "readable", f"{UP}", **GPTQ)
+@damage(REPACK, "error_bounds", f"{UP}", **GPTQ)
 def the_groups_of_inputs_are_shuffled(folder: Folder) -> None:
     folder[f"{UP}.g_idx"] = shuffled(folder[f"{UP}.g_idx"])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.unit.repack.conftest import MODEL, awq, gptq
+from tests.unit.repack.conftest import MODEL, awq, gptq, in_any_order, packed_in_any_order
 
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.errors import ParamsRejected, QuantmillError, SourceRejected
@@ -242,17 +242,54 @@ def test_a_plain_source_has_nothing_to_repack(tmp_path):
         _ = Run(REPACK, REPACK.params(to="gptq"), checkpoint).plan
 
 
-def test_reordered_groups_are_refused(quantized):
-    make, settings = gptq(4)
+@pytest.mark.parametrize(
+    "layout",
+    [in_any_order(4), in_any_order(3), in_any_order(8, version="gptq_v2"), packed_in_any_order()],
+    ids=["gptq 4", "gptq 3", "gptq_v2 8", "pack-quantized"],
+)
+def test_groups_in_any_order_keep_it_in_gptq(layout, quantized, tmp_path):
+    source, values = quantized(layout)
 
-    def reordered(shape, random):
+    folder = repacked(source, "gptq", tmp_path / "again")
+
+    groups = "weight_g_idx" if f"{Q_PROJ}.weight_g_idx" in stored(source) else "g_idx"
+    assert stored(folder)[f"{Q_PROJ}.g_idx"] == stored(source)[f"{Q_PROJ}.{groups}"]
+    assert json.loads((folder / "config.json").read_text())["quantization_config"]["desc_act"] is True
+    with open_checkpoint(folder) as checkpoint:
+        for name, expected in values.items():
+            np.testing.assert_array_equal(checkpoint.tensor(name).values, expected)
+
+
+@pytest.mark.parametrize("to", ["pack-quantized", "awq"])
+def test_a_layout_that_knows_no_order_of_groups_is_refused_when_it_is_planned(to, quantized):
+    source, _ = quantized(in_any_order() if to == "pack-quantized" else packed_in_any_order(symmetric=False))
+
+    with open_checkpoint(source) as checkpoint, pytest.raises(ParamsRejected, match="do not follow each other"):
+        _ = Run(REPACK, REPACK.params(to=to), checkpoint).plan
+
+
+@pytest.mark.parametrize("to", ["gptq", "pack-quantized"])
+def test_groups_out_of_the_order_that_the_settings_promise_are_refused(to, quantized, tmp_path):
+    make, settings = in_any_order()
+    source, _ = quantized((make, {**settings, "desc_act": False}))
+
+    with pytest.raises(SourceRejected, match=r"g_idx that they do not; desc_act may be missing"):
+        repacked(source, to, tmp_path / "there")
+
+
+@pytest.mark.parametrize("group", [-1, 4])
+def test_a_group_that_there_is_not_is_refused(group, quantized):
+    make, settings = in_any_order()
+
+    def damaged(shape, random):
         arrays, values = make(shape, random)
-        return {**arrays, "g_idx": random.permutation(arrays["g_idx"])}, values
+        arrays["g_idx"][5] = group if group < 0 else shape[1] // 64
+        return arrays, values
 
-    source, _ = quantized((reordered, {**settings, "desc_act": True}))
+    source, _ = quantized((damaged, settings))
 
-    with open_checkpoint(source) as checkpoint, pytest.raises(SourceRejected, match="desc_act"):
-        _ = Run(REPACK, REPACK.params(to="pack-quantized"), checkpoint).plan
+    with open_checkpoint(source) as checkpoint, pytest.raises(SourceRejected, match=r"g_idx has groups"):
+        checkpoint.tensor(f"{Q_PROJ}.weight")
 
 
 @pytest.mark.parametrize(
@@ -279,9 +316,13 @@ def test_arrays_that_do_not_fit_are_refused_when_the_source_is_opened(part, chan
         open_checkpoint(source)
 
 
-@pytest.mark.parametrize(("method", "params"), [(BNB, {}), (GGUF, {"type": "Q8_0"})], ids=["bnb", "gguf"])
-def test_integers_are_quantized_again_only_when_that_is_allowed(method, params, quantized, tmp_path):
-    source, values = quantized(gptq(4))
+@pytest.mark.parametrize(
+    ("method", "params", "layout"),
+    [(BNB, {}, gptq(4)), (GGUF, {"type": "Q8_0"}, in_any_order())],
+    ids=["bnb", "gguf of act-order"],
+)
+def test_integers_are_quantized_again_only_when_that_is_allowed(method, params, layout, quantized, tmp_path):
+    source, values = quantized(layout)
 
     with open_checkpoint(source) as checkpoint:
         with pytest.raises(QuantmillError, match="allow_requantize"):
