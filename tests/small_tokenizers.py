@@ -10,7 +10,10 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from quantmill_gguf.sentencepiece import read_pieces
+
 TEXT = Path(__file__).parent / "data" / "text" / "evaluation.txt"
+SENTENCEPIECE = Path(__file__).parent / "data" / "golden" / "gguf" / "sentencepiece"
 VOCABULARY = 900
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -117,6 +120,28 @@ def wordpiece(*, lowercase: bool) -> Tokenizer:
     return tokenizer
 
 
+def unigram(normalizer: Any, pre_tokenizer: Any) -> Tokenizer:
+    """Of sentencepiece's own pieces and scores."""
+    pieces = read_pieces((SENTENCEPIECE / "unigram.model").read_bytes(), "unigram.model")
+    tokenizer = Tokenizer(
+        models.Unigram(list(zip(pieces.texts, pieces.scores, strict=True)), unk_id=pieces.ids["unknown"])
+    )
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in ("<pad>", "</s>", "<unk>")])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", pieces.ids["eos"])]
+    )
+    return tokenizer
+
+
+def unigram_of_t5() -> Tokenizer:
+    pieces = read_pieces((SENTENCEPIECE / "unigram.model").read_bytes(), "unigram.model")
+    splits = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    return unigram(normalizers.Precompiled(pieces.charsmap), splits)
+
+
 REPLACE = normalizers.Replace(" ", "\u2581")
 AS_GPT2 = functools.partial(pre_tokenizers.ByteLevel, add_prefix_space=False)
 
@@ -134,9 +159,23 @@ SMALL_TOKENIZERS: Mapping[str, Callable[[], Tokenizer]] = {
     "SentencePiece of Mistral": lambda: sentencepiece(
         None, pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     ),
+    "Unigram of T5": unigram_of_t5,
+    "Unigram without normalizing": lambda: unigram(None, pre_tokenizers.Metaspace()),
     "WordPiece": lambda: wordpiece(lowercase=True),
     "WordPiece, cased": lambda: wordpiece(lowercase=False),
 }
+
+
+def write_pieces(name: str, folder: Path) -> list[list[int]]:
+    """Replace the tokenizer in `folder` by the SentencePiece model `name`; gives the ids of TEXTS, by sentencepiece."""
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes((SENTENCEPIECE / f"{name}.model").read_bytes())
+    class_ = {"bpe": "LlamaTokenizer", "unigram": "T5Tokenizer"}[name]
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": class_}))
+    golden = json.loads((SENTENCEPIECE / "golden.json").read_text())
+    ids = golden[name]["ids"]
+    before, after = ([ids["bos"]], []) if name == "bpe" else ([], [ids["eos"]])
+    return [[*before, *tokens, *after] for tokens in golden[name]["tokens"]]
 
 
 def write_tokenizer(name: str, folder: Path) -> Tokenizer:
@@ -144,5 +183,7 @@ def write_tokenizer(name: str, folder: Path) -> Tokenizer:
     tokenizer = SMALL_TOKENIZERS[name]()
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {} if name.startswith("WordPiece") else {"bos_token": "<s>", "eos_token": "</s>"}
+    if name.startswith("Unigram"):
+        settings["bos_token"] = None
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return tokenizer

@@ -246,6 +246,8 @@ def _describe_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
         writer.add_token_merges(tokenizer.merges)
     for role, id_ in tokenizer.ids.items():
         writer.add_uint32(f"tokenizer.ggml.{role}_token_id", id_)
+    if tokenizer.charsmap:
+        writer.add_precompiled_charsmap(tokenizer.charsmap)
     for key, value in tokenizer.settings.items():
         writer.add_bool(f"tokenizer.ggml.{key}", value)
     if tokenizer.chat_template:

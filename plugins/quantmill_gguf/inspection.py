@@ -18,6 +18,7 @@ import numpy as np
 from quantmill.contract.gguf import Scalar
 from quantmill.contract.reading import Inspection, Observation
 from quantmill.contract.tensors import ModelIndex, Plan
+from quantmill_gguf import expected_pieces
 from quantmill_gguf.expectations import (
     EXPECTED,
     embedding_of,
@@ -231,19 +232,12 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, OF_A_BYTE = 1, 2, 3, 4, 5, 6  # 
 
 
 def _tokenizer(file: GgufModel, index: ModelIndex) -> Iterator[Observation]:
-    data = json.loads(index.files["tokenizer.json"].read_bytes())
     settings = {}
     if "tokenizer_config.json" in index.files:
         settings = json.loads(index.files["tokenizer_config.json"].read_bytes())
-    embedding = embedding_of(index.config, index.tensors)
-    tokens, types = _vocabulary(data, index.tensors[embedding].shape[0])
-    kind = _kind(data["model"])
-    wanted: dict[str, Scalar] = {"model": kind, "pre": _pre(data) if kind == "gpt2" else "default"}
-    if kind != "bert":
-        wanted |= _special_ids(index.config, settings, tokens)
-        wanted |= dict(zip(("add_bos_token", "add_eos_token"), _added(data, settings), strict=True))
-    further, lists = KINDS[kind](data, tokens, types)
-    wanted |= further
+    rows = index.tensors[embedding_of(index.config, index.tensors)].shape[0]
+    fast = "tokenizer.json" in index.files
+    wanted, lists = _fast(index, settings, rows) if fast else expected_pieces.told(index, settings, rows)
     if "type_vocab_size" in index.config:
         wanted["token_type_count"] = index.config["type_vocab_size"]
     for key, value in wanted.items():
@@ -259,6 +253,26 @@ def _tokenizer(file: GgufModel, index: ModelIndex) -> Iterator[Observation]:
 
 
 Further = tuple[dict[str, Scalar], dict[str, Sequence[Scalar]]]  # keys, and lists
+
+
+def _fast(index: ModelIndex, settings: Mapping[str, Any], rows: int) -> Further:
+    """By tokenizer.json."""
+    data = json.loads(index.files["tokenizer.json"].read_bytes())
+    kind = _kind(data["model"])
+    tokens, types = _vocabulary(data, rows)
+    wanted: dict[str, Scalar] = {"model": kind, "pre": _pre(data) if kind == "gpt2" else "default"}
+    if kind != "bert":
+        wanted |= _special_ids(index.config, settings, tokens)
+        wanted |= dict(zip(("add_bos_token", "add_eos_token"), _added(data, settings), strict=True))
+    further, lists = KINDS[kind](data, tokens, types)
+    return wanted | further, lists
+
+
+def _unigram(data: Mapping[str, Any], tokens: list[str], types: list[int]) -> Further:
+    steps = [step for key in ("normalizer", "pre_tokenizer") for step in _steps(data.get(key))]
+    further, lists = expected_pieces.unigram(data, steps, len(tokens))
+    kinds = [UNKNOWN if id_ == data["model"]["unk_id"] else type_ for id_, type_ in enumerate(types)]
+    return further, {"tokens": tokens, "token_type": kinds, **lists}
 
 
 def _bytes_bpe(data: Mapping[str, Any], tokens: list[str], types: list[int]) -> Further:
@@ -288,6 +302,7 @@ def _bert(data: Mapping[str, Any], tokens: list[str], types: list[int]) -> Furth
 KINDS: Mapping[str, Callable[[Mapping[str, Any], list[str], list[int]], Further]] = {
     "gpt2": _bytes_bpe,
     "llama": _sentencepiece,
+    "t5": _unigram,
     "bert": _bert,
 }
 
@@ -301,8 +316,8 @@ BERT_SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 
 
 def _kind(model: Mapping[str, Any]) -> str:
-    if model.get("type") == "WordPiece":
-        return "bert"
+    if model.get("type") in ("WordPiece", "Unigram"):
+        return "bert" if model["type"] == "WordPiece" else "t5"
     return "llama" if model.get("byte_fallback") else "gpt2"
 
 
@@ -354,7 +369,9 @@ def _vocabulary(data: Mapping[str, Any], rows: int) -> tuple[list[str], list[int
     """Token texts and types by id; rows of the embedding that no token has are filled."""
     tokens = [f"[PAD{id_}]" for id_ in range(rows)]
     types = [UNUSED] * rows
-    for text, id_ in data["model"]["vocab"].items():
+    vocab = data["model"]["vocab"]
+    by_id = enumerate(text for text, _ in vocab) if isinstance(vocab, list) else ((vocab[text], text) for text in vocab)
+    for id_, text in by_id:
         tokens[id_], types[id_] = text, NORMAL
     for added in data.get("added_tokens") or []:
         tokens[added["id"]] = added["content"]

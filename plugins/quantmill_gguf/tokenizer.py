@@ -7,6 +7,7 @@ model without any error, so the rules are recognised here by their structure, an
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from quantmill.contract.errors import SourceRejected
 from quantmill.contract.tensors import ModelIndex
-from quantmill_gguf import spm, wordpiece
+from quantmill_gguf import sentencepiece, spm, unigram, wordpiece
 
 Object = Mapping[str, Any]  # of a JSON file
 Tokens = tuple[str, ...]
@@ -27,10 +28,12 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # token
 class Tokenizer:
     """Tokens by id, as many as the embedding has rows.
 
-    model     llama.cpp's name of the kind: gpt2 (byte-level BPE), llama (SentencePiece's BPE) or bert (WordPiece)
+    model     llama.cpp's name of the kind: gpt2 (byte-level BPE), llama (SentencePiece's BPE), t5 (its unigram model)
+              or bert (WordPiece)
     pre       its name for the rules by which text is cut
     merges    "left right", of byte-level BPE
-    scores    of SentencePiece's BPE
+    scores    of SentencePiece's kinds
+    charsmap  SentencePiece's compiled normalization
     ids       by GGUF's names: bos, eos, unknown, padding, seperator, cls, mask
     settings  keys below tokenizer.ggml that are true or false
     """
@@ -45,6 +48,7 @@ class Tokenizer:
     settings: Mapping[str, bool]
     chat_template: str = ""
     warnings: tuple[str, ...] = ()
+    charsmap: bytes = b""
 
 
 # Recognising the pre-tokenizer
@@ -144,17 +148,29 @@ def read_tokenizer(index: ModelIndex, rows: int) -> Tokenizer:
 
     Raises SourceRejected, naming what cannot be carried into a GGUF file.
     """
-    data = _json(index, "tokenizer.json")
     settings = _json(index, "tokenizer_config.json") if "tokenizer_config.json" in index.files else {}
+    own = next((name for name in SENTENCEPIECE_FILES if name in index.files), None)
+    made = _of_pieces(index, settings, rows, own) if own and FAST not in index.files else _fast(index, settings, rows)
+    template, warnings = _chat_template(index, settings)
+    return replace(made, chat_template=template, warnings=(*made.warnings, *warnings))
+
+
+FAST = "tokenizer.json"
+SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model")
+
+
+def _fast(index: ModelIndex, settings: Object, rows: int) -> Tokenizer:
+    data = _json(index, FAST)
     model = data.get("model")
-    if not isinstance(model, dict) or model.get("type", "BPE") not in ("BPE", "WordPiece"):
-        kind = model.get("type") if isinstance(model, dict) else None
-        raise SourceRejected(f"tokenizer.json: gguf carries BPE and WordPiece tokenizers; this one is {kind!r}")
+    kind = model.get("type", "BPE") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or kind not in ("BPE", "Unigram", "WordPiece"):
+        raise SourceRejected(f"tokenizer.json: gguf carries BPE, Unigram and WordPiece tokenizers, not {kind!r}")
+    if kind == "Unigram":
+        return _unigram(index, data, settings, rows)
     tokens, types, warnings = _tokens(data, rows)
-    template, template_warnings = _chat_template(index, settings)
-    make = _wordpiece if model.get("type") == "WordPiece" else _spm if spm.is_spm(model) else _byte_level
+    make = _wordpiece if kind == "WordPiece" else _spm if spm.is_spm(model) else _byte_level
     made = make(_Files(index, data, settings, tokens, types))
-    return replace(made, chat_template=template, warnings=(*made.warnings, *warnings, *template_warnings))
+    return replace(made, warnings=(*made.warnings, *warnings))
 
 
 @dataclass(frozen=True)
@@ -189,9 +205,6 @@ def _spm(files: _Files) -> Tokenizer:
     normalizers = list(_flatten(files.data.get("normalizer"), "normalizers"))
     pre_tokenizers = list(_flatten(files.data.get("pre_tokenizer"), "pretokenizers"))
     before = spm.puts_a_space_before(normalizers, pre_tokenizers)
-    twice = (
-        "tokenizer: llama.cpp puts a space before every text, as SentencePiece does; transformers not before a space"
-    )
     ids = _special_ids(files.index, files.settings, files.tokens)
     kinds = {model.get("unk_token"): UNKNOWN} | dict.fromkeys(spm.BYTES, BYTE)
     return Tokenizer(
@@ -203,8 +216,126 @@ def _spm(files: _Files) -> Tokenizer:
         scores=spm.scores(model["vocab"], list(_merges(model)), files.tokens),
         ids=ids,
         settings={**_added_around(files.data, files.settings, ids), "add_space_prefix": before},
-        warnings=(twice,) if spm.first_space_counts_twice(pre_tokenizers) else (),
+        warnings=(TWICE,) if spm.first_space_counts_twice(pre_tokenizers) else (),
     )
+
+
+TWICE = "tokenizer: llama.cpp puts a space before every text, as SentencePiece does; transformers not before a space"
+
+
+def _unigram(index: ModelIndex, data: Object, settings: Object, rows: int) -> Tokenizer:
+    model = data["model"]
+    vocab, scores, unknown = unigram.vocabulary(model, FAST)
+    tokens, types, warnings = _tokens({**data, "model": {"vocab": vocab}}, rows)
+    normalizers = list(_flatten(data.get("normalizer"), "normalizers"))
+    pre_tokenizers = list(_flatten(data.get("pre_tokenizer"), "pretokenizers"))
+    flags, charsmap = unigram.settings(normalizers, pre_tokenizers, list(vocab))
+    ids = _special_ids(index, settings, tokens)
+    if isinstance(unknown, int) and 0 <= unknown < len(vocab):
+        ids["unknown"] = unknown
+    unigram.check(ids, byte_fallback=bool(model.get("byte_fallback")), file=FAST)
+    twice = flags["add_space_prefix"] and not flags["remove_extra_whitespaces"]
+    return Tokenizer(
+        model="t5",
+        pre="default",
+        tokens=tokens,
+        types=tuple(UNKNOWN if id_ == ids["unknown"] else type_ for id_, type_ in enumerate(types)),
+        merges=(),
+        scores=tuple(scores.get(id_, spm.SPECIAL_SCORE) for id_ in range(rows)),
+        ids=ids,
+        settings={**_added_around(data, settings, ids), **flags},
+        warnings=(*warnings, *((TWICE,) if twice else ())),
+        charsmap=charsmap,
+    )
+
+
+# SentencePiece's own file, where there is no tokenizer.json
+
+# What tokenizers put before and after a text unless tokenizer_config.json says otherwise: bos, eos
+AROUND: Mapping[str, tuple[bool, bool]] = {
+    "LlamaTokenizer": (True, False),
+    "CodeLlamaTokenizer": (True, False),
+    "GemmaTokenizer": (True, False),
+    "T5Tokenizer": (False, True),
+}
+USUAL_CLASS = {"llama": "LlamaTokenizer", "mistral": "LlamaTokenizer", "mixtral": "LlamaTokenizer"}  # by model_type
+
+
+def _of_pieces(index: ModelIndex, settings: Object, rows: int, name: str) -> Tokenizer:
+    pieces = sentencepiece.read_pieces(_content(index, name), name)
+    vocab = {text: id_ for id_, text in enumerate(pieces.texts)}
+    if len(vocab) < len(pieces.texts):
+        raise SourceRejected(f"{name}: two pieces have the same text", file=name)
+    data = {"model": {"vocab": vocab}, "added_tokens": _added_beside(index, settings)}
+    tokens, types, warnings = _tokens(data, rows, name)
+    named = {SPECIAL[role]: pieces.texts[id_] for role, id_ in pieces.ids.items()}
+    ids = _special_ids(index, {**named, **settings}, tokens)
+    around = dict(zip(("add_bos_token", "add_eos_token"), _pieces_around(index, settings, name), strict=True))
+    flags = _flags_of_bpe(pieces, vocab, name)
+    if pieces.kind == sentencepiece.UNIGRAM:
+        unigram.check(ids, byte_fallback=pieces.byte_fallback, file=name)
+        unigram.checked_charsmap(pieces.charsmap, name)
+        flags = {"add_space_prefix": pieces.space_before, "remove_extra_whitespaces": pieces.merges_spaces}
+    return Tokenizer(
+        model="t5" if pieces.kind == sentencepiece.UNIGRAM else "llama",
+        pre="default",
+        tokens=tokens,
+        types=tuple(
+            type_ if id_ >= len(vocab) or pieces.types[id_] == NORMAL else pieces.types[id_]
+            for id_, type_ in enumerate(types)
+        ),
+        merges=(),
+        scores=(*pieces.scores, *[spm.SPECIAL_SCORE] * (rows - len(vocab))),
+        ids=ids,
+        settings={**around, **flags},
+        warnings=tuple(warnings),
+        charsmap=pieces.charsmap,
+    )
+
+
+def _flags_of_bpe(pieces: sentencepiece.Pieces, vocab: Mapping[str, int], name: str) -> dict[str, bool]:
+    """What llama.cpp has to be told of spaces. Raises SourceRejected for what it does not compute, of any kind."""
+    is_bpe = pieces.kind == sentencepiece.BPE
+    lacking = next((byte for byte in spm.BYTES if byte not in vocab), None)
+    others = {
+        "is of another kind than BPE and unigram": pieces.kind not in (sentencepiece.BPE, sentencepiece.UNIGRAM),
+        "puts spaces behind words": pieces.spaces_after,
+        "leaves spaces as they are": not pieces.escapes_spaces,
+        "normalizes texts, which llama.cpp does in unigram models only": is_bpe and bool(pieces.charsmap),
+        "joins runs of spaces, which llama.cpp does in unigram models only": is_bpe and pieces.merges_spaces,
+        f"has no token {lacking} to fall back to": is_bpe and lacking is not None,
+    }
+    for what, found in others.items():
+        if found:
+            raise SourceRejected(f"{name}: the SentencePiece model {what}", file=name)
+    return {"add_space_prefix": pieces.space_before}
+
+
+def _added_beside(index: ModelIndex, settings: Object) -> list[Object]:
+    """Tokens that stand in added_tokens.json and tokenizer_config.json, as tokenizer.json would list them."""
+    beside = _json(index, "added_tokens.json") if "added_tokens.json" in index.files else {}
+    decoder = settings.get("added_tokens_decoder") or {}
+    if not isinstance(decoder, dict) or not all(
+        isinstance(each, dict) and id_.isdecimal() for id_, each in decoder.items()
+    ):
+        raise SourceRejected("tokenizer_config.json: added_tokens_decoder is not an object of tokens by id")
+    known = [{**each, "id": int(id_)} for id_, each in decoder.items()]
+    ids = {each["id"] for each in known}
+    return [*({"id": id_, "content": text} for text, id_ in beside.items() if id_ not in ids), *known]
+
+
+def _pieces_around(index: ModelIndex, settings: Object, name: str) -> tuple[bool, bool]:
+    """Whether bos comes before and eos after a text: by the settings, else as the tokenizer's class does it."""
+    class_ = settings.get("tokenizer_class") or USUAL_CLASS.get(str(index.config.get("model_type")))
+    usual = AROUND.get(str(class_).removesuffix("Fast"))
+    asked = [settings.get(key) for key in ("add_bos_token", "add_eos_token")]
+    if usual is None and None in asked:
+        raise SourceRejected(
+            f"{name}: whether the tokenizer class {class_!r} adds tokens around a text is not known here; say "
+            "add_bos_token and add_eos_token in tokenizer_config.json"
+        )
+    bos, eos = (bool(usual and usual[place]) if each is None else bool(each) for place, each in enumerate(asked))
+    return bos, eos
 
 
 def _wordpiece(files: _Files) -> Tokenizer:
@@ -271,7 +402,7 @@ def _check_plain_bpe(model: Mapping[str, Any], others: tuple[str, ...]) -> None:
             raise SourceRejected(f"tokenizer.json: llama.cpp does not compute BPE with {key} {model[key]!r}")
 
 
-def _tokens(data: Object, rows: int) -> tuple[Tokens, Types, list[str]]:
+def _tokens(data: Object, rows: int, file: str = FAST) -> tuple[Tokens, Types, list[str]]:
     """Token texts and types by id, and warnings about what llama.cpp does otherwise."""
     by_id: dict[int, str] = {}
     types: dict[int, int] = {}
@@ -280,12 +411,12 @@ def _tokens(data: Object, rows: int) -> tuple[Tokens, Types, list[str]]:
     if not isinstance(vocab, dict) or not vocab:
         raise SourceRejected("tokenizer.json: the model has no vocabulary")
     for text, id_ in vocab.items():
-        _place(by_id, id_, text, rows)
+        _place(by_id, id_, text, rows, file)
     for added in _list(data, "added_tokens"):
         if not isinstance(added, dict) or not isinstance(added.get("content"), str):
             raise SourceRejected("tokenizer.json: an added token has no text")
         text = added["content"]
-        id_ = _place(by_id, added.get("id"), text, rows)
+        id_ = _place(by_id, added.get("id"), text, rows, file)
         types[id_] = CONTROL if added.get("special") else USER_DEFINED
         if added.get("lstrip") or added.get("rstrip") or added.get("single_word"):
             warnings.append(f"tokenizer: llama.cpp does not strip spaces or check words around the token {text!r}")
@@ -295,15 +426,17 @@ def _tokens(data: Object, rows: int) -> tuple[Tokens, Types, list[str]]:
             types[id_] = UNUSED
     tokens = tuple(by_id[id_] for id_ in range(rows))
     if len(set(tokens)) < rows:
-        raise SourceRejected("tokenizer.json: two token ids have the same text")
+        twice = next(text for text, count in Counter(tokens).items() if count > 1)
+        ids = [id_ for id_, text in by_id.items() if text == twice]
+        raise SourceRejected(f"{file}: the token ids {ids[0]} and {ids[1]} have the same text {twice!r}")
     return tokens, tuple(types.get(id_, NORMAL) for id_ in range(rows)), warnings
 
 
-def _place(by_id: dict[int, str], id_: Any, text: str, rows: int) -> int:
+def _place(by_id: dict[int, str], id_: Any, text: str, rows: int, file: str) -> int:
     if not isinstance(id_, int) or not 0 <= id_ < rows:
-        raise SourceRejected(f"tokenizer.json: token {text!r} has id {id_!r}, but the embedding has {rows} rows")
+        raise SourceRejected(f"{file}: token {text!r} has id {id_!r}, but the embedding has {rows} rows")
     if by_id.setdefault(id_, text) != text:
-        raise SourceRejected(f"tokenizer.json: tokens {by_id[id_]!r} and {text!r} share the id {id_}")
+        raise SourceRejected(f"{file}: tokens {by_id[id_]!r} and {text!r} share the id {id_}")
     return id_
 
 
@@ -397,18 +530,24 @@ MAX_FILE_BYTES = 256 * 2**20
 
 
 def _json(index: ModelIndex, name: str) -> dict[str, Any]:
-    if name not in index.files:
-        raise SourceRejected(f"the checkpoint has no {name}; gguf needs a fast tokenizer's file", file=name)
-    path: Path = index.files[name]
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise SourceRejected(f"{name} is larger than {MAX_FILE_BYTES} bytes", file=name)
+    content = _content(index, name)
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise SourceRejected(f"{name} is not JSON: {error}", file=name) from error
     if not isinstance(data, dict):
         raise SourceRejected(f"{name} is not a JSON object", file=name)
     return data
+
+
+def _content(index: ModelIndex, name: str) -> bytes:
+    if name not in index.files:
+        others = " or ".join(SENTENCEPIECE_FILES)
+        raise SourceRejected(f"the checkpoint has no {name}, nor {others}; gguf needs a tokenizer", file=name)
+    path: Path = index.files[name]
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise SourceRejected(f"{name} is larger than {MAX_FILE_BYTES} bytes", file=name)
+    return path.read_bytes()
 
 
 def _list(data: Mapping[str, Any], key: str) -> list[Any]:

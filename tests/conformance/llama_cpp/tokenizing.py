@@ -16,7 +16,7 @@ from pathlib import Path
 
 from check import consume, export
 from kernels.bench.environments import environment
-from tests.small_tokenizers import SMALL_TOKENIZERS, TEXTS, write_tokenizer
+from tests.small_tokenizers import SMALL_TOKENIZERS, TEXTS, write_pieces, write_tokenizer
 
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.gguf import GgufContainer
@@ -29,6 +29,7 @@ BEGIN, END = "<!-- tokenizers -->", "<!-- /tokenizers -->"
 # What the plan warns of: which texts differ, and what they are
 EXPECTED_TO_DIFFER = {
     "SentencePiece of Mistral": ([text for text in TEXTS if text.startswith(" ")], "begins with a space"),
+    "Unigram without normalizing": ([text for text in TEXTS if text.startswith(" ")], "begins with a space"),
     "WordPiece": ([text for text in TEXTS if "한" in text], "Korean"),
 }
 
@@ -52,19 +53,25 @@ class Compared:
         return f"{len(self.different)}: {EXPECTED_TO_DIFFER[self.name][1] if self.agrees else 'UNEXPECTED'}"
 
 
+PIECES = {"tokenizer.model alone, BPE": "bpe", "tokenizer.model alone, unigram": "unigram"}
+
+
 def compare_all(python: Path) -> Iterator[Compared]:
-    for name in SMALL_TOKENIZERS:
+    for name in (*SMALL_TOKENIZERS, *PIECES):
         with tempfile.TemporaryDirectory(prefix="tokenizers-") as scratch:
             yield compare(name, python, Path(scratch))
 
 
 def compare(name: str, python: Path, scratch: Path) -> Compared:
     folder = SyntheticLlama(hidden=64, ffn=64, heads=2, blocks=1, vocab=1000).write(scratch / "model")
-    tokenizer = write_tokenizer(name, folder)
+    if name in PIECES:
+        wanted = write_pieces(PIECES[name], folder)
+    else:
+        tokenizer = write_tokenizer(name, folder)
+        wanted = [tokenizer.encode(text).ids for text in TEXTS]
     with open_checkpoint(folder) as checkpoint:
         path = export(checkpoint, {"type": "F16"}, scratch / "artifact")
     found = consume(python, scratch, tokenize=[{"path": str(path), "texts": list(TEXTS)}])[str(path)]
-    wanted = [tokenizer.encode(text).ids for text in TEXTS]
     with GgufContainer(path) as file:
         model, pre = (str(file.metadata[f"tokenizer.ggml.{key}"]) for key in ("model", "pre"))
     different = tuple(text for text, have, want in zip(TEXTS, found, wanted, strict=True) if have != want)
@@ -74,7 +81,8 @@ def compare(name: str, python: Path, scratch: Path) -> Compared:
 def report(version: str, rows: list[Compared]) -> str:
     lines = [
         f"Tokenizers trained on a shipped text, in the configurations that models have; {len(TEXTS)} other texts (many "
-        "scripts, digits, code, runs of spaces, emoji) cut into tokens by `tokenizers` and by llama.cpp "
+        "scripts, digits, code, runs of spaces, emoji) cut into tokens by `tokenizers`, of a "
+        "tokenizer.model alone by `sentencepiece`, and by llama.cpp "
         f"(llama-cpp-python {version}). Written by `tests/conformance/llama_cpp/tokenizing.py --write`.",
         "",
         "| tokenizer | tokenizer.ggml.model | tokenizer.ggml.pre | tokens | texts that differ |",

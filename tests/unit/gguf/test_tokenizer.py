@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.small_tokenizers import SMALL_TOKENIZERS, write_tokenizer
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tests.small_tokenizers import SENTENCEPIECE, SMALL_TOKENIZERS, write_pieces, write_tokenizer
 
 from quantmill.checkpoints import Checkpoint, open_checkpoint
 from quantmill.contract.errors import SourceRejected
@@ -17,6 +20,7 @@ from quantmill.contract.tensors import ModelIndex
 from quantmill.contract.testing import Run
 from quantmill.verification import verify
 from quantmill_gguf.plugin import GGUF
+from quantmill_gguf.sentencepiece import read_pieces
 from quantmill_gguf.tokenizer import (
     BYTE,
     CONTROL,
@@ -172,7 +176,7 @@ def set_model(**values: object) -> Callable[[Data], None]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (set_model(type="Unigram"), "this one is 'Unigram'"),
+        (set_model(type="WordLevel"), "not 'WordLevel'"),
         (set_model(fuse_unk=True), "fuse_unk"),
         (set_model(byte_fallback=True), "is none of SentencePiece's"),
         (set_model(merges=[]), "no merges"),
@@ -185,7 +189,7 @@ def set_model(**values: object) -> Callable[[Data], None]:
         (set_model(vocab={"a": "0"}), "has id '0'"),
         (set_model(vocab={"a": 5, "b": 5}), "share the id 5"),
         (set_model(vocab={"[PAD3]": 4}), "same text"),
-        (lambda data: data.update(model=[]), "carries BPE and WordPiece tokenizers"),
+        (lambda data: data.update(model=[]), "carries BPE, Unigram and WordPiece tokenizers"),
         (lambda data: data.update(added_tokens=[{"id": 0}]), "has no text"),
     ],
 )
@@ -229,7 +233,7 @@ def test_what_is_written_of_a_tokenizer_is_what_verification_reads(trained: tupl
         run.write(run.quantize(), tmp_path / "artifact")
         verify(checkpoint, run.plan, GGUF, run.params, tmp_path / "artifact")
         tokenizer = read_tokenizer(checkpoint.index, 1000)
-    kind = {"S": "llama", "W": "bert"}.get(name[0], "gpt2")
+    kind = {"S": "llama", "U": "t5", "W": "bert"}.get(name[0], "gpt2")
     assert (tokenizer.model, tokenizer.pre) == (kind, name if kind == "gpt2" else "default")
 
 
@@ -315,3 +319,160 @@ def test_wordpiece_that_llama_cpp_computes_otherwise_is_refused(
 ) -> None:
     with pytest.raises(SourceRejected, match=message):
         read_tokenizer(of("WordPiece", tmp_path, edit), 1000)
+
+
+# SentencePiece's unigram models
+
+UNIGRAM = "Unigram of T5"
+
+
+def test_a_unigram_model_has_its_scores_and_its_normalization(tmp_path: Path) -> None:
+    tokenizer = read_tokenizer(of(UNIGRAM, tmp_path), 1000)
+    golden = json.loads((SENTENCEPIECE / "golden.json").read_text())["unigram"]
+    assert (tokenizer.model, tokenizer.pre) == ("t5", "default")
+    assert list(tokenizer.scores[:600]) == golden["scores"]
+    assert tokenizer.types[:4] == (CONTROL, CONTROL, UNKNOWN, NORMAL)
+    assert tokenizer.ids == {"bos": 0, "eos": 1, "unknown": 2}  # bos is config.json's
+    assert tokenizer.settings == {
+        "add_bos_token": False,
+        "add_eos_token": True,
+        "add_space_prefix": True,
+        "remove_extra_whitespaces": True,
+    }
+    assert len(tokenizer.charsmap) == 240_007
+
+
+WIDE = [["\u2581of\u2581the", -3.0]]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (set_model(byte_fallback=True), "falls back to bytes; llama.cpp has one unknown token"),
+        (set_model(unk_id=None), "without an unknown token"),
+        (set_model(vocab=[["a", 0.0], ["a", -1.0]]), "the piece 'a' is there twice"),
+        (set_model(vocab={"a": 0}), "no list of pieces with scores"),
+        (set_model(vocab=[["a", "b"]]), "no list of pieces with scores"),
+        (lambda data: data["model"].update(vocab=data["model"]["vocab"] + WIDE), "pieces of several words"),
+        (lambda data: data.update(normalizer={"type": "Lowercase"}), "is none that llama.cpp computes with a unigram"),
+        (lambda data: data.update(pre_tokenizer=None), "is none that llama.cpp computes with a unigram"),
+        (lambda data: data["normalizer"].update(precompiled_charsmap="AA"), "precompiled_charsmap is"),
+        (lambda data: data["normalizer"].update(precompiled_charsmap="/////w=="), "normalization is damaged"),
+    ],
+)
+def test_a_unigram_model_that_llama_cpp_computes_otherwise_is_refused(
+    tmp_path: Path, edit: Callable[[Data], None], message: str
+) -> None:
+    with pytest.raises(SourceRejected, match=message):
+        read_tokenizer(of(UNIGRAM, tmp_path, edit), 1000)
+
+
+# SentencePiece's own file
+
+
+Alone = Callable[..., Checkpoint]
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Alone]:
+    """A checkpoint whose tokenizer is a tokenizer.model alone, and its tokenizer_config.json changed."""
+    with ExitStack() as opened:
+
+        def make(name: str, content: bytes | None = None, rows: int = 1000, **settings: Any) -> Checkpoint:
+            folder = SyntheticLlama(hidden=64, ffn=64, heads=2, blocks=1, vocab=rows).write(tmp_path / "model")
+            write_pieces(name, folder)
+            if content is not None:
+                (folder / "tokenizer.model").write_bytes(content)
+            path = folder / "tokenizer_config.json"
+            path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+            return opened.enter_context(open_checkpoint(folder))
+
+        yield make
+
+
+@pytest.mark.parametrize(("name", "kind", "count"), [("bpe", "llama", 700), ("unigram", "t5", 600)])
+def test_a_tokenizer_model_alone_is_read_as_sentencepiece_reads_it(
+    alone: Alone, name: str, kind: str, count: int
+) -> None:
+    golden = json.loads((SENTENCEPIECE / "golden.json").read_text())[name]
+    tokenizer = read_tokenizer(alone(name).index, 1000)
+    numbers = {"unknown": UNKNOWN, "control": CONTROL, "byte": BYTE, "unused": UNUSED}
+    types = {id_: numbers[each] for each, ids in golden["kinds"].items() for id_ in ids}
+    ids = {role: id_ for role, id_ in golden["ids"].items() if id_ >= 0}
+
+    assert tokenizer.model == kind
+    assert tokenizer.tokens == (*golden["pieces"], *(f"[PAD{id_}]" for id_ in range(count, 1000)))
+    assert list(tokenizer.scores[:count]) == golden["scores"]
+    assert tokenizer.types == tuple(types.get(id_, NORMAL if id_ < count else UNUSED) for id_ in range(1000))
+    assert tokenizer.ids == {"bos": 0, **ids}  # where the model has none it is config.json's
+
+
+@pytest.mark.parametrize("name", ["bpe", "unigram"])
+def test_what_is_written_of_a_tokenizer_model_is_what_verification_reads(
+    alone: Alone, tmp_path: Path, name: str
+) -> None:
+    first = {"bpe": "<unk>", "unigram": "<pad>"}[name]
+    added = {"0": {"content": first, "special": True}, "900": {"content": "<tool>"}}
+    source = alone(name, added_tokens_decoder=added, chat_template="{{ messages }}", add_eos_token=True)
+    run = Run(GGUF, GGUF.params(type="Q8_0"), source)
+    run.write(run.quantize(), tmp_path / "artifact")
+    verify(source, run.plan, GGUF, run.params, tmp_path / "artifact")
+    tokenizer = read_tokenizer(source.index, 1000)
+    assert (tokenizer.tokens[900], tokenizer.types[900], tokenizer.scores[900]) == ("<tool>", USER_DEFINED, -1000.0)
+    assert tokenizer.settings["add_eos_token"]
+
+
+BPE_MODEL = (SENTENCEPIECE / "bpe.model").read_bytes()
+PIECE = b"\x0a\x08\x0a\x01a\x15\x00\x00\x00\x00"  # "a", of score 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it has no pieces"),
+        (b"\x0a\xff\xff\xff\xff\x0f", "it is cut short"),
+        (BPE_MODEL[:1000], "it is cut short"),
+        (b"\x0b", "a field of the wire type 3"),
+        (b"\xff" * 11, "more than ten bytes"),
+        (b"\x08\x01", "a number where bytes belong"),
+        (b"\x0a\x04\x0a\x02\xff\xff", "is no SentencePiece model"),
+        (b"\x0a\x05\x0a\x01a\x18\x09", "has the type 9"),
+        (PIECE * 2, "two pieces have the same text"),
+        (PIECE + b"\x12\x02\x18\x03", "of another kind than BPE and unigram"),
+        (PIECE + b"\x12\x02\x18\x02\x1a\x02\x20\x00", "has no token <0x00> to fall back to"),
+        (BPE_MODEL + b"\x1a\x02\x20\x01", "joins runs of spaces"),
+        (BPE_MODEL + b"\x1a\x03\x12\x01a", "normalizes texts"),
+        (BPE_MODEL + b"\x1a\x02\x28\x00", "leaves spaces as they are"),
+        (BPE_MODEL + b"\x12\x03\xc0\x01\x01", "puts spaces behind words"),
+        (BPE_MODEL + b"\x12\x02\x18\x01", "falls back to bytes; llama.cpp has one unknown token"),
+    ],
+)
+def test_a_tokenizer_model_that_llama_cpp_cannot_have_is_refused(alone: Alone, content: bytes, message: str) -> None:
+    with pytest.raises(SourceRejected, match=message):
+        read_tokenizer(alone("bpe", content).index, 1000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "message"),
+    [
+        ({"tokenizer_class": "MyTokenizer"}, 1000, "'MyTokenizer' adds tokens around a text is not known"),
+        ({"added_tokens_decoder": {"5": {"content": "x"}}}, 1000, "share the id 5"),
+        ({"added_tokens_decoder": {"x": {}}}, 1000, "not an object of tokens by id"),
+        ({"added_tokens_decoder": {"2000": {"content": "x"}}}, 1000, "has id 2000, but the embedding has 1000 rows"),
+        ({}, 320, r"tokenizer\.model: token .* has id 320, but the embedding has 320 rows"),
+    ],
+)
+def test_settings_that_do_not_fit_a_tokenizer_model_are_refused(
+    alone: Alone, settings: Data, rows: int, message: str
+) -> None:
+    with pytest.raises(SourceRejected, match=message):
+        read_tokenizer(alone("bpe", rows=rows, **settings).index, rows)
+
+
+@given(at=st.integers(0, len(BPE_MODEL) - 1), byte=st.integers(0, 255))
+@example(at=0, byte=255)
+def test_a_tokenizer_model_with_any_byte_changed_is_read_or_refused(at: int, byte: int) -> None:
+    changed = bytearray(BPE_MODEL)
+    changed[at] = byte
+    with suppress(SourceRejected):
+        read_pieces(bytes(changed), "tokenizer.model")
