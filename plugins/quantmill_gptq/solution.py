@@ -68,7 +68,7 @@ class Columns(Protocol):
 
 def columns_on(device: str) -> Columns:
     """The kernels on a CPU, torch elsewhere."""
-    if device == "cpu":
+    if device.partition(":")[0] == "cpu":
         return quantmill_kernels
     import torch
 

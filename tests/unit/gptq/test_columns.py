@@ -68,5 +68,5 @@ def test_a_scale_beyond_its_dtype_is_refused(static: bool) -> None:
 
 
 def test_a_cpu_has_the_kernels_and_another_device_torch() -> None:
-    assert columns_on("cpu") is quantmill_kernels
+    assert columns_on("cpu") is columns_on("cpu:0") is quantmill_kernels
     assert columns_on("cuda:1") == TorchColumns(torch.device("cuda:1"))
