@@ -428,13 +428,19 @@ def _tokens(data: Object, rows: int, file: str = FAST) -> tuple[Tokens, Types, l
     if len(set(tokens)) < rows:
         twice = next(text for text, count in Counter(tokens).items() if count > 1)
         ids = [id_ for id_, text in by_id.items() if text == twice]
-        raise SourceRejected(f"{file}: the token ids {ids[0]} and {ids[1]} have the same text {twice!r}")
+        raise SourceRejected(
+            f"{file}: the token ids {ids[0]} and {ids[1]} have the same text {twice!r}, and llama.cpp finds a token by "
+            "its text"
+        )
     return tokens, tuple(types.get(id_, NORMAL) for id_ in range(rows)), warnings
 
 
 def _place(by_id: dict[int, str], id_: Any, text: str, rows: int, file: str) -> int:
     if not isinstance(id_, int) or not 0 <= id_ < rows:
-        raise SourceRejected(f"{file}: token {text!r} has id {id_!r}, but the embedding has {rows} rows")
+        raise SourceRejected(
+            f"{file}: token {text!r} has id {id_!r}, but the embedding has {rows} rows; resize it, or take the "
+            "tokenizer that the model was trained with"
+        )
     if by_id.setdefault(id_, text) != text:
         raise SourceRejected(f"{file}: tokens {by_id[id_]!r} and {text!r} share the id {id_}")
     return id_
@@ -451,7 +457,10 @@ def _merges(model: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
             raise SourceRejected(f"tokenizer.json: the merge {_shorten(merge)} holds a space, which no token can")
         merges.append((pair[0], pair[1]))
     if not merges:
-        raise SourceRejected("tokenizer.json: the BPE model has no merges; llama.cpp cannot load such a vocabulary")
+        raise SourceRejected(
+            "tokenizer.json: the BPE model has no merges; llama.cpp cannot load such a vocabulary; save the tokenizer "
+            "again with them"
+        )
     return tuple(merges)
 
 

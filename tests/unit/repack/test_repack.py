@@ -317,22 +317,38 @@ def test_arrays_that_do_not_fit_are_refused_when_the_source_is_opened(part, chan
 
 
 @pytest.mark.parametrize(
-    ("method", "params", "layout"),
-    [(BNB, {}, gptq(4)), (GGUF, {"type": "Q8_0"}, in_any_order())],
-    ids=["bnb", "gguf of act-order"],
+    ("method", "params", "layout", "kind"),
+    [
+        (BNB, {}, gptq(4), "gptq"),
+        (GGUF, {"type": "Q8_0"}, in_any_order(), "gptq"),
+        (GGUF, {"type": "Q4_0"}, awq(), "awq"),
+        (GGUF, {"type": "Q4_0", "pure": True}, packed_in_any_order(symmetric=False), "pack-quantized"),
+    ],
+    ids=["bnb", "gguf of act-order", "gguf of awq", "gguf of pack-quantized"],
 )
-def test_integers_are_quantized_again_only_when_that_is_allowed(method, params, layout, quantized, tmp_path):
+def test_integers_are_quantized_again_only_when_that_is_allowed(method, params, layout, kind, quantized, tmp_path):
     source, values = quantized(layout)
 
     with open_checkpoint(source) as checkpoint:
         with pytest.raises(QuantmillError, match="allow_requantize"):
             _ = Run(method, method.params(**params), checkpoint).plan
         run = Run(method, method.params(**params, allow_requantize=True), checkpoint)
-        assert run.plan.warnings == (
-            f"the source is quantized (gptq): {len(values)} weights are read as what they stand for",
-        )
+        said = f"the source is quantized ({kind}): {len(values)} weights are read as what they stand for"
+        assert run.plan.warnings == (said,)
         run.write(run.quantize(), tmp_path / "again")
         verify(checkpoint, run.plan, method, run.params, tmp_path / "again")
+
+
+@pytest.mark.parametrize("layout", [gptq(4), awq(), packed_in_any_order()], ids=["gptq", "awq", "pack-quantized"])
+def test_a_gguf_file_in_f32_has_the_values_that_integers_stand_for(layout, quantized, tmp_path):
+    source, values = quantized(layout)
+
+    with open_checkpoint(source) as checkpoint:
+        run = Run(GGUF, GGUF.params(type="F32", allow_requantize=True), checkpoint)
+        run.write(run.quantize(), tmp_path / "plain-gguf")
+
+    found = dict(GGUF.weights(tmp_path / "plain-gguf"))
+    assert all(np.array_equal(found[name], each) for name, each in values.items())
 
 
 @pytest.mark.parametrize(
