@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from quantmill.contract.errors import VerificationFailed
 from quantmill.contract.gguf import GgufContainer, Scalar, StoredTensor, decoded
-from quantmill.contract.reading import ReadTensor
+from quantmill.contract.reading import DecodedRows, ReadTensor
 from quantmill.contract.tensors import FloatArray
 from quantmill_gguf.restore import Restored, names_of
 
@@ -99,8 +99,18 @@ def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTen
 def _read(file: GgufModel, each: Restored) -> ReadTensor:
     stored = each.stored
     nbytes = stored.nbytes + (_copied(file, each) if each.copy else 0)
-    values = each.arrange(file.values(stored).reshape(stored.shape))
-    return ReadTensor(each.name, each.scheme, nbytes, values, each.transposed)
+    content = _rows(file, stored) if each.arrange is None else each.arrange(file.values(stored).reshape(stored.shape))
+    return ReadTensor(each.name, each.scheme, nbytes, content, each.transposed)
+
+
+def _rows(file: GgufModel, stored: StoredTensor) -> DecodedRows:
+    """The tensor's values, decoded when they are asked for."""
+    packed = file.packed(stored)  # its mapping outlives the file
+
+    def decode(first: int, last: int) -> FloatArray:
+        return decoded(stored.type, packed[first:last])
+
+    return DecodedRows(stored.shape, decode)
 
 
 def _copied(file: GgufModel, each: Restored) -> int:

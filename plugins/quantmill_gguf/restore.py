@@ -154,14 +154,15 @@ class Restored:
     """One source tensor as the file has it: where its bytes are, and how they become the source's values.
 
     `scheme` is the plan's word for how it is stored. `transposed` says that the file's rows are the source's columns.
-    `copy` names a tensor of the file that must hold the same once more.
+    `copy` names a tensor of the file that must hold the same once more. `arrange` is None where the file has them as
+    the source does.
     """
 
     name: str
     stored: StoredTensor
     scheme: str
     transposed: bool
-    arrange: Callable[[FloatArray], FloatArray]
+    arrange: Callable[[FloatArray], FloatArray] | None
     copy: str = ""
 
 
@@ -169,7 +170,7 @@ class Unchanged:
     """Of a file that was made from another one: its tensors are that file's, by its names."""
 
     def of(self, tensor: StoredTensor) -> Iterator[Restored]:
-        yield Restored(tensor.name, tensor, tensor.type.name, False, lambda values: values)
+        yield Restored(tensor.name, tensor, tensor.type.name, False, None)
 
 
 def names_of(metadata: Mapping[str, Scalar], tensors: int) -> Unchanged | Names:
@@ -226,7 +227,7 @@ class Names:
 
     def _arrangement(
         self, tensor: StoredTensor, role: str, transposed: bool, plus_one: bool
-    ) -> Callable[[FloatArray], FloatArray]:
+    ) -> Callable[[FloatArray], FloatArray] | None:
         """How the values of one part, in the file's shape, become the source's."""
         if plus_one:
             return lambda values: values - np.float32(1)
@@ -239,7 +240,7 @@ class Names:
             return lambda values: _halves(_of_heads(values, tensor, heads, 2))
         if role in KINDS_FIRST.get(self._architecture, ()):
             return lambda values: _by_head(_of_heads(values, tensor, self._heads, 3), self._heads)
-        return lambda values: values
+        return None
 
     def _number(self, key: str, most: int) -> int:
         value = self._metadata.get(f"{self._architecture}.{key}")

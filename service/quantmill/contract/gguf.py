@@ -161,7 +161,7 @@ class BlockTensor(SourceTensor):
     """A source tensor that a GGUF file stores in blocks of `type`.
 
     `parts` has them as they lie in the file: `packed`, uint8 (rows, row_bytes), memory-mapped. `values`, float32, are
-    decoded anew, and in whole, each time that they are asked for; what has large tensors decodes rows of `packed`.
+    decoded anew, and in whole, each time that they are asked for; `rows` decodes as many as are wanted.
     """
 
     def __init__(self, info: TensorInfo, type_: TensorType, packed: NDArray[np.uint8]) -> None:
@@ -178,6 +178,10 @@ class BlockTensor(SourceTensor):
     @property
     def values(self) -> NDArray[Any]:
         return decoded(self.type, self.packed).reshape(self.info.shape)
+
+    def rows(self, first: int, last: int) -> FloatArray:
+        """Values of some rows of `packed`, float32 (last - first, cols)."""
+        return decoded(self.type, self.packed[first:last])
 
 
 # Files

@@ -53,8 +53,8 @@ def require_unquantized(index: ModelIndex, allow_requantize: bool = False) -> tu
     """
     if index.gguf is not None:
         raise SourceRejected(
-            "the source is a GGUF file, which the methods gguf and repack take; give the checkpoint that it was made "
-            "from: config.json, the tokenizer's files and safetensors",
+            "the source is a GGUF file, which this method does not take; give the checkpoint that it was made from, "
+            "with config.json, the tokenizer's files and safetensors, or make another GGUF file with the method gguf",
             architecture=index.architecture,
         )
     quantization = index.config.get(QUANTIZATION)

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantmill.checkpoints.folder import Checkpoint
 from quantmill.contract.errors import Canceled, ResourceExhausted, VerificationFailed
 from quantmill.contract.folds import FoldedSource
+from quantmill.contract.gguf import BlockTensor
 from quantmill.contract.method import Method
 from quantmill.contract.reading import BlockBound, DecodedRows, Inspection, Observation, ReadTensor
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
@@ -131,7 +133,7 @@ def verify(
     moved = _moved_scales(checkpoint, plan, method, folder, findings)
     with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool:
         for tensor in _read(method, folder, findings):
-            _examine(tensor, checkpoint.index, moved, plan, method, findings, pool.map)
+            _examine(tensor, checkpoint, moved, plan, method, findings, pool.map)
             del tensor  # else it would stay while the next one is made
             if progress is not None:
                 progress(len(findings.seen), len(expected))
@@ -223,7 +225,7 @@ def _inspect(
 
 def _examine(
     tensor: ReadTensor,
-    index: ModelIndex,
+    checkpoint: Checkpoint,
     moved: Moved,
     plan: Plan,
     method: Method,
@@ -232,7 +234,7 @@ def _examine(
 ) -> None:
     name = tensor.name
     planned = plan.by_name.get(name)
-    if planned is None or planned.action == "drop" or name not in index.tensors:
+    if planned is None or planned.action == "drop" or name not in checkpoint.index.tensors:
         findings.unknown[name] = "not planned" if planned is None else "planned to be left out"
         return
     if name in findings.seen:
@@ -249,7 +251,7 @@ def _examine(
         findings.misshapen[name] = f"{dtype} {list(content.shape)} instead of float32 {list(planned.shape)}"
         return
     try:
-        _compare(tensor, planned, moved, method, findings, mapped)
+        _compare(tensor, planned, checkpoint, moved, method, findings, mapped)
     except (Canceled, ResourceExhausted, MemoryError):
         raise
     except Exception as error:  # as where it is read: what cannot be decoded is not right
@@ -257,20 +259,29 @@ def _examine(
 
 
 def _compare(
-    tensor: ReadTensor, planned: TensorPlan, moved: Moved, method: Method, findings: _Findings, mapped: Mapped
+    tensor: ReadTensor,
+    planned: TensorPlan,
+    checkpoint: Checkpoint,
+    moved: Moved,
+    method: Method,
+    findings: _Findings,
+    mapped: Mapped,
 ) -> None:
     name = tensor.name
-    source = moved.source.values(name)
-    values = tensor.values.swapaxes(-1, -2) if tensor.transposed else tensor.content
-    along_rows = source.swapaxes(-1, -2) if tensor.transposed else source
+    source = _source(checkpoint, moved, name)
+    values, along_rows = tensor.content, source
+    if tensor.transposed and not isinstance(source, DecodedRows):
+        values, along_rows = tensor.values.swapaxes(-1, -2), source.swapaxes(-1, -2)
     bound = method.block_bounds.get(planned.scheme, ANYTHING).relaxed(planned.block_slack)
     error = compare(values, along_rows, bound, mapped)
     if error.not_finite:
         findings.not_finite[name] = f"{error.not_finite} of {planned.values} values are NaN or infinite"
         return
     _judge(planned, values.shape, error, method, findings)
-    if (fault := moved.fault(tensor, source, method.error_bounds.get(planned.scheme, 0.0))) is not None:
-        findings.unfolded.setdefault(name, fault)
+    if not isinstance(source, DecodedRows):
+        fault = moved.fault(tensor, source, method.error_bounds.get(planned.scheme, 0.0))
+        if fault is not None:
+            findings.unfolded.setdefault(name, fault)
     if planned.action != "quantize":
         return
     distinct = distinct_values(source)
@@ -279,6 +290,15 @@ def _compare(
     least, most = slope_limits(error.relative_rmse, planned.values)
     if distinct >= ORDINARY and not least <= error.slope <= most:
         findings.biased[name] = f"the source times {error.slope:.4f}, at least {least:.4f} and at most {most:.4f}"
+
+
+def _source(checkpoint: Checkpoint, moved: Moved, name: str) -> NDArray[Any] | DecodedRows:
+    """What the artifact should hold; of a tensor in GGUF's blocks row by row, which no folds touch."""
+    if checkpoint.index.gguf is not None:
+        stored = checkpoint.tensor(name)
+        if isinstance(stored, BlockTensor):
+            return DecodedRows(stored.info.shape, stored.rows)
+    return moved.source.values(name)
 
 
 def slope_limits(relative_rmse: float, values: int) -> tuple[float, float]:

@@ -72,7 +72,7 @@ class TensorError:
 
 
 def compare(
-    values: FloatArray | DecodedRows, source: NDArray[Any], bound: BlockBound, mapped: Mapped = map
+    values: FloatArray | DecodedRows, source: NDArray[Any] | DecodedRows, bound: BlockBound, mapped: Mapped = map
 ) -> TensorError:
     """The error of `values` against `source` (any dtype, the same shape), block by block.
 
@@ -81,20 +81,21 @@ def compare(
     """
     rows, cols = matrix_of(values.shape)
     lengths = bound.lengths(cols)
-    floor = bound.absolute + (bound.tensor_relative * _peak(source.reshape(-1)) if bound.tensor_relative else 0.0)
-    decode, wanted = _rows_of(values), source.reshape(rows, cols)
+    decode, wanted = _rows_of(values), _rows_of(source)
+    pieces = [*_pieces(rows, cols, lengths[1])]
+    floor = bound.absolute + (bound.tensor_relative * _peak(wanted, pieces) if bound.tensor_relative else 0.0)
 
     def error_of(piece: Piece) -> TensorError:
         first, last = piece
-        return _error(decode(first, last), wanted[first:last], bound, floor, lengths, first * cols)
+        return _error(decode(first, last), wanted(first, last), bound, floor, lengths, first * cols)
 
     error = TensorError(worst=Block(0, lengths[0], 0.0, 0.0))
-    for found in mapped(error_of, _pieces(rows, cols, lengths[1])):
+    for found in mapped(error_of, pieces):
         error.add(found)
     return error
 
 
-def _rows_of(values: FloatArray | DecodedRows) -> Callable[[int, int], FloatArray]:
+def _rows_of(values: NDArray[Any] | DecodedRows) -> Callable[[int, int], NDArray[Any]]:
     if isinstance(values, DecodedRows):
         return values.decode
     matrix = values.reshape(matrix_of(values.shape))
@@ -134,12 +135,14 @@ def ratio(squared_error: float, squared_source: float) -> float:
     return math.sqrt(squared_error / squared_source)
 
 
-def distinct_values(source: NDArray[Any]) -> int:
+def distinct_values(source: NDArray[Any] | DecodedRows) -> int:
     """How many different values a tensor's first CHUNK values hold."""
-    return len(np.unique(source.reshape(-1)[:CHUNK].astype(np.float32)))
+    rows, cols = matrix_of(source.shape)
+    first = _rows_of(source)(0, min(rows, -(-CHUNK // max(1, cols))))
+    return len(np.unique(first.reshape(-1)[:CHUNK].astype(np.float32)))
 
 
-def _peak(source: NDArray[Any]) -> float:
+def _peak(source: Callable[[int, int], NDArray[Any]], pieces: Iterable[Piece]) -> float:
     """The largest magnitude of a tensor."""
-    chunks = (source[start : start + CHUNK].astype(np.float32) for start in range(0, source.size, CHUNK))
-    return max((float(np.abs(chunk).max()) for chunk in chunks), default=0.0)
+    found = (source(first, last).astype(np.float32) for first, last in pieces)
+    return max((float(np.abs(piece).max()) for piece in found), default=0.0)

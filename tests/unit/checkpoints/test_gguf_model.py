@@ -62,6 +62,12 @@ def test_a_file_is_a_model_by_its_own_path_and_in_its_folder(write: Write, of: C
         ]
 
 
+def test_a_file_is_known_by_how_it_begins(tmp_path: Path) -> None:
+    (tmp_path / "5f2a").write_bytes(two_rows())  # as a cache names what its links lead to
+    with open_checkpoint(tmp_path / "5f2a") as checkpoint:
+        assert sorted(checkpoint.index.tensors) == ["blk.0.attn_q.weight", "output_norm.weight"]
+
+
 def test_blocks_are_given_as_they_are_stored_and_as_what_they_stand_for(write: Write) -> None:
     with open_checkpoint(write(a=two_rows())) as checkpoint:
         norm, matrix = (checkpoint.tensor(name) for name in ("output_norm.weight", "blk.0.attn_q.weight"))
