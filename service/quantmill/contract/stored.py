@@ -82,6 +82,8 @@ class _Module:
 
 
 FLOATS = ("F16", "BF16", "F32")
+NVFP4_GROUP = 16
+FLOATS_OF_FOUR_BITS = {NVFP4_GROUP: ("nvfp4-pack-quantized", ("F8_E4M3",)), 32: ("mxfp4-pack-quantized", ("U8",))}
 
 
 def _gptq(module: _Module) -> StoredWeight:
@@ -148,7 +150,11 @@ def _packed(module: _Module) -> StoredWeight:
     module.require(len(weights) == 1 and isinstance(weights[0], Mapping), "config_groups must hold one group")
     settings = weights[0]
     bits = settings.get("num_bits")
-    module.require(settings.get("type") == "int" and bits in (2, 3, 4, 8), "only integers of 2, 3, 4 or 8 bits")
+    if settings.get("type") == "float":
+        return _packed_floats(module, settings)
+    module.require(
+        settings.get("type") == "int" and bits in (2, 3, 4, 8), "only integers of 2, 3, 4 or 8 bits, and floats of 4"
+    )
     parts = {
         "weight_packed": module.part("weight_packed", ("I32",)),
         "weight_scale": module.part("weight_scale", FLOATS),
@@ -169,6 +175,24 @@ def _packed(module: _Module) -> StoredWeight:
             parts["weight_zero_point"].shape == (-(-rows * bits // WORD), groups_), "zero points do not fit the scales"
         )
     return StoredWeight("pack-quantized", (rows, cols), parts, bits, cols // groups_, symmetric)
+
+
+def _packed_floats(module: _Module, settings: Mapping[str, Any]) -> StoredWeight:
+    """E2M1, two codes a byte: NVFP4 in groups of 16, MXFP4 in groups of 32."""
+    size = settings.get("group_size")
+    if settings.get("num_bits") != 4 or type(size) is not int or size not in FLOATS_OF_FOUR_BITS:
+        raise module.rejected("of packed floats only NVFP4 and MXFP4 are known")
+    format_, dtype = FLOATS_OF_FOUR_BITS[size]
+    parts = {"weight_packed": module.part("weight_packed", ("U8",)), "weight_scale": module.part("weight_scale", dtype)}
+    rows, half = parts["weight_packed"].shape
+    module.require(parts["weight_scale"].shape == (rows, 2 * half // size), "weight_scale does not fit weight_packed")
+    module.require(2 * half % size == 0, f"{2 * half} inputs in groups of {size}")
+    if size == NVFP4_GROUP:
+        parts["weight_global_scale"] = module.part("weight_global_scale", ("F32",), 1)
+        module.require(parts["weight_global_scale"].shape == (1,), "weight_global_scale is not one number")
+    if module.has("input_global_scale"):  # of activations; it is none of the weight
+        parts["input_global_scale"] = module.part("input_global_scale", ("F32",), 1)
+    return StoredWeight(format_, (rows, 2 * half), parts, 4, size, True)
 
 
 READERS: Mapping[str, tuple[tuple[str, ...], Callable[[_Module], StoredWeight | None]]] = {
@@ -217,6 +241,8 @@ def values_of(weight: StoredWeight, arrays: Arrays) -> FloatArray:
         grouped -= zeros[:, :, None]
         grouped *= scales[:, :, None]
         return grouped.reshape(rows, cols)
+    if weight.format in SCALES_OF_FLOATS:
+        return _four_bit_floats(arrays["weight_packed"], SCALES_OF_FLOATS[weight.format](arrays))
     codes8, scale = arrays["weight"], arrays[SCALES[weight.format]].astype(np.float32)
     values = codes8.astype(np.float32)
     if weight.group_size:
@@ -241,6 +267,37 @@ def _of_groups(
     return values
 
 
+def _four_bit_floats(packed: NDArray[np.uint8], scales: FloatArray) -> FloatArray:
+    """E2M1 codes times the scale of their group; the first of two codes is in the low nibble."""
+    rows, half = packed.shape
+    values = np.empty((rows, half, 2), np.float32)
+    values[:, :, 0] = E2M1[packed & 15]
+    values[:, :, 1] = E2M1[packed >> 4]
+    grouped = values.reshape(*scales.shape, -1)
+    grouped *= scales[:, :, None]
+    return grouped.reshape(rows, 2 * half)
+
+
+def _nvfp4_scales(arrays: Arrays) -> FloatArray:
+    scales: FloatArray = arrays["weight_scale"].astype(np.float32)
+    scales /= arrays["weight_global_scale"][0]
+    return scales
+
+
+def _mxfp4_scales(arrays: Arrays) -> FloatArray:
+    """2^(exponent - 127); 255 is NaN."""
+    exponents = arrays["weight_scale"].astype(np.int32)
+    powers: FloatArray = np.ldexp(np.float32(1), np.minimum(exponents, 254) - 127).astype(np.float32)
+    powers[exponents == 255] = np.nan
+    return powers
+
+
+# OCP Microscaling Formats (MX) Specification 1.0, section 5.3
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+SCALES_OF_FLOATS: Mapping[str, Callable[[Arrays], FloatArray]] = {
+    "nvfp4-pack-quantized": _nvfp4_scales,
+    "mxfp4-pack-quantized": _mxfp4_scales,
+}
 ORDERS = {"gptq": "g_idx", "gptq_v2": "g_idx", "pack-quantized": "weight_g_idx"}  # where groups may be in any order
 SCALES = {"fp8": "weight_scale_inv", "float-quantized": "weight_scale"}
 

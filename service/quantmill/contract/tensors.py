@@ -42,7 +42,8 @@ class TensorInfo:
 class StoredWeight:
     """One weight of a quantized checkpoint.
 
-    format     gptq, gptq_v2, awq, pack-quantized, fp8 (native) or float-quantized
+    format     gptq, gptq_v2, awq, pack-quantized, nvfp4-pack-quantized, mxfp4-pack-quantized, fp8 (native) or
+               float-quantized
     shape      (out_features, in_features)
     parts      what is stored, by its last word in the file: qweight, scales, weight_packed ...
     bits       of a code

@@ -366,3 +366,48 @@ def test_a_source_in_blocks_of_fp8_is_read_as_what_it_stands_for(method, params,
         run.write(run.quantize(), tmp_path / "again")
         verify(checkpoint, run.plan, method, run.params, tmp_path / "again")
         assert "fp8" in run.plan.warnings[0]
+
+
+@pytest.mark.parametrize("scheme", ["NVFP4A16", "MXFP4A16"])
+def test_four_bit_floats_are_read_as_what_they_stand_for(scheme, tmp_path):
+    with open_checkpoint(MODEL.write(tmp_path / "plain")) as checkpoint:
+        run = Run(FP8, FP8.params(scheme=scheme), checkpoint)
+        run.write(run.quantize(), tmp_path / "source")
+    expected = {tensor.name: tensor.values for tensor in FP8.read.load()(tmp_path / "source")}
+
+    with open_checkpoint(tmp_path / "source") as checkpoint:
+        assert sorted(checkpoint.index.tensors) == sorted(expected)
+        for name, values in expected.items():
+            np.testing.assert_array_equal(checkpoint.tensor(name).values, values)
+        with pytest.raises(SourceRejected, match="allow_requantize"):
+            _ = Run(BNB, BNB.params(), checkpoint).plan
+        with pytest.raises(ParamsRejected, match="it is made of gptq"):
+            _ = Run(REPACK, REPACK.params(to="pack-quantized"), checkpoint).plan
+
+
+@pytest.mark.parametrize("size", [None, [], 8, 16.0, True])
+def test_packed_floats_in_other_groups_are_refused(size, tmp_path):
+    with open_checkpoint(MODEL.write(tmp_path / "plain")) as checkpoint:
+        run = Run(FP8, FP8.params(scheme="MXFP4A16"), checkpoint)
+        run.write(run.quantize(), tmp_path / "source")
+    config = json.loads((tmp_path / "source/config.json").read_text())
+    config["quantization_config"]["config_groups"]["group_0"]["weights"]["group_size"] = size
+    (tmp_path / "source/config.json").write_text(json.dumps(config))
+
+    with pytest.raises(SourceRejected, match="only NVFP4 and MXFP4 are known"):
+        open_checkpoint(tmp_path / "source")
+
+
+def test_mxfp4_loses_nothing_in_ggufs_mxfp4(tmp_path):
+    with open_checkpoint(MODEL.write(tmp_path / "plain")) as checkpoint:
+        run = Run(FP8, FP8.params(scheme="MXFP4A16"), checkpoint)
+        run.write(run.quantize(), tmp_path / "source")
+
+    with open_checkpoint(tmp_path / "source") as checkpoint:
+        params = GGUF.params(type="F32", overrides={"model.*_proj.weight": "MXFP4"}, allow_requantize=True)
+        run = Run(GGUF, params, checkpoint)
+        run.write(run.quantize(), tmp_path / "again")
+        verification = verify(checkpoint, run.plan, GGUF, run.params, tmp_path / "again")
+
+    assert {row.scheme for row in run.plan.tensors if row.name in checkpoint.index.stored} == {"MXFP4"}
+    assert verification.relative_rmse == 0.0
