@@ -29,6 +29,7 @@ PANELS: dict[str, list[Callable[..., Any]]] = {
         remote.events,
         remote.cancel,
         remote.retry,
+        remote.replay,
         remote.artifacts,
         remote.lineage,
         remote.download,

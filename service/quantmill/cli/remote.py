@@ -9,10 +9,10 @@ from uuid import UUID
 import typer
 
 from quantmill.cli import options
-from quantmill.cli.exits import OF_STATE
+from quantmill.cli.exits import OF_STATE, ExitCode
 from quantmill.cli.local import refuse_occupied
 from quantmill.cli.output import note, say, show_fields, show_json, show_table, size
-from quantmill.contract.errors import ResourceExhausted
+from quantmill.contract.errors import Conflict, ResourceExhausted
 from quantmill.domain.jobs import FINAL, State
 
 if TYPE_CHECKING:
@@ -137,6 +137,29 @@ def retry(
     with options.client(server) as service:
         found = service.retry(job_id, idempotency_key=idempotency_key)
     show_json(found) if as_json else say(str(found.id))
+
+
+def replay(job_id: JobId, server: options.Server = None, as_json: options.Json = False) -> int:
+    """Make a job's artifact anew, and say whether its bytes are the same: exit code 0, or 1 where they are not."""
+    with options.client(server) as service:
+        first = service.get(job_id)
+        if first.artifact_digest is None:
+            raise Conflict(f"job {job_id} is {first.state}; only a job that made an artifact can be replayed")
+        asked = first.calibration.model_dump(mode="json", exclude_none=True) if first.calibration else None
+        how: dict[str, Any] = {"seed": first.seed, "calibration": asked, "labels": {"replay_of": str(job_id)}}
+        again = service.wait(service.submit(first.source, first.method, first.params, **how).id)
+    if again.artifact_digest is None:
+        return _show_job(again, as_json)
+    same = again.artifact_digest == first.artifact_digest
+    found = {"artifact": first.artifact_digest, "replay": again.id, "replayed": again.artifact_digest, "same": same}
+    show_json(found) if as_json else show_fields({**found, "same": "yes" if same else "no"})
+    for what, before, now in (
+        ("source", first.source_digest, again.source_digest),
+        ("method", first.method_version, again.method_version),
+    ):
+        if before != now:
+            note(f"the {what} is another one since: {before} then, {now} now")
+    return ExitCode.DONE if same else ExitCode.FAILED
 
 
 def artifacts(limit: Limit = 20, server: options.Server = None, as_json: options.Json = False) -> None:

@@ -92,6 +92,25 @@ def test_a_canceled_job_is_retried_as_another(remote):
     assert again["retry_of"] == jobs[-1]
 
 
+def test_a_job_that_is_replayed_makes_the_same_bytes(remote, finished):
+    ran = remote("replay", finished.id, "--json")
+
+    assert (ran.code, ran.err) == (0, "")
+    assert (ran.json["same"], ran.json["replayed"]) == (True, finished.artifact_digest)
+    assert remote("job", ran.json["replay"], "--json").json["labels"] == {"replay_of": str(finished.id)}
+
+
+def test_a_replay_that_makes_other_bytes_says_so(remote, finished, monkeypatch):
+    other = finished.model_copy(update={"artifact_digest": f"sha256:{0:064}", "method_version": "0"})
+    monkeypatch.setattr("quantmill.client.Client.get", lambda self, job_id: other)
+
+    ran = remote("replay", finished.id)
+
+    assert ran.code == 1
+    assert ran.out.splitlines()[-1].split() == ["same", "no"]
+    assert "the method is another one since: 0 then" in ran.err
+
+
 def test_artifacts_and_their_lineage_are_shown(remote, finished):
     digest = finished.artifact_digest
 
