@@ -42,7 +42,10 @@ class Settings(BaseSettings):
         default="cpu", description="torch's name of the device that this worker calibrates on: cpu, cuda, cuda:1"
     )
     slots: PositiveInt = Field(default=1, description="jobs that one worker runs at a time")
-    queue: str = Field(default="cpu", description="the queue that this worker serves")
+    queue: str | None = Field(
+        default=None,
+        description="the queue that this worker serves; default: that of workers with the same hardware and methods",
+    )
 
     lease_seconds: PositiveFloat = Field(default=60, description="a worker silent this long loses its job to another")
     heartbeat_seconds: PositiveFloat = Field(default=10, description="how often a worker renews its lease")

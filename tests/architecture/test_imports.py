@@ -92,10 +92,12 @@ MAY_IMPORT = {
     ),
     "quantmill.worker": room(
         f"{OPENED} quantmill.checkpoints quantmill.files quantmill.store quantmill.verification quantmill.evaluation "
-        "quantmill.calibration quantmill.texts quantmill_kernels",
+        "quantmill.calibration quantmill.texts quantmill.hardware quantmill_kernels",
         libraries="numpy psutil pydantic safetensors structlog",
     ),
-    "quantmill.dispatch": room(f"{OPENED} quantmill.store quantmill.worker", libraries="celery structlog"),
+    "quantmill.dispatch": room(
+        f"{OPENED} quantmill.hardware quantmill.store quantmill.worker", libraries="celery structlog"
+    ),
     "quantmill.api": room(
         f"{OPENED} quantmill.jobs quantmill.evaluation.page",
         libraries="fastapi starlette pydantic prometheus_client structlog",

@@ -19,6 +19,7 @@ from quantmill_gptq.plugin import GPTQ
 
 class PacedParams(GgufParams):
     rest_seconds: float = 0.0
+    hoarded_bytes: int = 0  # of memory that the plan does not tell
 
 
 class PacedGptqParams(GptqParams):
@@ -47,6 +48,8 @@ class RestingSession:
 
 
 def quantize(session: Session, params: PacedParams) -> Iterator[QuantizedTensor]:
+    hoard = bytearray(params.hoarded_bytes)
+    hoard[::4096] = b"x" * len(hoard[::4096])
     yield from GGUF.quantize.load()(RestingSession(session, params.rest_seconds), params)
 
 

@@ -13,7 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from quantmill.api.context import ServicesOf
 from quantmill.api.schemas import Health
-from quantmill.jobs.installation import jobs_by_state, schema_is_current
+from quantmill.jobs.installation import jobs_by_state, jobs_waiting, schema_is_current, workers_by_queue
 from quantmill.services import Services
 
 router = APIRouter(tags=["health"])
@@ -54,3 +54,11 @@ class _Numbers:
         for state, count in jobs_by_state(self.services).items():
             jobs.add_metric([state.value], count)
         yield jobs
+        waiting = GaugeMetricFamily("quantmill_jobs_waiting", "Queued jobs that say why they wait", labels=["reason"])
+        for reason, count in jobs_waiting(self.services).items():
+            waiting.add_metric([reason], count)
+        yield waiting
+        workers = GaugeMetricFamily("quantmill_workers", "Live workers by queue", labels=["queue"])
+        for queue, count in workers_by_queue(self.services).items():
+            workers.add_metric([queue], count)
+        yield workers

@@ -24,7 +24,7 @@ from quantmill.api.pages import DEFAULT_SIZE
 from quantmill.api.problems import ParameterUnreadable
 from quantmill.api.schemas import JobSummary, JobView, Page, PlanView, SubmitJob, SubmitPlan
 from quantmill.domain.jobs import FINAL, Job, State
-from quantmill.jobs import cancel, estimates, inspect, memory, plan, retry, submit
+from quantmill.jobs import cancel, estimates, inspect, memory, plan, retry, routing, submit
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -111,11 +111,14 @@ def get_job(
 
 @router.post("/plans")
 def make_plan(body: SubmitPlan, services: ServicesOf) -> PlanView:
-    """What a job would do, tensor by tensor, and what it would take, from headers alone. Creates nothing."""
+    """What a job would do, tensor by tensor, what it would take and where it would run. Creates nothing."""
     planned = memory.warned(services.settings, plan.make_plan(services, body.source, body.method, body.params))
     asked = estimates.for_plan(body.source, body.method, planned)
     expected = estimates.estimate(services, asked, planned)
-    return PlanView.of(body.method, planned, expected, services.settings.threads)
+    need = routing.worker_need(services.plugins.method(body.method).describe(), expected)
+    return PlanView.of(
+        body.method, planned, expected, services.settings.threads, routing.route_now(services, need)
+    )
 
 
 def _accepted(job: Job, response: Response) -> JobView:

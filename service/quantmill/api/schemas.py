@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, get_args
 from uuid import UUID
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # the client shares these schemas, and needs neither plugins 
     from quantmill.hardware.memory import Placement
     from quantmill.hardware.profiles import Device
     from quantmill.hardware.recommend import Answer, Recommendation
+    from quantmill.hardware.routing import Route
     from quantmill.jobs.installation import WorkerRow
     from quantmill.jobs.plan import Planned
     from quantmill.jobs.texts import RegisteredText
@@ -430,6 +431,18 @@ class EstimateView(View):
         return cls(**{name: known[name] for name in cls.model_fields})
 
 
+class RouteView(View):
+    """Where the job would go now: queues whose workers can run it, cheapest first; without one, why not."""
+
+    queues: list[str]
+    reason: str | None
+    missing: list[str]
+
+    @classmethod
+    def of(cls, route: Route) -> RouteView:
+        return cls.model_validate(route, from_attributes=True)
+
+
 class PlanView(View):
     """What a job would do, tensor by tensor."""
 
@@ -440,10 +453,13 @@ class PlanView(View):
     summary: PlanSummary
     calibration: CalibrationPlan | None = Field(description="null for a job that takes no calibration text")
     estimate: EstimateView
+    route: RouteView | None = Field(description="null where no workers are asked")
     tensors: list[TensorPlanView]
 
     @classmethod
-    def of(cls, method: str, planned: Planned, estimate: Estimate, threads: int) -> PlanView:
+    def of(
+        cls, method: str, planned: Planned, estimate: Estimate, threads: int, route: Route | None = None
+    ) -> PlanView:
         return cls(
             method=method,
             params=planned.params.model_dump(mode="json"),
@@ -452,6 +468,7 @@ class PlanView(View):
             summary=PlanSummary.of(planned.plan),
             calibration=CalibrationPlan.of(planned, threads),
             estimate=EstimateView.of(estimate),
+            route=RouteView.of(route) if route else None,
             tensors=[TensorPlanView.model_validate(row) for row in planned.plan.to_json()["tensors"]],
         )
 
@@ -494,6 +511,10 @@ class JobSummary(View):
 
     id: UUID
     state: State
+    status_reason: str | None = Field(
+        description="of a queued job: no_eligible_worker, waiting_capacity or backoff; may be added to"
+    )
+    missing: list[str] = Field(description="what the nearest worker lacks for a queued job that none can take")
     phase: str | None
     progress: ProgressView | None
     source: str
@@ -546,8 +567,14 @@ def _job_fields(job: Job) -> dict[str, Any]:
     asked = job.request.calibration
     fields["calibration"] = CalibrationBody(**vars(asked)) if asked else None
     fields["gates"] = [GateView.of(verdict) for verdict in job.gates]
+    fields["status_reason"] = job.status_reason(datetime.now(UTC))
+    fields["missing"] = _missing(job)
     fields["escalation"] = _escalation_view(job)
     return {name: fields[name] for name in JobSummary.model_fields}
+
+
+def _missing(job: Job) -> list[str]:
+    return list(job.waiting.missing) if job.waiting else []
 
 
 def _escalation_view(job: Job) -> EscalationView | None:
@@ -566,6 +593,8 @@ class VariantView(View):
     params: dict[str, Any]
     job_id: UUID
     state: State
+    status_reason: str | None
+    missing: list[str]
     phase: str | None
     progress: ProgressView | None
     artifact_digest: str | None
@@ -582,6 +611,8 @@ class VariantView(View):
             params=dict(variant.asked.params),
             job_id=job.id,
             state=job.state,
+            status_reason=job.status_reason(datetime.now(UTC)),
+            missing=_missing(job),
             phase=job.phase,
             progress=ProgressView.of(job.progress) if job.progress else None,
             artifact_digest=job.artifact_digest,
@@ -792,12 +823,20 @@ class PluginFailureView(View):
 
 
 class WorkerView(View):
+    """A worker by its own word: `methods` are versions by name, `memory_bytes` is what one job may take there,
+    `free_...` what a new job could have when it was last seen."""
+
     name: str
     queue: str
     slots: int
     host: str
     versions: dict[str, Any]
     plugin_failures: list[PluginFailureView]
+    machine: dict[str, Any]
+    methods: dict[str, str]
+    memory_bytes: int | None
+    free_memory_bytes: int | None
+    free_disk_bytes: int | None
     started_at: datetime
     seen_at: datetime
 

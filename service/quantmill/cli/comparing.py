@@ -16,12 +16,12 @@ import typer
 
 from quantmill.cli import options
 from quantmill.cli.exits import OF_STATE
-from quantmill.cli.local import embedded_store, files_of, interruptible, with_real_files
+from quantmill.cli.local import embedded_store, files_of, give_up_unplaceable, interruptible, with_real_files
 from quantmill.cli.logs import log_to_stderr
 from quantmill.cli.output import note, say, show_table
 from quantmill.cli.progress import watch
 from quantmill.cli.remote import as_seen_there
-from quantmill.contract.errors import RequestRejected
+from quantmill.contract.errors import RequestRejected, ResourceExhausted
 from quantmill.domain.comparisons import ComparisonRequest, VariantRequest
 from quantmill.domain.jobs import FINAL
 
@@ -144,7 +144,14 @@ class Here:
         from quantmill.api.schemas import ComparisonView
         from quantmill.jobs import comparisons
 
-        return ComparisonView.of(comparisons.get(self._services, comparison_id))
+        found = comparisons.get(self._services, comparison_id)
+        try:
+            for variant in found.variants:
+                give_up_unplaceable(self._services, variant.job)
+        except ResourceExhausted:
+            comparisons.cancel(self._services, comparison_id)
+            raise
+        return ComparisonView.of(found)
 
     def cancel(self, comparison_id: UUID) -> ComparisonView:
         from quantmill.api.schemas import ComparisonView
@@ -223,12 +230,16 @@ def see_through(chosen: Place, request: ComparisonRequest, as_json: bool) -> Com
 def follow(chosen: Place, comparison: ComparisonView, position: int, as_json: bool) -> ComparisonView:
     if not as_json:
         note(comparison.variants[position].name)
+    said: list[str] = []
     with watch(as_json) as watching:
         while True:
             variant = comparison.variants[position]
             watching.show(variant)
             if variant.state in FINAL:
                 return comparison
+            if variant.missing and not as_json and variant.missing != said:
+                note(f"{variant.status_reason}: {'; '.join(variant.missing)}")
+                said = variant.missing
             time.sleep(POLL_SECONDS)
             comparison = chosen.look(comparison.id)
 

@@ -22,7 +22,7 @@ from quantmill.cli.exits import OF_STATE
 from quantmill.cli.logs import log_to_stderr
 from quantmill.cli.output import note, say, show_fields, show_json, show_table, size
 from quantmill.cli.progress import Watch, watch
-from quantmill.contract.errors import ArtifactDamaged, RequestRejected, SourceRejected
+from quantmill.contract.errors import ArtifactDamaged, RequestRejected, ResourceExhausted, SourceRejected
 from quantmill.contract.inputs import named_files
 from quantmill.contract.tensors import Plan
 from quantmill.domain.estimates import UNKNOWN_HISTORY, Estimate, History
@@ -290,6 +290,15 @@ def run_to_end(services: Services, request: JobRequest, watching: Watch) -> Job:
             return follow(services, job.id, watching)
 
 
+def give_up_unplaceable(services: Services, job: Job) -> None:
+    """Cancel a job that this machine cannot run: it is the only worker that there will be. Raises ResourceExhausted."""
+    from quantmill.jobs.cancel import cancel
+
+    if job.waiting is not None and job.waiting.reason == "no_eligible_worker":
+        cancel(services, job.id)
+        raise ResourceExhausted(f"this machine cannot run the job: {'; '.join(job.waiting.missing)}")
+
+
 def follow(services: Services, job_id: UUID, watching: Watch) -> Job:
     from quantmill.jobs.inspect import get
 
@@ -298,6 +307,7 @@ def follow(services: Services, job_id: UUID, watching: Watch) -> Job:
         watching.show(job)
         if job.state in FINAL:
             return job
+        give_up_unplaceable(services, job)
         time.sleep(POLL_SECONDS)
 
 

@@ -223,6 +223,7 @@ def _job_fields(job: JobView) -> dict[str, Any]:
     fields = {
         "job": job.id,
         "state": job.state,
+        "waits for": _waits_for(job),
         "phase": job.phase,
         "source": job.source,
         "method": f"{job.method} {job.method_version} {_params(job.params)}",
@@ -235,8 +236,13 @@ def _job_fields(job: JobView) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
+def _waits_for(job: JobSummary) -> str | None:
+    return f"{job.status_reason}: {'; '.join(job.missing)}" if job.missing else job.status_reason
+
+
 def _job_row(job: JobSummary) -> tuple[Any, ...]:
-    return job.id, job.state, job.method, _params(job.params), f"{job.created_at:%F %T}", job.source
+    state = f"{job.state}: {job.status_reason}" if job.missing else job.state
+    return job.id, state, job.method, _params(job.params), f"{job.created_at:%F %T}", job.source
 
 
 def _params(params: dict[str, Any]) -> str:

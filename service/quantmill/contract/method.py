@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 
 from pydantic import BaseModel
 
+from quantmill.contract.facts import HardwareNeed
 from quantmill.contract.placement import Placement
 from quantmill.contract.reading import BlockBound, Inspection, ReadTensor
 from quantmill.contract.session import Session
@@ -105,6 +106,8 @@ class Method:
               names) get the next larger scheme and all others stay; empty where none of them can have more. A method
               without it cannot escalate by blocks.
 
+    `requires` is the hardware without which a worker cannot run the method; None where any processor will do.
+
     `error_bounds` gives, for each scheme that `plan` may choose, the largest relative RMSE
     (rms(read - source) / rms(source)) that verification accepts for a tensor; `block_bounds` the largest error of a
     single block.
@@ -128,6 +131,7 @@ class Method:
     settle: lazy[SettleFunction] | None = None
     ladder: tuple[Mapping[str, Any], ...] = ()
     promote: lazy[PromoteFunction] | None = None
+    requires: HardwareNeed | None = None
     bits: tuple[int, ...] = ()
     granularity: str = ""
     unit: Literal["tensor", "block", "graph"] = "tensor"
@@ -154,6 +158,7 @@ class Method:
             "architectures": list(self.architectures),
             "ladder": [dict(rung) for rung in self.ladder],
             "promotes": self.promote is not None,
+            "requires": asdict(self.requires) if self.requires else None,
             "bits": list(self.bits),
             "granularity": self.granularity,
             "unit": self.unit,

@@ -18,6 +18,7 @@ from quantmill.contract.errors import RequestRejected
 from quantmill.dispatch.registration import Registration, worker_name
 from quantmill.services import Services
 from quantmill.settings import Settings
+from quantmill.worker.capacity import Capacity
 from quantmill.worker.supervisor import Supervisor
 
 log = structlog.get_logger()
@@ -70,11 +71,11 @@ class CeleryDispatcher:
 
 
 def run_worker(services: Services) -> int:
-    """Serve the queue of the settings until SIGTERM; running jobs are then handed back with their units kept."""
+    """Serve a queue until SIGTERM; running jobs are then handed back with their units kept."""
     settings = services.settings
     app = make_app(settings)
-    name = worker_name()
-    supervisor = Supervisor(services, name)
+    capacity = Capacity(services, worker_name())
+    supervisor = Supervisor(services, capacity)
 
     def run_attempt(job_id: str, epoch: int, **later: Any) -> None:
         """`later` takes arguments that a newer scheduler may send."""
@@ -82,12 +83,12 @@ def run_worker(services: Services) -> int:
 
     app.task(run_attempt, name=TASK)
     worker_shutting_down.connect(lambda **_: supervisor.stop(), weak=False)
-    with Registration(services, name):
+    with Registration(services, capacity):
         worker = app.Worker(
             pool="threads",
             concurrency=settings.slots,
-            queues=[settings.queue],
-            hostname=name,
+            queues=[capacity.worker.queue],
+            hostname=capacity.name,
             without_gossip=True,
             without_mingle=True,
             loglevel="WARNING",

@@ -9,6 +9,7 @@ from quantmill.dispatch.local import LocalDispatcher
 from quantmill.dispatch.registration import Registration, worker_name
 from quantmill.dispatch.scheduler import Scheduler
 from quantmill.services import Services
+from quantmill.worker.capacity import Capacity
 from quantmill.worker.supervisor import Supervisor
 
 
@@ -16,10 +17,10 @@ class Embedded:
     """Works on the queue while the context is open; on exit, running jobs go back to the queue, units kept."""
 
     def __init__(self, services: Services) -> None:
-        name = worker_name()
-        self._supervisor = Supervisor(services, name)
+        capacity = Capacity(services, worker_name())
+        self._supervisor = Supervisor(services, capacity)
         self._dispatcher = LocalDispatcher(self._supervisor.run_attempt, services.settings.slots)
-        self._registration = Registration(services, name)
+        self._registration = Registration(services, capacity)
         self._stop = threading.Event()
         scheduler = Scheduler(services, self._dispatcher)
         self._scheduler = threading.Thread(target=scheduler.run, args=(self._stop,), name="scheduler")

@@ -12,6 +12,7 @@ import structlog
 from quantmill.domain.identifiers import uuid7
 from quantmill.services import Services
 from quantmill.store import methods, workers
+from quantmill.worker.capacity import Capacity
 from quantmill.worker.environment import capture_environment
 
 log = structlog.get_logger()
@@ -25,26 +26,24 @@ def worker_name() -> str:
 class Registration:
     """Registers a worker and its methods on entry, and keeps its heartbeat until exit."""
 
-    def __init__(self, services: Services, name: str) -> None:
+    def __init__(self, services: Services, capacity: Capacity) -> None:
         self._services = services
-        self._name = name
+        self._capacity = capacity
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="worker-heartbeat", daemon=True)
 
     def __enter__(self) -> Registration:
-        settings, plugins = self._services.settings, self._services.plugins
+        plugins = self._services.plugins
         environment = capture_environment()
         with self._services.database.write() as tx:
             workers.register(
                 tx,
-                self._name,
-                queue=settings.queue,
-                slots=settings.slots,
                 host=socket.gethostname(),
                 versions=environment["versions"],
                 plugin_failures=[{"name": failure.name, "reason": failure.reason} for failure in plugins.failures],
+                **self._capacity.to_row(),
             )
-            methods.publish_methods(tx, self._name, [method.describe() for method in plugins.methods.values()])
+            methods.publish_methods(tx, self._capacity.name, [method.describe() for method in plugins.methods.values()])
         self._thread.start()
         return self
 
@@ -54,12 +53,11 @@ class Registration:
         self._closed.set()
         self._thread.join()
         with self._services.database.write() as tx:
-            workers.deregister(tx, self._name)
+            workers.deregister(tx, self._capacity.name)
 
     def _run(self) -> None:
         while not self._closed.wait(self._services.settings.heartbeat_seconds):
             try:
-                with self._services.database.write() as tx:
-                    workers.beat(tx, self._name)
+                self._capacity.beat()
             except Exception as error:
                 log.warning("worker_heartbeat_failed", error=str(error))

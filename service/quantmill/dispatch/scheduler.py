@@ -10,6 +10,8 @@ import os
 import shutil
 import socket
 import threading
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
 import structlog
@@ -17,7 +19,8 @@ import structlog
 from quantmill.contract.errors import NotFound
 from quantmill.dispatch.dispatcher import Dispatcher
 from quantmill.domain.identifiers import uuid7
-from quantmill.domain.jobs import FINAL
+from quantmill.domain.jobs import FINAL, Waiting
+from quantmill.hardware.routing import Route, Worker, WorkerNeed, route
 from quantmill.services import Services
 from quantmill.store import jobs, leader, outbox, workers
 
@@ -29,6 +32,35 @@ MIN_LEADER_SECONDS = 2.0
 OUTBOX_BATCH = 500
 SWEEP_ROUNDS = 60  # leftovers are looked for every so many rounds
 STALE_SECONDS = 86_400.0  # a blob still incoming after this long has lost its writer
+
+
+class Places:
+    """How many more jobs the workers of each queue may be told of: their free slots, and one spare."""
+
+    def __init__(self, fleet: Iterable[Worker], busy: Mapping[str, int]) -> None:
+        self._free: dict[str, int] = defaultdict(int)
+        for worker in fleet:
+            self._free[worker.queue] += worker.slots
+        for queue, jobs_there in busy.items():
+            self._free[queue] -= jobs_there
+
+    @property
+    def left(self) -> int:
+        return sum(max(0, free + 1) for free in self._free.values())
+
+    def cheapest(self, queues: Sequence[str]) -> str | None:
+        """The first of them with a free slot, else with its spare place; None where there is neither."""
+        for least in (1, 0):
+            for queue in queues:
+                if self._free[queue] >= least:
+                    return queue
+        return None
+
+    def take(self, queue: str, instead: str | None) -> None:
+        """A job more is there, and one less in the queue that it was sent to before."""
+        self._free[queue] -= 1
+        if instead is not None:
+            self._free[instead] += 1
 
 
 class Scheduler:
@@ -72,19 +104,45 @@ class Scheduler:
             log.warning("reaped", job_id=str(job.id), epoch=job.epoch, state=job.state.value)
 
     def _dispatch(self) -> None:
-        """Send as many jobs as live workers have slots, and one more so that nobody waits for the next round.
+        """Send jobs to queues whose workers can run them: as many as these have slots, and one more for each queue so
+        that nobody waits for the next round.
 
         The rest stays in the database, where order and cancellation are cheap; the broker's lists stay short.
         """
         settings = self._services.settings
         with self._services.database.read() as tx:
-            room = workers.live_slots(tx, settings.queue, settings.lease_seconds) + 1 - jobs.outstanding(tx)
-            waiting = jobs.dispatchable(tx, settings.redispatch_seconds, limit=max(room, 0))
+            fleet = [Worker.of(vars(row)) for row in workers.live_workers(tx, settings.lease_seconds)]
+            said, busy = jobs.queued_needs(tx), jobs.outstanding(tx)
+        routes = {need: route(WorkerNeed.of_text(need), fleet) for need, _ in said}
+        self._explain(said, routes)
+        places = Places(fleet, busy)
+        sendable = [need for need, found in routes.items() if places.cheapest(found.queues)]
+        with self._services.database.read() as tx:
+            waiting = jobs.dispatchable(tx, settings.redispatch_seconds, places.left, needs=sendable)
         for job in waiting:
-            with self._services.database.write() as tx:
-                epoch = jobs.mark_dispatched(tx, job.job_id, job.epoch, job.queue or settings.queue)
-            if epoch is not None:
-                self._dispatcher.send(job.queue or settings.queue, job.job_id, epoch)
+            queues = routes[job.need].queues if job.need in routes else ()
+            self._send(job, job.queue if job.redispatch and job.queue in queues else places.cheapest(queues), places)
+
+    def _explain(self, said: Iterable[tuple[str, str | None]], routes: Mapping[str, Route]) -> None:
+        """Write beside jobs that no worker can take why that is, where it is not what they say already."""
+        for need, text in said:
+            found = routes[need]
+            waiting = Waiting(found.reason, found.missing) if found.reason else None
+            if text != (waiting.to_text() if waiting else None):
+                with self._services.database.write() as tx:
+                    jobs.note_waiting(tx, need, waiting)
+
+    def _send(self, job: jobs.Dispatchable, queue: str | None, places: Places) -> None:
+        """To `queue`; without one a job that waits goes on waiting, and a message that nobody took is taken back."""
+        with self._services.database.write() as tx:
+            if queue is None:
+                if job.redispatch:
+                    jobs.decline(tx, job.job_id, job.epoch)
+                return
+            epoch = jobs.mark_dispatched(tx, job.job_id, job.epoch, queue)
+        if epoch is not None:
+            places.take(queue, job.queue if job.redispatch else None)
+            self._dispatcher.send(queue, job.job_id, epoch)
 
     def _emit(self) -> None:
         """Show committed events to plugins; what a plugin raises concerns nobody else."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -110,6 +111,25 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """Why a queued job was not sent to a worker: `no_eligible_worker` or `waiting_capacity`, and what is missing."""
+
+    reason: str
+    missing: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"reason": self.reason, "missing": list(self.missing)}
+
+    def to_text(self) -> str:
+        return json.dumps(self.to_json())
+
+    @classmethod
+    def of_text(cls, text: str) -> Waiting:
+        fields = json.loads(text)
+        return cls(fields["reason"], tuple(fields["missing"]))
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One claim of a job by a worker."""
 
@@ -128,7 +148,7 @@ class Job:
     """A job as the store knows it. `plan` is Plan.to_json(), `error` is errors.describe().
 
     `steps` are attempts that missed the gates of a job that may escalate; `request.params` and `plan` are then what it
-    goes on with.
+    goes on with. `need` is the text of what a worker must have, `not_before` ends the pause of a job that was lost.
     """
 
     id: UUID
@@ -154,11 +174,22 @@ class Job:
     gates: tuple[GateVerdict, ...] = ()
     steps: tuple[Step, ...] = ()
     estimate: Estimate | None = None
+    need: str = "{}"
+    waiting: Waiting | None = None
+    not_before: datetime | None = None
 
     @property
     def asked(self) -> JobRequest:
         """The request as it came: escalation changes the parameters, and the first step kept what they were."""
         return replace(self.request, params=self.steps[0].params) if self.steps else self.request
+
+    def status_reason(self, now: datetime) -> str | None:
+        """Why the job is still in the queue; None where it is not."""
+        if self.state is not State.QUEUED:
+            return None
+        if self.waiting is not None:
+            return self.waiting.reason
+        return "backoff" if self.not_before is not None and self.not_before > now else "waiting_capacity"
 
     @property
     def etag(self) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from quantmill.contract.errors import RequestRejected
 from quantmill.contract.facts import DeviceKind
@@ -79,6 +82,11 @@ class Machine:
             "accelerators": [each.to_json() for each in self.accelerators],
             "unseen": list(self.unseen),
         }
+
+    @classmethod
+    def of_json(cls, fields: Mapping[str, Any]) -> Machine:
+        """The machine that `to_json` was of; what another version wrote beside it is left out."""
+        return TypeAdapter(cls).validate_python(dict(fields))
 
 
 def machine_of(

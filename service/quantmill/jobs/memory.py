@@ -33,7 +33,7 @@ class Shortfall:
 def shortfall(settings: Settings, planned: Planned, asked: CalibrationOptions | None = None) -> Shortfall | None:
     """What a calibrated job lacks; None where it fits.
 
-    Jobs that go to workers by a broker are not judged: only those know their limits, and refuse as soon as they start.
+    Jobs that go to workers by a broker are not judged here: the scheduler finds one that can hold them.
     """
     if planned.plan.calibration is None or settings.broker_url is not None:
         return None

@@ -21,6 +21,7 @@ from quantmill.jobs.memory import require_memory
 from quantmill.jobs.methods import published_method
 from quantmill.jobs.params import validate_by_schema
 from quantmill.jobs.plan import Planned, find_inputs, find_text, make_plan, pointing_at
+from quantmill.jobs.routing import worker_need
 from quantmill.services import Services
 from quantmill.store.idempotency import recall, remember
 from quantmill.store.jobs import get_job, insert_job
@@ -36,12 +37,13 @@ class Accepted:
     method_version: str
     plan: dict[str, Any]
     timeout_seconds: int
+    need: str
     estimate: Estimate | None = None  # None where the method is on workers only
 
     @property
     def terms(self) -> dict[str, Any]:
         """What `insert_job` takes beside the request."""
-        return {name: getattr(self, name) for name in ("method_version", "plan", "timeout_seconds", "estimate")}
+        return {name: getattr(self, name) for name in ("method_version", "plan", "timeout_seconds", "need", "estimate")}
 
 
 def submit(
@@ -112,14 +114,16 @@ def accept(services: Services, request: JobRequest, *, shared_calibration: bool 
         _check_calibration(services, request, planned)
         resolved = replace(request, source=str(folder), params=planned.params.model_dump(mode="json"))
         expected = estimate(services, resolved, planned)
-        return Accepted(resolved, installed.version, planned.plan.to_json(), timeout, expected)
+        need = worker_need(installed.describe(), expected).to_text()
+        return Accepted(resolved, installed.version, planned.plan.to_json(), timeout, need, expected)
     with pointing_at("/method"):
         description = published_method(services, request.method)
     validate_by_schema(request.method, description["params_schema"], request.params)
     params = find_inputs(services, description["params_schema"], request.params)
     _check_escalation(request, bool(description.get("ladder")), bool(description.get("promotes")))
     located = replace(request, source=str(folder), params=params)
-    return Accepted(located, description["version"], {}, timeout)  # its worker plans it
+    need = worker_need(description, None).to_text()
+    return Accepted(located, description["version"], {}, timeout, need)  # its worker plans it
 
 
 def _check_gates(request: JobRequest) -> None:

@@ -6,6 +6,7 @@ somebody else was faster; nothing is read first and written after.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,6 +41,7 @@ from quantmill.domain.jobs import (
     Phase,
     Progress,
     State,
+    Waiting,
 )
 from quantmill.store.escalations import escalations_of, insert_escalation, insert_step, steps_of
 from quantmill.store.estimates import estimate_of, insert_estimate
@@ -60,6 +62,7 @@ _UNHELD: dict[str, Any] = {
     "progress_done": None,
     "progress_total": None,
     "progress_message": None,
+    "waiting": None,
 }
 _ENTERING: dict[State, dict[str, Any]] = {
     # the epoch rises so that whoever held the job can write nothing more
@@ -80,11 +83,12 @@ def insert_job(
     method_version: str,
     plan: dict[str, Any],
     timeout_seconds: int,
+    need: str = "{}",
     estimate: Estimate | None = None,
     job_id: UUID | None = None,
     retry_of: UUID | None = None,
 ) -> Job:
-    """Accept a job: its row, its first event and the outbox row for that.
+    """Accept a job: its row, its first event and the outbox row for that. `need` says what a worker must have for it.
 
     The job's request reads back with `timeout_seconds` as given here. Raises RequestRejected for text or a seed that
     a database cannot hold.
@@ -104,6 +108,7 @@ def insert_job(
             seed=request.seed,
             timeout_seconds=timeout_seconds,
             retry_of=retry_of,
+            need=need,
             event_seq=1,
             created_at=clock(),
         )
@@ -254,6 +259,9 @@ def _to_job(row: Row[Any], parts: _Parts) -> Job:
         artifact_digest=row.artifact_digest,
         retry_of=row.retry_of,
         queue=row.queue,
+        need=row.need,
+        waiting=Waiting.of_text(row.waiting) if row.waiting else None,
+        not_before=row.not_before,
         cancel_requested_at=row.cancel_requested_at,
         deadline_at=row.deadline_at,
         created_at=row.created_at,
@@ -540,31 +548,85 @@ class Dispatchable:
     job_id: UUID
     epoch: int
     queue: str | None
+    need: str
     redispatch: bool
 
 
-def dispatchable(tx: Connection, redispatch_seconds: float, limit: int) -> list[Dispatchable]:
+def queued_needs(tx: Connection) -> list[tuple[str, str | None]]:
+    """The different needs of the jobs in the queue, each with every different `waiting` that is written beside it."""
+    found = select(job.c.need, job.c.waiting).where(job.c.state == State.QUEUED).distinct().order_by(job.c.need)
+    return [(row.need, row.waiting) for row in tx.execute(found)]
+
+
+def dispatchable(
+    tx: Connection, redispatch_seconds: float, limit: int, *, needs: Collection[str]
+) -> list[Dispatchable]:
     """Queued jobs that a worker should be told of now, oldest first.
 
-    At most `limit` that wait for their first message, and all whose message is older than `redispatch_seconds`: those
-    hold a place among the workers' slots already, and would hold it for ever if they had to wait for another.
+    At most `limit` with one of `needs` that wait for their first message, and all whose message is older than
+    `redispatch_seconds`: those hold a place among the workers' slots already, and would hold it for ever if they had to
+    wait for another.
     """
-    queued = select(job.c.id, job.c.epoch, job.c.queue).where(job.c.state == State.QUEUED).order_by(job.c.id)
+    columns = (job.c.id, job.c.epoch, job.c.queue, job.c.need)
+    queued = select(*columns).where(job.c.state == State.QUEUED).order_by(job.c.id)
     due_again = queued.where(job.c.dispatched_at <= clock(-redispatch_seconds))
     due_first = queued.where(
-        job.c.dispatched_at.is_(None), or_(job.c.not_before.is_(None), job.c.not_before <= clock())
+        job.c.dispatched_at.is_(None),
+        or_(job.c.not_before.is_(None), job.c.not_before <= clock()),
+        job.c.need.in_(needs),
     ).limit(limit)
     return [
-        Dispatchable(row.id, row.epoch, row.queue, redispatch)
+        Dispatchable(row.id, row.epoch, row.queue, row.need, redispatch)
         for wanted, redispatch in ((due_again, True), (due_first, False))
         for row in tx.execute(wanted)
     ]
 
 
-def outstanding(tx: Connection) -> int:
-    """How many jobs workers have been told of and are not done with: dispatched and unclaimed, or held."""
+def outstanding(tx: Connection) -> dict[str, int]:
+    """How many jobs the workers of each queue have been told of and are not done with: dispatched and unclaimed, or
+    held."""
     told = or_(job.c.state.in_(HELD), and_(job.c.state == State.QUEUED, job.c.dispatched_at.is_not(None)))
-    return tx.execute(select(func.count()).select_from(job).where(told)).scalar_one()
+    counted = select(job.c.queue, func.count().label("jobs")).where(told).group_by(job.c.queue)
+    return {row.queue: row.jobs for row in tx.execute(counted)}
+
+
+def note_waiting(tx: Connection, need: str, waiting: Waiting | None) -> None:
+    """Write beside all jobs with this need that wait for their first message why they do, or that nothing is in their
+    way. An event `job.waiting` says a reason where it is new.
+    """
+    text = waiting.to_text() if waiting else None
+    moved = tx.execute(
+        update(job)
+        .where(
+            job.c.state == State.QUEUED,
+            job.c.dispatched_at.is_(None),
+            job.c.need == need,
+            job.c.waiting.is_distinct_from(text),
+        )
+        .values(waiting=text, row_version=job.c.row_version + 1, event_seq=job.c.event_seq + int(waiting is not None))
+        .returning(job.c.id, job.c.epoch, job.c.event_seq)
+    ).all()
+    if waiting is not None:
+        for row in moved:
+            write_event(tx, row.id, row.event_seq, row.epoch, "job.waiting", waiting.to_json())
+
+
+def decline(tx: Connection, job_id: UUID, epoch: int) -> bool:
+    """Take a message back that was sent to where the job cannot run: it waits for its first message again. False when
+    the job has moved on."""
+    taken = update(job).where(job.c.id == job_id, job.c.epoch == epoch, job.c.state == State.QUEUED)
+    return tx.execute(taken.values(dispatched_at=None, row_version=job.c.row_version + 1)).rowcount == 1
+
+
+def count_waiting(tx: Connection) -> dict[str, int]:
+    """How many queued jobs say that they wait, by reason."""
+    counted = (
+        select(job.c.waiting, func.count().label("jobs")).where(job.c.waiting.is_not(None)).group_by(job.c.waiting)
+    )
+    found: Counter[str] = Counter()
+    for row in tx.execute(counted):
+        found[Waiting.of_text(row.waiting).reason] += row.jobs
+    return dict(found)
 
 
 def count_jobs(tx: Connection) -> dict[State, int]:
@@ -584,6 +646,7 @@ def mark_dispatched(tx: Connection, job_id: UUID, epoch: int, queue: str) -> int
             epoch=case((job.c.dispatched_at.is_(None), job.c.epoch + 1), else_=job.c.epoch),
             dispatched_at=clock(),
             queue=queue,
+            waiting=None,
             row_version=job.c.row_version + 1,
         )
         .returning(job.c.epoch)

@@ -93,6 +93,8 @@ class JobColumns(TypedColumns):
 
     evaluation: Named[dict[str, Any] | None] = Column(Json)  # options as asked for; null where all are defaults
     calibration: Named[dict[str, Any] | None] = Column(Json)  # as asked for; null where the job is not calibrated
+    need: Named[str] = Column(String, server_default="{}")  # of a worker; equal needs are equal texts
+    waiting: Named[str | None]  # why no worker was told of it, as JSON; null where there is nothing to say
 
 
 job = Table(
@@ -395,6 +397,11 @@ class WorkerColumns(TypedColumns):
     plugin_failures: Named[list[dict[str, str]]] = Column(Json, nullable=False)
     started_at: Named[datetime] = Column(UtcDateTime)
     seen_at: Named[datetime] = Column(UtcDateTime)
+    machine: Named[dict[str, Any]] = Column(Json, nullable=False, server_default="{}")
+    methods: Named[dict[str, str]] = Column(Json, nullable=False, server_default="{}")  # versions by name
+    memory_bytes: Named[int | None] = Column(BigInteger)  # that one job may take
+    free_memory_bytes: Named[int | None] = Column(BigInteger)
+    free_disk_bytes: Named[int | None] = Column(BigInteger)
 
 
 worker = Table("worker", metadata, WorkerColumns)

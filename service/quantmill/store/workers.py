@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from quantmill.store.tables import worker
 from quantmill.store.types import clock
@@ -16,7 +16,9 @@ from quantmill.store.upsert import upsert
 
 @dataclass(frozen=True)
 class WorkerRow:
-    """`plugin_failures` are {name, reason} of the plugins that did not load there."""
+    """`plugin_failures` are {name, reason} of the plugins that did not load there, `machine` is the hardware's JSON,
+    `methods` are versions by name. `memory_bytes` is what one job may take, `free_...` what a new job could have when
+    the worker was last seen; None where that is not known."""
 
     name: str
     queue: str
@@ -24,6 +26,11 @@ class WorkerRow:
     host: str
     versions: Mapping[str, Any]
     plugin_failures: Sequence[Mapping[str, str]]
+    machine: Mapping[str, Any]
+    methods: Mapping[str, str]
+    memory_bytes: int | None
+    free_memory_bytes: int | None
+    free_disk_bytes: int | None
     started_at: datetime
     seen_at: datetime
 
@@ -36,6 +43,12 @@ def register(
     host: str,
     versions: Mapping[str, Any],
     plugin_failures: Sequence[Mapping[str, str]],
+    *,
+    machine: Mapping[str, Any],
+    methods: Mapping[str, str],
+    memory_bytes: int | None = None,
+    free_memory_bytes: int | None = None,
+    free_disk_bytes: int | None = None,
 ) -> None:
     """Make a worker known, in the place of one of the same name."""
     values = {
@@ -44,6 +57,11 @@ def register(
         "host": host,
         "versions": dict(versions),
         "plugin_failures": [dict(failure) for failure in plugin_failures],
+        "machine": dict(machine),
+        "methods": dict(methods),
+        "memory_bytes": memory_bytes,
+        "free_memory_bytes": free_memory_bytes,
+        "free_disk_bytes": free_disk_bytes,
         "started_at": clock(),
         "seen_at": clock(),
     }
@@ -52,9 +70,10 @@ def register(
     )
 
 
-def beat(tx: Connection, name: str) -> bool:
-    """Say that the worker is alive. False when it is not registered."""
-    return tx.execute(update(worker).where(worker.c.name == name).values(seen_at=clock())).rowcount == 1
+def beat(tx: Connection, name: str, free_memory_bytes: int | None, free_disk_bytes: int | None) -> bool:
+    """Say that the worker is alive and what a new job could have there. False when it is not registered."""
+    values = {"seen_at": clock(), "free_memory_bytes": free_memory_bytes, "free_disk_bytes": free_disk_bytes}
+    return tx.execute(update(worker).where(worker.c.name == name).values(values)).rowcount == 1
 
 
 def deregister(tx: Connection, name: str) -> None:
@@ -67,9 +86,7 @@ def list_workers(tx: Connection) -> list[WorkerRow]:
     return [WorkerRow(**row._mapping) for row in tx.execute(select(worker).order_by(worker.c.name))]
 
 
-def live_slots(tx: Connection, queue: str, within_seconds: float) -> int:
-    """How many jobs the workers of a queue that were seen within `within_seconds` can run at a time."""
-    alive = select(func.coalesce(func.sum(worker.c.slots), 0)).where(
-        worker.c.queue == queue, worker.c.seen_at > clock(-within_seconds)
-    )
-    return int(tx.execute(alive).scalar_one())
+def live_workers(tx: Connection, within_seconds: float) -> list[WorkerRow]:
+    """The workers that were seen within `within_seconds`, by name."""
+    alive = select(worker).where(worker.c.seen_at > clock(-within_seconds)).order_by(worker.c.name)
+    return [WorkerRow(**row._mapping) for row in tx.execute(alive)]

@@ -21,6 +21,7 @@ import structlog
 from quantmill.contract.errors import (
     Canceled,
     IllegalTransition,
+    NotFound,
     QuantmillError,
     ResourceExhausted,
     describe,
@@ -31,8 +32,10 @@ from quantmill.domain.escalation import Step, refusal_of
 from quantmill.domain.gates import GateVerdict, judge
 from quantmill.domain.jobs import FINAL, Job, Outcome, Phase, Progress, State
 from quantmill.files.blobs import BlobStore
+from quantmill.hardware.routing import WorkerNeed
 from quantmill.services import Services
 from quantmill.store import gates, jobs, units
+from quantmill.worker.capacity import Capacity
 from quantmill.worker.child import Child, Ended
 from quantmill.worker.escalate import next_after
 from quantmill.worker.lease import Lease
@@ -86,9 +89,10 @@ class Attempt:
 class Supervisor:
     """Runs attempts for one worker; with several slots `run_attempt` is called from several threads."""
 
-    def __init__(self, services: Services, worker: str) -> None:
+    def __init__(self, services: Services, capacity: Capacity) -> None:
         self._services = services
-        self._worker = worker
+        self._capacity = capacity
+        self._worker = capacity.name
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -96,15 +100,34 @@ class Supervisor:
         self._stopping.set()
 
     def run_attempt(self, job_id: UUID, epoch: int) -> None:
-        """Claim (job, epoch) and see it through. Does nothing when somebody else was faster or the job has moved on."""
+        """Claim (job, epoch) and see it through. Does nothing when somebody else was faster or the job has moved on;
+        a job that this worker cannot run, or not now, goes back to the scheduler unclaimed."""
         if self._stopping.is_set():
             return
-        with self._services.database.write() as tx:
-            job = jobs.claim(tx, job_id, epoch, self._worker, self._services.settings.lease_seconds)
-        if job is None:
+        try:
+            with self._services.database.read() as tx:
+                need = WorkerNeed.of_text(jobs.get_job(tx, job_id).need)
+        except NotFound:
             return
-        with structlog.contextvars.bound_contextvars(job_id=str(job_id), epoch=epoch):
-            self._hold(job)
+        with (
+            structlog.contextvars.bound_contextvars(job_id=str(job_id), epoch=epoch),
+            self._capacity.promised(need) as unmet,
+        ):
+            if unmet:
+                self._decline(job_id, epoch, unmet)
+            elif (job := self._claim(job_id, epoch)) is not None:
+                self._hold(job)
+
+    def _claim(self, job_id: UUID, epoch: int) -> Job | None:
+        with self._services.database.write() as tx:
+            return jobs.claim(tx, job_id, epoch, self._worker, self._services.settings.lease_seconds)
+
+    def _decline(self, job_id: UUID, epoch: int, unmet: Sequence[str]) -> None:
+        """Tell the scheduler what there is here now, so that it does not send the job again at once."""
+        log.info("declined", unmet=list(unmet))
+        self._capacity.beat()
+        with self._services.database.write() as tx:
+            jobs.decline(tx, job_id, epoch)
 
     def _hold(self, job: Job) -> None:
         folder = self._services.settings.staging_dir / str(job.id)

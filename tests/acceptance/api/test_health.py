@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+from uuid import UUID
+
 from starlette.testclient import TestClient
 
 from quantmill.api.app import create_app
+from quantmill.domain.jobs import Waiting
 from quantmill.services import Services
 from quantmill.settings import Settings
-from quantmill.store import methods, workers
+from quantmill.store import jobs, methods, workers
 
 
 def test_a_service_with_its_schema_is_ready(api):
@@ -36,9 +40,54 @@ def test_metrics_count_jobs_by_state(api, submitted):
     assert 'quantmill_jobs{state="queued"} 2.0' in response.text
     assert 'quantmill_jobs{state="failed"} 0.0' in response.text
     assert 'quantmill_build_info{version="' in response.text
+    assert 'quantmill_jobs_waiting{reason="no_eligible_worker"} 0.0' in response.text
 
 
-def register(services, name="gpu-1", description=None):
+def test_metrics_count_workers_by_queue_and_jobs_that_none_of_them_can_run(api, services, submitted):
+    register(services)
+    no_worker_for(services, submitted())
+
+    text = api.get("/metrics").text
+
+    assert 'quantmill_workers{queue="gpu"} 1.0' in text
+    assert 'quantmill_jobs_waiting{reason="no_eligible_worker"} 1.0' in text
+    assert 'quantmill_jobs_waiting{reason="waiting_capacity"} 0.0' in text
+
+
+def no_worker_for(services, job_id):
+    """What the scheduler writes of a job that no worker can run."""
+    with services.database.write() as tx:
+        need = jobs.get_job(tx, UUID(job_id)).need
+        jobs.note_waiting(tx, need, Waiting("no_eligible_worker", ("gpu-1: method gguf is not installed there",)))
+
+
+def test_a_job_says_why_it_is_still_in_the_queue(api, services, submitted):
+    job_id = submitted()
+    assert api.get(f"/v1/jobs/{job_id}").json()["status_reason"] == "waiting_capacity"
+
+    no_worker_for(services, job_id)
+
+    for job in (api.get(f"/v1/jobs/{job_id}").json(), api.get("/v1/jobs").json()["items"][0]):
+        assert job["status_reason"] == "no_eligible_worker"
+        assert job["missing"] == ["gpu-1: method gguf is not installed there"]
+    api.post(f"/v1/jobs/{job_id}:cancel")
+    assert api.get(f"/v1/jobs/{job_id}").json()["status_reason"] is None
+
+
+def test_a_plan_says_which_workers_could_run_it(api, services):
+    request = {"source": "millstone-4m", "method": "gguf", "params": {"type": "Q8_0"}}
+    assert api.post("/v1/plans", json=request).json()["route"] == {
+        "queues": [],
+        "reason": "no_eligible_worker",
+        "missing": ["no worker is running"],
+    }
+
+    register(services, methods_there={"gguf": services.plugins.method("gguf").version})
+
+    assert api.post("/v1/plans", json=request).json()["route"]["queues"] == ["gpu"]
+
+
+def register(services, name="gpu-1", description=None, methods_there=MappingProxyType({})):
     with services.database.write() as tx:
         workers.register(
             tx,
@@ -48,6 +97,9 @@ def register(services, name="gpu-1", description=None):
             host="node-7",
             versions={"quantmill": "0.1.0"},
             plugin_failures=[{"name": "broken", "reason": "ImportError: no torch"}],
+            machine={"accelerators": [{"name": "L4", "kind": "gpu", "vendor": "nvidia", "memory_bytes": 24 << 30}]},
+            methods=methods_there,
+            memory_bytes=1 << 30,
         )
         if description:
             methods.publish_methods(tx, name, [description])
@@ -59,6 +111,7 @@ def test_workers_are_listed_with_what_failed_to_load_there(api, services):
     (worker,) = api.get("/v1/workers").json()["items"]
 
     assert (worker["name"], worker["queue"], worker["slots"]) == ("gpu-1", "gpu", 2)
+    assert worker["machine"]["accelerators"][0]["name"] == "L4"
     assert worker["plugin_failures"] == [{"name": "broken", "reason": "ImportError: no torch"}]
 
 

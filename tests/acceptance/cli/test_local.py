@@ -209,6 +209,17 @@ def test_a_wrong_parameter_is_refused_before_any_work(quantmill, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_job_that_this_machine_cannot_run_is_given_up_with_what_is_missing(quantmill, tmp_path, monkeypatch):
+    monkeypatch.setenv("QUANTMILL_RUNNER_MEMORY_BYTES", str(30 << 20))
+
+    ran = quantmill("quantize", MODEL, "--method", "gguf", "--output", tmp_path / "out")
+
+    assert ran.code == OF_KIND["resource"]
+    assert "this machine cannot run the job" in ran.err
+    assert "it allows 31.5 MB" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_cancels_the_job(tmp_path, number):
     command = [QUANTMILL, "quantize", MODEL, "--method", "gguf", "--output", tmp_path / "out"]

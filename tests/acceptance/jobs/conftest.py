@@ -54,12 +54,12 @@ class Installation:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         migrate.upgrade(self.services.database)
 
-    def start(self, *roles: str) -> None:
+    def start(self, *roles: str, **environ: str) -> None:
         for role in roles or self.commands:
             log = (self.settings.data_dir / f"{role}.log").open("ab")
             with log:
                 self.processes[role] = subprocess.Popen(
-                    [QUANTMILL, *self.commands[role]], env=self._environ(), stdout=log, stderr=log
+                    [QUANTMILL, *self.commands[role]], env=self._environ() | environ, stdout=log, stderr=log
                 )
 
     def _environ(self) -> dict[str, str]:
@@ -93,9 +93,9 @@ class Installation:
     def submit(self, type_: str = "Q4_K_M", source: Path = MODEL, **request: object) -> Job:
         return submit(self.services, JobRequest(source=str(source), method="gguf", params={"type": type_}, **request))
 
-    def submit_slow(self, **request: object) -> Job:
+    def submit_slow(self, hoarded_bytes: int = 0, **request: object) -> Job:
         """A job of four seconds, most of which it rests between two of its 38 units."""
-        params = {"type": "Q4_K_M", "rest_seconds": 0.1}
+        params = {"type": "Q4_K_M", "rest_seconds": 0.1, "hoarded_bytes": hoarded_bytes}
         return submit(self.services, JobRequest(source=str(MODEL), method="paced", params=params, **request))
 
     def job(self, job_id: UUID) -> Job:

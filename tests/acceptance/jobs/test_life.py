@@ -315,16 +315,33 @@ def test_a_worker_that_slept_past_its_lease_is_fenced(install):
     assert [event.epoch for event in published] == [job.epoch]
 
 
-def test_a_job_that_holds_too_much_memory_fails_with_both_numbers(install):
-    installation = install("embedded", runner_memory_bytes=30 << 20)
+def test_a_job_that_holds_more_memory_than_it_planned_fails_with_both_numbers(install):
+    installation = install("embedded", runner_memory_bytes=300 << 20)
     installation.start()
 
-    job = installation.wait(installation.submit_slow().id)
+    job = installation.wait(installation.submit_slow(hoarded_bytes=400 << 20).id)
 
     assert job.state is State.FAILED
     assert job.error["kind"] == "resource"
-    assert job.error["limit_bytes"] == 30 << 20
-    assert job.error["resident_bytes"] > 30 << 20
+    assert job.error["limit_bytes"] == 300 << 20
+    assert job.error["resident_bytes"] > 300 << 20
+
+
+def test_a_job_that_no_worker_can_run_waits_and_starts_when_one_appears(install):
+    installation = install("celery")
+    job = installation.submit()
+    small = {"QUANTMILL_RUNNER_MEMORY_BYTES": str(30 << 20)}
+    installation.start("scheduler")
+    installation.start("worker-1", **small)
+
+    job = installation.wait(job.id, lambda now: now.waiting is not None and "allows 31.5 MB" in now.waiting.missing[0])
+    assert job.waiting.reason == "no_eligible_worker"
+    installation.start("worker-2")
+    job = installation.wait(job.id)
+
+    assert job.state is State.SUCCEEDED
+    assert job.queue.startswith("cpu-")
+    assert [event.type for event in installation.events(job.id)].count("job.waiting") >= 1
 
 
 def test_a_job_past_its_deadline_expires(install):

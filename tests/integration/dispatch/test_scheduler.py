@@ -9,8 +9,9 @@ import pytest
 
 from quantmill.contract.hookspecs import hookimpl
 from quantmill.dispatch.scheduler import Scheduler
-from quantmill.domain.jobs import JobRequest, State
+from quantmill.domain.jobs import JobRequest, State, Waiting
 from quantmill.files.blobs import BlobStore
+from quantmill.hardware.routing import WorkerNeed
 from quantmill.plugins import load_plugins
 from quantmill.services import Services
 from quantmill.settings import Settings
@@ -41,15 +42,16 @@ def scheduler(services, notebook):
     return Scheduler(services, notebook)
 
 
-def submit(services):
+def submit(services, need=WorkerNeed()):
     request = JobRequest(source="/models/any", method="gguf", params={})
     with services.database.write() as tx:
-        return jobs.insert_job(tx, request, method_version="1", plan={}, timeout_seconds=60)
+        return jobs.insert_job(tx, request, method_version="1", plan={}, timeout_seconds=60, need=need.to_text())
 
 
-def register(services, name, slots):
+def register(services, name, slots, queue="cpu", **has):
+    has = {"machine": {}, "methods": {}} | has
     with services.database.write() as tx:
-        workers.register(tx, name, queue="cpu", slots=slots, host="here", versions={}, plugin_failures=[])
+        workers.register(tx, name, queue, slots, "here", versions={}, plugin_failures=[], **has)
 
 
 def test_a_queued_job_is_sent_with_a_new_epoch(services, scheduler, notebook):
@@ -166,3 +168,100 @@ def test_staging_of_jobs_that_are_over_is_swept(services, scheduler):
 
     left = {path.name for path in services.settings.staging_dir.iterdir()}
     assert left == {str(waiting.id), "something else"}
+
+
+# Where jobs go
+
+NEED = WorkerNeed("gguf", "1", memory_bytes=4 << 30)
+SMALL, LARGE = 2 << 30, 64 << 30
+
+
+def waiting(services, job):
+    with services.database.read() as tx:
+        return jobs.get_job(tx, job.id).waiting
+
+
+@pytest.mark.parametrize(
+    ("has", "missing"),
+    [
+        ({"methods": {}}, "w: method gguf is not installed there"),
+        ({"methods": {"gguf": "2"}}, "w: it has gguf 2, the job was planned with 1: submit it again to use that"),
+        ({"memory_bytes": SMALL}, "w: the job needs 4.3 GB of memory, it allows 2.1 GB"),
+    ],
+)
+def test_a_job_that_no_worker_can_run_waits_with_what_is_missing(services, scheduler, notebook, has, missing):
+    register(services, "w", slots=1, **{"methods": {"gguf": "1"}, "memory_bytes": LARGE} | has)
+    job = submit(services, NEED)
+
+    scheduler.round()
+
+    assert notebook.sent == []
+    assert waiting(services, job) == Waiting("no_eligible_worker", (missing,))
+
+
+def test_it_is_sent_as_soon_as_a_worker_appears_that_can(services, scheduler, notebook):
+    job = submit(services, NEED)
+    scheduler.round()
+    assert waiting(services, job) == Waiting("no_eligible_worker", ("no worker is running",))
+
+    register(services, "w", slots=1, methods={"gguf": "1"}, memory_bytes=LARGE)
+    scheduler.round()
+
+    assert [job_id for _, job_id, _ in notebook.sent] == [job.id]
+    assert waiting(services, job) is None
+
+
+def test_a_worker_whose_memory_is_taken_is_waited_for(services, scheduler, notebook):
+    register(services, "w", slots=2, methods={"gguf": "1"}, memory_bytes=LARGE, free_memory_bytes=SMALL)
+    job = submit(services, NEED)
+    scheduler.round()
+    assert waiting(services, job) == Waiting("waiting_capacity", ("w: 4.3 GB of memory are not free there now",))
+
+    with services.database.write() as tx:
+        workers.beat(tx, "w", LARGE, None)
+    scheduler.round()
+
+    assert len(notebook.sent) == 1
+
+
+def test_jobs_go_to_the_cheapest_queue_that_has_a_free_slot(services, scheduler, notebook):
+    gpu = {"accelerators": [{"name": "L4", "kind": "gpu", "vendor": "nvidia", "memory_bytes": 24 << 30}]}
+    register(services, "dear", slots=1, queue="gpu", machine=gpu, methods={"gguf": "1"})
+    register(services, "cheap", slots=2, queue="cpu", methods={"gguf": "1"})
+    for _ in range(6):
+        submit(services, NEED)
+
+    scheduler.round()
+
+    assert [queue for queue, _, _ in notebook.sent] == ["cpu", "cpu", "gpu", "cpu", "gpu"]
+
+
+def test_jobs_that_must_wait_hold_up_no_others(services, scheduler, notebook):
+    register(services, "a", slots=1, queue="a", methods={"gguf": "1"})
+    register(services, "b", slots=1, queue="b", methods={"hqq": "1"})
+    for _ in range(5):
+        submit(services, WorkerNeed("awq", "1"))
+        submit(services, NEED)
+    late = submit(services, WorkerNeed("hqq", "1"))
+
+    scheduler.round()
+    scheduler.round()
+
+    assert notebook.sent[-1][:2] == ("b", late.id)
+    assert [queue for queue, _, _ in notebook.sent[:2]] == ["a", "a"]
+
+
+def test_a_message_to_workers_that_are_gone_is_taken_back(services, scheduler, notebook):
+    register(services, "w", slots=1, methods={"gguf": "1"})
+    job = submit(services, NEED)
+    scheduler.round()
+    with services.database.write() as tx:
+        workers.deregister(tx, "w")
+
+    scheduler.round()
+    scheduler.round()
+    assert waiting(services, job).reason == "no_eligible_worker"
+    register(services, "other", slots=1, queue="other", methods={"gguf": "1"})
+    scheduler.round()
+
+    assert [(queue, epoch) for queue, _, epoch in notebook.sent] == [("cpu", 1), ("other", 2)]

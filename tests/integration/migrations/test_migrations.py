@@ -48,7 +48,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "progress_message": "größe", "source_digest": "sha256:s", "error": {"was": ["once"]},
         "artifact_digest": "sha256:a", "cancel_requested_at": None, "deadline_at": NOW, "created_at": NOW,
         "started_at": NOW, "ended_at": NOW, "evaluation": {"window": 256, "tasks": ["piqa"]},
-        "calibration": {"text": "text.txt", "samples": 8},
+        "calibration": {"text": "text.txt", "samples": 8}, "need": '{"method":"gguf"}', "waiting": None,
     },
     "job_plan": {"job_id": JOB, "plan": {"tensors": [{"name": "a"}]}},
     "job_estimate": {"job_id": JOB, "estimate": {"scratch_bytes": 2**40}},
@@ -88,7 +88,8 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "worker": {
         "name": "w1", "queue": "cpu", "slots": 1, "host": "here", "versions": {}, "plugin_failures": [],
-        "started_at": NOW, "seen_at": NOW,
+        "started_at": NOW, "seen_at": NOW, "machine": {"unseen": []}, "methods": {"gguf": "1.0"},
+        "memory_bytes": 2**40, "free_memory_bytes": 2**40, "free_disk_bytes": None,
     },
     "method": {"name": "gguf", "version": "1.0", "description": {}, "published_by": "w1", "published_at": NOW},
     "leader": {"name": "scheduler", "owner": "s1", "expires_at": NOW},
@@ -254,7 +255,7 @@ def test_a_migration_does_not_wait_long_for_a_table(postgres_url: str, monkeypat
     database = Database.open(postgres_url)
 
     with database.read() as reader:
-        reader.execute(select(func.count(tables.job_estimate.c.job_id)))  # what the newest revision drops
+        reader.execute(select(func.count(tables.worker.c.name)))  # which the newest revision changes
         with pytest.raises(DatabaseUnavailable, match="lock timeout"):
             migrate.downgrade(database, "base")
 
@@ -276,5 +277,18 @@ def test_developers_can_use_alembic_in_a_checkout(empty_sqlite_url: str) -> None
 
     alembic("upgrade", "head")
 
-    assert "0010 (head)" in alembic("current")
+    assert "0011 (head)" in alembic("current")
     assert "No new upgrade operations detected" in alembic("check")
+
+
+def test_jobs_from_before_routing_need_a_worker_with_their_method(empty: Database) -> None:
+    migrate.upgrade(empty, "0010")
+    old = {name: value for name, value in ROWS["job"].items() if name not in ("need", "waiting")}
+    waits = {"state": State.QUEUED, "ended_at": None, "retry_of": None, "artifact_digest": None}
+    with empty.write() as tx:
+        tx.execute(insert(tables.job).values(old | waits))
+
+    migrate.upgrade(empty)
+
+    with empty.read() as tx:
+        assert tx.execute(select(tables.job.c.need)).scalar_one() == '{"method":"gguf","version":"1.0"}'

@@ -16,7 +16,7 @@ from quantmill.store import artifacts, jobs, tables
 from quantmill.store.database import Database
 
 Call = Callable[..., Any]
-OPTIONS = ("retry_of", "job_id", "plan", "timeout_seconds", "estimate")  # of insert_job, beside the request
+OPTIONS = ("retry_of", "job_id", "plan", "timeout_seconds", "estimate", "need")  # of insert_job, beside the request
 
 
 @pytest.fixture

@@ -19,7 +19,13 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 @pytest.fixture
 def register(write):
     def make(name, queue="cpu", slots=2, **given):
-        options = {"host": "here", "versions": {"numpy": "2"}, "plugin_failures": []} | given
+        options = {
+            "host": "here",
+            "versions": {"numpy": "2"},
+            "plugin_failures": [],
+            "machine": {},
+            "methods": {},
+        } | given
         write(workers.register, name, queue, slots, **options)
 
     return make
@@ -47,16 +53,16 @@ def test_a_worker_that_comes_back_takes_its_own_place(register, read):
     assert [worker.slots for worker in read(workers.list_workers)] == [8]
 
 
-def test_the_slots_of_live_workers_of_the_queue_count(register, write, read):
+def test_workers_that_were_seen_lately_are_live_and_say_what_is_free(register, write, read):
     register("w1", slots=2)
     register("w2", slots=3)
     register("w3", slots=5, queue="gpu")
     silence(write, "w2")
 
-    assert read(workers.live_slots, "cpu", 60) == 2
-    assert write(workers.beat, "w2")
-    assert read(workers.live_slots, "cpu", 60) == 5
-    assert read(workers.live_slots, "none", 60) == 0
+    assert [worker.name for worker in read(workers.live_workers, 60)] == ["w1", "w3"]
+    assert write(workers.beat, "w2", 7, 8)
+    assert [worker.name for worker in read(workers.live_workers, 60)] == ["w1", "w2", "w3"]
+    assert read(workers.live_workers, 60)[1].free_memory_bytes == 7
 
 
 def test_a_worker_that_ended_is_forgotten_and_its_heart_does_not_beat(register, write, read):
@@ -65,7 +71,7 @@ def test_a_worker_that_ended_is_forgotten_and_its_heart_does_not_beat(register, 
     write(workers.deregister, "w1")
 
     assert read(workers.list_workers) == []
-    assert not write(workers.beat, "w1")
+    assert not write(workers.beat, "w1", None, None)
 
 
 def described(name, version="1.0", **more):

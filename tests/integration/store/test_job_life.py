@@ -138,7 +138,7 @@ class JobLife(RuleBasedStateMachine):
         first = [(job_id, job.epoch) for job_id, job in queued if not job.dispatched][:limit]
 
         with self.database.read() as tx:
-            due = jobs.dispatchable(tx, 0 if redispatch else 3600, limit)
+            due = jobs.dispatchable(tx, 0 if redispatch else 3600, limit, needs=["{}"])
         assert [(each.job_id, each.epoch) for each in due] == again + first
 
         for each in due:
@@ -149,6 +149,18 @@ class JobLife(RuleBasedStateMachine):
             assert epoch == job.epoch + (0 if each.redispatch else 1)
             job.epoch, job.dispatched = epoch, True
             self.sent.append((each.job_id, epoch))
+
+    def decline(self, draw: Draw) -> None:
+        if not self.sent:
+            return
+        job_id, epoch = draw(st.sampled_from(self.sent[-PICKED_FROM:]))
+        job = self.expected[job_id]
+        with self.database.write() as tx:
+            declined = jobs.decline(tx, job_id, epoch)
+
+        assert declined == (job.state is State.QUEUED and job.epoch == epoch)
+        if declined:
+            job.dispatched = False
 
     def lose_a_worker(self, draw: Draw) -> None:
         held = [job_id for job_id, job in self.expected.items() if job.state in HELD]

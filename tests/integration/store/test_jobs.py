@@ -17,11 +17,12 @@ from quantmill.contract.errors import (
     describe,
 )
 from quantmill.domain.identifiers import uuid7
-from quantmill.domain.jobs import JobRequest, Outcome, Phase, Progress, State
+from quantmill.domain.jobs import JobRequest, Outcome, Phase, Progress, State, Waiting
 from quantmill.store import jobs, tables
 from quantmill.store.events import list_events
 
 ERROR = {"kind": "plugin", "detail": "it broke"}
+ANY = ["{}"]
 
 
 # Submit and read
@@ -403,7 +404,7 @@ def test_a_released_job_waits_for_a_new_dispatch_at_a_new_epoch(start, write, re
 
     assert (released.state, released.epoch) == (State.QUEUED, 2)
     assert released.attempts[0].outcome is Outcome.RELEASED
-    assert [(each.epoch, each.redispatch) for each in read(jobs.dispatchable, 30, 10)] == [(2, False)]
+    assert [(each.epoch, each.redispatch) for each in read(jobs.dispatchable, 30, 10, needs=ANY)] == [(2, False)]
 
 
 def test_a_job_that_is_being_canceled_is_not_released(start, write):
@@ -442,17 +443,17 @@ def test_numbers_can_be_added_to_an_attempt_that_the_move_has_closed(start, writ
 def test_jobs_are_dispatched_oldest_first_and_each_epoch_once(submit, write, read):
     first, second = submit(), submit()
 
-    assert [each.job_id for each in read(jobs.dispatchable, 30, 10)] == [first.id, second.id]
+    assert [each.job_id for each in read(jobs.dispatchable, 30, 10, needs=ANY)] == [first.id, second.id]
     assert write(jobs.mark_dispatched, first.id, 0, "cpu") == 1
     assert write(jobs.mark_dispatched, first.id, 0, "cpu") is None
-    assert [each.job_id for each in read(jobs.dispatchable, 30, 10)] == [second.id]
+    assert [each.job_id for each in read(jobs.dispatchable, 30, 10, needs=ANY)] == [second.id]
 
 
 def test_a_message_that_nobody_took_is_sent_again_at_the_same_epoch(submit, write, read):
     job = submit()
     write(jobs.mark_dispatched, job.id, 0, "cpu")
 
-    (again,) = read(jobs.dispatchable, 0, 10)
+    (again,) = read(jobs.dispatchable, 0, 10, needs=ANY)
 
     assert (again.epoch, again.queue, again.redispatch) == (1, "cpu", True)
     assert write(jobs.mark_dispatched, job.id, 1, "cpu") == 1
@@ -462,8 +463,59 @@ def test_a_lost_message_is_sent_again_also_when_no_slot_is_free(submit, write, r
     told, waiting = submit(), submit()
     write(jobs.mark_dispatched, told.id, 0, "cpu")
 
-    assert [each.job_id for each in read(jobs.dispatchable, 0, 0)] == [told.id]
-    assert [each.job_id for each in read(jobs.dispatchable, 0, 1)] == [told.id, waiting.id]
+    assert [each.job_id for each in read(jobs.dispatchable, 0, 0, needs=ANY)] == [told.id]
+    assert [each.job_id for each in read(jobs.dispatchable, 0, 1, needs=ANY)] == [told.id, waiting.id]
+
+
+def test_only_jobs_with_the_asked_needs_are_dispatched(submit, read):
+    submit(need='{"method":"hqq"}')
+    job = submit(need='{"method":"gguf"}')
+
+    assert [each.job_id for each in read(jobs.dispatchable, 30, 1, needs=['{"method":"gguf"}'])] == [job.id]
+    assert read(jobs.dispatchable, 30, 1, needs=[]) == []
+
+
+def test_why_jobs_wait_is_written_once_beside_those_that_wait_for_it(submit, write, read):
+    waiting, other, told = submit(need='{"a":1}'), submit(), submit(need='{"a":1}')
+    write(jobs.mark_dispatched, told.id, 0, "cpu")
+    nobody = Waiting("no_eligible_worker", ("no worker is running",))
+
+    write(jobs.note_waiting, '{"a":1}', nobody)
+    write(jobs.note_waiting, '{"a":1}', nobody)
+
+    assert [read(jobs.get_job, job.id).waiting for job in (waiting, other, told)] == [nobody, None, None]
+    assert [event.type for event in read(list_events, waiting.id, 0, 9)] == ["job.queued", "job.waiting"]
+    assert read(jobs.count_waiting) == {"no_eligible_worker": 1}
+    write(jobs.note_waiting, '{"a":1}', None)
+    assert read(jobs.get_job, waiting.id).waiting is None
+    assert len(read(list_events, waiting.id, 0, 9)) == 2
+
+
+@pytest.mark.parametrize("leave", [lambda write, job: write(jobs.request_cancel, job.id),
+                                   lambda write, job: write(jobs.mark_dispatched, job.id, 0, "cpu")])  # fmt: skip
+def test_a_job_that_leaves_the_queue_waits_for_nothing(submit, write, read, leave):
+    job = submit()
+    write(jobs.note_waiting, "{}", Waiting("waiting_capacity"))
+
+    leave(write, job)
+
+    assert read(jobs.get_job, job.id).waiting is None
+
+
+def test_a_declined_job_waits_for_its_first_message_again(submit, write, read):
+    job = submit()
+    write(jobs.mark_dispatched, job.id, 0, "cpu")
+
+    assert not write(jobs.decline, job.id, 0)  # of a message from before
+    assert write(jobs.decline, job.id, 1)
+
+    (due,) = read(jobs.dispatchable, 30, 1, needs=ANY)
+    assert (due.epoch, due.redispatch) == (1, False)
+    assert read(jobs.outstanding) == {}
+
+
+def test_a_running_job_is_not_declined(start, write):
+    assert not write(jobs.decline, start().id, 1)
 
 
 def test_jobs_count_as_outstanding_from_their_dispatch_to_their_end(submit, start, write, read):
@@ -472,11 +524,11 @@ def test_jobs_count_as_outstanding_from_their_dispatch_to_their_end(submit, star
     dispatched = submit()
     write(jobs.mark_dispatched, dispatched.id, 0, "cpu")
 
-    assert read(jobs.outstanding) == 2
+    assert read(jobs.outstanding) == {"cpu": 2}
     write(jobs.request_cancel, job.id)
-    assert read(jobs.outstanding) == 2
+    assert read(jobs.outstanding) == {"cpu": 2}
     write(jobs.transition, job.id, epoch=1, to=State.CANCELED)
-    assert read(jobs.outstanding) == 1
+    assert read(jobs.outstanding) == {"cpu": 1}
 
 
 def test_jobs_are_counted_by_state(submit, start, read):
@@ -492,12 +544,12 @@ def test_a_job_whose_worker_was_lost_goes_back_after_a_pause_that_doubles(start,
         let_pass(job.id, "lease_expires_at")
         (lost,) = write(jobs.reap, max_attempts=9, backoff_seconds=10)
         assert (lost.state, lost.epoch) == (State.QUEUED, epoch + 1)
-        assert write(jobs.dispatchable, 30, 10) == []  # not before the pause is over
+        assert write(jobs.dispatchable, 30, 10, needs=ANY) == []  # not before the pause is over
         event = write(list_events, job.id, 0, 100)[-1]
         pauses.append(event.payload["backoff_seconds"])
         assert event.payload["reason"] == "the lease of worker w1 ran out"
         let_pass(job.id, "not_before")
-        (due,) = write(jobs.dispatchable, 30, 10)
+        (due,) = write(jobs.dispatchable, 30, 10, needs=ANY)
         epoch = write(jobs.mark_dispatched, job.id, due.epoch, "cpu")
         write(jobs.claim, job.id, epoch, "w1", 60)
 

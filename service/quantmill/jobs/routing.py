@@ -1,0 +1,32 @@
+"""What a job needs of a worker, and which live workers have it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from quantmill.domain.estimates import Estimate
+from quantmill.hardware.routing import Route, Worker, WorkerNeed, hardware_need, route
+from quantmill.services import Services
+from quantmill.store.workers import live_workers
+
+
+def worker_need(description: Mapping[str, Any], estimate: Estimate | None) -> WorkerNeed:
+    """For a job of the described method. The memory is the plan's own bound, not what the history expects: a worker
+    that has it can finish the job. Without an estimate its worker plans the job, and only the method is sure.
+    """
+    requires = description.get("requires")
+    return WorkerNeed.rounded(
+        description["name"],
+        description["version"],
+        memory_bytes=estimate.features.memory_bytes if estimate else 0,
+        scratch_bytes=estimate.scratch_bytes if estimate else 0,
+        hardware=hardware_need(requires) if requires else None,
+    )
+
+
+def route_now(services: Services, need: WorkerNeed) -> Route:
+    """Where a job with this need would be sent now."""
+    with services.database.read() as tx:
+        rows = live_workers(tx, services.settings.lease_seconds)
+    return route(need, [Worker.of(vars(row)) for row in rows])
