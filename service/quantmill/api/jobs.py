@@ -116,9 +116,7 @@ def make_plan(body: SubmitPlan, services: ServicesOf) -> PlanView:
     asked = estimates.for_plan(body.source, body.method, planned)
     expected = estimates.estimate(services, asked, planned)
     need = routing.worker_need(services.plugins.method(body.method).describe(), expected)
-    return PlanView.of(
-        body.method, planned, expected, services.settings.threads, routing.route_now(services, need)
-    )
+    return PlanView.of(body.method, planned, expected, services.settings.threads, routing.route_now(services, need))
 
 
 def _accepted(job: Job, response: Response) -> JobView:

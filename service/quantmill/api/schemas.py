@@ -953,7 +953,7 @@ class MemoryView(View):
 class MatchPlanView(View):
     """One way. `tokens_per_second_bound` is bandwidth over the bytes of a token: no runtime is faster.
 
-    `quality` and `speed` hold published figures with their source; both are empty where none is known.
+    `quality` and `speed` hold figures with their source, published or measured by jobs here; both may be empty.
     """
 
     rank: int

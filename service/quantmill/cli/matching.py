@@ -164,7 +164,7 @@ def show_best(plan: Recommendation) -> None:
     }
     figures = (*scheme.quality, *([fact.speed] if fact and fact.speed else []))
     if figures:
-        fields["published"] = "; ".join(f"{each.what} {each.value:g} ({each.source})" for each in figures)
+        fields["known"] = "; ".join(f"{each.what} {each.value:g} ({each.source})" for each in figures)
     if scheme.note:
         fields["note"] = scheme.note
     show_fields(fields)

@@ -12,7 +12,7 @@ from quantmill.checkpoints.folder import read_config
 from quantmill.checkpoints.gguf_model import is_gguf
 from quantmill.checkpoints.uris import resolve
 from quantmill.contract.errors import ParamsRejected, QuantmillError, RequestRejected
-from quantmill.contract.facts import Scheme
+from quantmill.contract.facts import Measured, Scheme
 from quantmill.contract.method import Method
 from quantmill.contract.tensors import ModelIndex, Plan
 from quantmill.hardware.catalogue import catalogue, find_device
@@ -27,6 +27,7 @@ from quantmill.plugins import Plugins
 
 if TYPE_CHECKING:  # the command needs no database
     from quantmill.services import Services
+    from quantmill.store.database import Database
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,15 @@ class Asked:
     index: ModelIndex | None
 
 
+Quality = Callable[[Scheme], tuple[Measured, ...]]  # what jobs of this installation measured
+RUNS_SHOWN = 3
+
+
+def nothing_measured(scheme: Scheme) -> tuple[Measured, ...]:
+    """Where there is no history."""
+    return ()
+
+
 Published = Mapping[str, Mapping[str, Any]]  # descriptions of methods that only workers have
 
 
@@ -58,16 +68,22 @@ def answer(
     question: Question,
     *,
     published: Published | None = None,
+    measured: Quality = nothing_measured,
     extra: Path | None = None,
 ) -> Answer:
-    """The ranked plans. Raises RequestRejected for contradictory constraints and figures out of range."""
+    """The ranked plans; what was `measured` of their schemes stands before the published figures.
+
+    Raises RequestRejected for contradictory constraints and figures out of range.
+    """
     shape = asked.shape if asked else None
     context = default_context(shape) if question.context is None else question.context
     wish = Wish(question.objective, question.runtime, Load(context, question.batch, question.kv_bits))
     check(wish)
     devices = catalogue(extra)
     makes = _maker(plugins, asked, published or {})
-    return recommend(_completed(machine), shape, wish, combine(plugins.format_facts), makes, devices)
+    known = combine(plugins.format_facts)
+    schemes = tuple(replace(scheme, quality=(*measured(scheme), *scheme.quality)) for scheme in known.schemes)
+    return recommend(_completed(machine), shape, wish, replace(known, schemes=schemes), makes, devices)
 
 
 def answer_service(
@@ -88,17 +104,38 @@ def answer_service(
     extra = services.settings.device_catalogue
     with pointing_at("/device"):
         machine = described_machine(device, count=count, memory_gb=memory_gb, ram_gb=ram_gb, extra=extra)
-    asked = None
+    asked = folder = None
     if source is not None and config is not None:
         raise RequestRejected("source and config both name a model; give one of them")
     if source is not None:
         with pointing_at("/source"):
-            asked = read_model(resolve(source, services.settings.source_roots))
+            folder = resolve(source, services.settings.source_roots)
+            asked = read_model(folder)
     if config is not None:
         with pointing_at("/config"):
             asked = Asked(shape_of(config), None)
     published = {row["name"]: row for row in list_methods(services)}
-    return answer(services.plugins, machine, asked, question, published=published, extra=extra)
+    measured = measured_quality(services.database, folder)
+    return answer(services.plugins, machine, asked, question, published=published, measured=measured, extra=extra)
+
+
+def measured_quality(database: Database, model: Path | None) -> Quality:
+    """What jobs lost that made a scheme, the newest of each source; the asked model's alone where it is there."""
+    from quantmill.store.estimates import losses
+
+    with database.read() as tx:
+        runs = losses(tx)
+
+    def measured(scheme: Scheme) -> tuple[Measured, ...]:
+        by_source: dict[str, Measured] = {}
+        for run in runs:
+            if run.method == scheme.method and scheme.params.items() <= run.params.items():
+                what = f"perplexity over the source's, {Path(run.source).name}"
+                by_source.setdefault(run.source, Measured(what, run.perplexity_ratio, f"job {run.job_id}"))
+        same = by_source.get(str(model))
+        return (same,) if same else tuple(by_source.values())[:RUNS_SHOWN]
+
+    return measured
 
 
 def list_devices(services: Services) -> list[Device]:

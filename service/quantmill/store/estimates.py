@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, Select, exists, insert, select
 
 from quantmill.domain.estimates import UNKNOWN_HISTORY, Estimate, History, Run, error_of
 from quantmill.domain.jobs import Outcome
-from quantmill.store.tables import attempt, environment, escalation_step, job, job_estimate
+from quantmill.store.tables import attempt, environment, escalation_step, job, job_estimate, metric
 
 RUNS = 100  # the newest of a kind that count
 LOOKED_BACK = 1000  # jobs of all methods whose accuracy is told
@@ -27,6 +27,31 @@ class Accuracy:
     runs: int
     seconds: float
     memory_bytes: float
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The perplexity of what a job made over that of its source."""
+
+    job_id: UUID
+    method: str
+    params: Mapping[str, Any]
+    source: str
+    perplexity_ratio: float
+
+
+def losses(tx: Connection) -> list[Loss]:
+    """Of the newest jobs that measured it, newest first."""
+    measured = (
+        select(
+            job.c.id.label("job_id"), job.c.method, job.c.params, job.c.source, metric.c.value.label("perplexity_ratio")
+        )
+        .join(metric, metric.c.job_id == job.c.id)
+        .where(metric.c.name == "perplexity_ratio", metric.c.subject == "artifact", metric.c.value.is_not(None))
+        .order_by(job.c.id.desc())
+        .limit(LOOKED_BACK)
+    )
+    return [Loss(**row._mapping) for row in tx.execute(measured)]
 
 
 def insert_estimate(tx: Connection, job_id: UUID, estimate: Estimate | None) -> None:

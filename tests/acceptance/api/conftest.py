@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,7 +119,7 @@ def publish(
 ) -> Callable[..., Published]:
     """Run a job (by default a new one) to success with an artifact that holds `content`."""
 
-    def publish(content: bytes, job_id: str | None = None) -> Published:
+    def publish(content: bytes, job_id: str | None = None, metrics: Sequence[Metric] = ()) -> Published:
         job = claimed(job_id or submitted())
         blob = services.blobs.put_bytes(content)
         described = services.blobs.put_bytes(b"{}")
@@ -135,7 +135,7 @@ def publish(
                 artifact,
                 source_digest=f"sha256:{hashlib.sha256(b'source').hexdigest()}",
                 source_uri=job.request.source,
-                metrics=[Metric("bits_per_weight", 4.5, "bit")],
+                metrics=[Metric("bits_per_weight", 4.5, "bit"), *metrics],
                 environment={"python": "3.11"},
                 verification={"passed": True},
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from quantmill.domain.artifacts import Metric
+
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "hidden_size": 4096,
@@ -38,6 +40,27 @@ def test_a_config_alone_is_enough(api):
     assert found["plans"][0]["scheme"] == "fp8-dynamic"
     assert not found["plans"][0]["memory"]["exact_weights"]
     assert "config.json alone" in " ".join(found["notes"])
+
+
+def test_what_jobs_here_have_lost_stands_before_published_figures(api, publish, submitted):
+    def lost(ratio, **request):
+        job_id = submitted(evaluation_text="text/evaluation.txt", **request)
+        publish(str(ratio).encode(), job_id, [Metric("perplexity_ratio", ratio, "")])
+        return job_id
+
+    lost(1.5)
+    newest = lost(1.25)
+    lost(1.75, params={"type": "Q2_K"})
+
+    for asked in ({"source": "millstone-4m"}, {"config": CONFIG}):
+        plans = api.post("/v1/match", json={"device": "H100", **asked}).json()["plans"]
+        (plan,) = (plan for plan in plans if plan["scheme"] == "gguf-Q4_K_M")
+        assert plan["quality"][0] == {
+            "what": "perplexity over the source's, millstone-4m",
+            "value": 1.25,
+            "source": f"job {newest}",
+        }
+        assert not [each for each in plan["quality"][1:] if each["source"].startswith("job")]
 
 
 def test_without_a_plan_the_nearest_thing_is_named(api):
