@@ -11,7 +11,6 @@ import yaml
 from typer.main import get_command
 
 from quantmill.cli.app import app
-from quantmill.settings import Settings
 
 Document = dict[str, Any]
 Render = Callable[..., list[Document]]
@@ -286,14 +285,14 @@ def variables(deployment: Document) -> dict[str, Any]:
     return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in entries}
 
 
-def test_a_pool_serves_the_queue_that_jobs_are_sent_to_unless_told_otherwise(render: Render) -> None:
+def test_a_pool_serves_the_queue_of_its_hardware_unless_told_otherwise(render: Render) -> None:
     documents = render({"workers": {"pools": {"zinc": {}, "alpha": {"queue": "batch"}}}})
     queues = {
-        name: variables(named(documents, "Deployment", f"r-quantmill-worker-{name}"))["QUANTMILL_QUEUE"]
+        name: variables(named(documents, "Deployment", f"r-quantmill-worker-{name}")).get("QUANTMILL_QUEUE")
         for name in ("alpha", "cpu", "zinc")
     }
 
-    assert queues == {"alpha": "batch", "cpu": Settings.model_fields["queue"].default, "zinc": "cpu"}
+    assert queues == {"alpha": "batch", "cpu": None, "zinc": None}
 
 
 @pytest.mark.parametrize("pools", [{"cpu": {"enabled": False}}, {"cpu": None}], ids=["disabled", "null"])
