@@ -80,10 +80,12 @@ def tokenize(index: ModelIndex, text: str) -> Tokens:
 def open_tokenizer(index: ModelIndex) -> Any:
     """The checkpoint's tokenizer; it neither cuts nor pads, and a text that spells a control token is no control token.
 
-    Raises SourceRejected when there is no tokenizer.json or it cannot be used.
+    Raises SourceRejected when there is no tokenizer.json or it cannot be used, and for a GGUF file.
     """
     from tokenizers import Tokenizer
 
+    if index.gguf is not None:
+        raise SourceRejected("A GGUF file is not run on a text; give the checkpoint that it was made from.")
     if TOKENIZER not in index.files:
         raise SourceRejected(f"The checkpoint has no {TOKENIZER}; without it a text cannot be used.")
     try:

@@ -15,6 +15,7 @@ import pytest
 from tests.gguf_models import LLAMA, file, i32s_key, tensor, text_key, texts_key, u32_key
 from tests.random_models import RANDOM_MODELS, TYPED_MODELS
 
+from quantmill.calibration import tokenize
 from quantmill.checkpoints import Checkpoint, open_checkpoint
 from quantmill.contract.errors import ArchitectureUnsupported, ParamsRejected, SourceRejected, VerificationFailed
 from quantmill.contract.gguf import GgufContainer
@@ -283,6 +284,11 @@ def test_a_source_of_q8_0_is_taken_with_a_word(source_of: Sources) -> None:
 def test_importance_cannot_be_computed_of_a_gguf_file(source_of: Sources) -> None:
     with pytest.raises(ParamsRejected, match="for a GGUF file give the importance matrix as a file"):
         plan(source_of("BF16").index, GgufParams(imatrix="auto"))
+
+
+def test_a_gguf_file_is_not_run_on_a_text(source_of: Sources) -> None:
+    with pytest.raises(SourceRejected, match="give the checkpoint that it was made from"):
+        tokenize(source_of("BF16").index, "a text")
 
 
 def opened(tmp_path: Path, *names: str, architecture: str = "mamba") -> Checkpoint:
