@@ -223,8 +223,11 @@ class GgufHeader:
 
 
 def read_header(file: str, data: memoryview, refusal: type[QuantmillError]) -> GgufHeader:
-    """The checked header of the file that is mapped as `data`. Raises `refusal`, naming `file` and what is wrong."""
-    return _Header(file, data, refusal).parse()
+    """The checked header of the file that is mapped as `data`. Raises `refusal`, naming `file` and what is wrong.
+
+    Version 2 is read too: version 3 differs in that it may be big endian, which is refused.
+    """
+    return _Header(file, data, refusal).parse(versions=(2, 3))
 
 
 class GgufContainer:
@@ -304,12 +307,12 @@ class _Header:
         self.arrays: dict[str, int] = {}  # where each array begins
         self._spans: dict[str, tuple[int, int]] = {}
 
-    def parse(self) -> GgufHeader:
+    def parse(self, versions: tuple[int, ...] = (3,)) -> GgufHeader:
         if bytes(self._take(4)) != b"GGUF":
             raise self._error("does not start with the magic GGUF")
         version = self._number("<I")
-        if version != 3:
-            raise self._error(f"is GGUF version {version}, not 3")
+        if version not in versions:
+            raise self._error(f"is GGUF version {version}, not {' or '.join(map(str, versions))}")
         tensor_count = self._count(least_bytes=8 + 4 + 8 + 4 + 8, most=MAX_TENSORS)
         key_count = self._count(least_bytes=8 + 4 + 1, most=MAX_KEYS)
         metadata = self._metadata(key_count)

@@ -68,6 +68,13 @@ def test_a_file_is_known_by_how_it_begins(tmp_path: Path) -> None:
         assert sorted(checkpoint.index.tensors) == ["blk.0.attn_q.weight", "output_norm.weight"]
 
 
+def test_version_2_is_read_as_version_3_is(write: Write) -> None:
+    content = bytearray(two_rows())
+    content[4] = 2
+    with open_checkpoint(write(a=bytes(content))) as checkpoint:
+        assert checkpoint.tensor("output_norm.weight").values.tolist() == [1, 2, 3, 4]
+
+
 def test_blocks_are_given_as_they_are_stored_and_as_what_they_stand_for(write: Write) -> None:
     with open_checkpoint(write(a=two_rows())) as checkpoint:
         norm, matrix = (checkpoint.tensor(name) for name in ("output_norm.weight", "blk.0.attn_q.weight"))
@@ -189,7 +196,8 @@ HEAD = b"GGUF" + struct.pack("<I", 3)
 REFUSED = {
     "empty": (b"", "is empty"),
     "no magic": (b"GGML" + bytes(60), "does not start with the magic"),
-    "big endian": (b"GGUF" + struct.pack(">I", 3) + bytes(64), "is GGUF version 50331648"),
+    "big endian": (b"GGUF" + struct.pack(">I", 3) + bytes(64), "is GGUF version 50331648, not 2 or 3"),
+    "version 1": (b"GGUF" + struct.pack("<I", 1) + bytes(64), "is GGUF version 1, not 2 or 3"),
     "huge counts": (HEAD + struct.pack("<QQ", HUGE, HUGE), "claims 18446744073709551615 entries"),
     "truncated": (two_rows()[:120], "ends inside its header"),
     "data truncated": (two_rows()[:-1], "after the file's"),
