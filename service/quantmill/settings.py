@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     redispatch_seconds: PositiveFloat = Field(
         default=30, description="a dispatched job that nobody claimed for this long is sent again"
     )
+    heartbeat_file: Path | None = Field(
+        default=None, description="a worker or scheduler touches it as long as it works: its age is for probes"
+    )
     retry_backoff_seconds: PositiveFloat = Field(default=5, description="first pause before a lost job is sent again")
     max_attempts: PositiveInt = Field(default=5, description="a job that loses its worker this often has failed")
     cancel_grace_seconds: PositiveFloat = Field(default=5, description="between SIGTERM and SIGKILL of a canceled job")

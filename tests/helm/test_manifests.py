@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,6 +103,25 @@ def test_the_api_is_live_without_its_database_and_ready_only_with_it(render: Ren
     assert api["startupProbe"]["httpGet"] == {"path": "/livez", "port": "http"}
     assert api["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "http"}
     assert api["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+
+
+@pytest.mark.parametrize("component", ["scheduler", "worker-cpu"])
+@pytest.mark.parametrize(("age", "code"), [(0, 0), (119, 0), (121, 1), (None, 1)])
+def test_workers_and_scheduler_live_as_long_as_they_touch_their_file(
+    render: Render, tmp_path: Path, component: str, age: int | None, code: int
+) -> None:
+    rendered = container(render(), component)
+    command = rendered["livenessProbe"]["exec"]["command"]
+    file = tmp_path / "heartbeat"
+    if age is not None:
+        file.touch()
+        os.utime(file, (time.time() - age,) * 2)
+
+    probed = subprocess.run([sys.executable, *command[1:]], env={"QUANTMILL_HEARTBEAT_FILE": str(file)}, check=False)
+
+    assert (command[0], probed.returncode) == ("python3", code)
+    assert rendered["startupProbe"]["exec"]["command"] == command
+    assert {"name": "QUANTMILL_HEARTBEAT_FILE", "value": "/tmp/heartbeat"} in rendered["env"]
 
 
 def test_a_stopping_api_pod_still_answers_while_load_balancers_forget_it(render: Render) -> None:

@@ -8,15 +8,18 @@ from typing import Any
 
 from fastapi import APIRouter, HTTPException, Response
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from quantmill.api.context import ServicesOf
 from quantmill.api.schemas import Health
-from quantmill.jobs.installation import jobs_by_state, jobs_waiting, schema_is_current, workers_by_queue
+from quantmill.jobs.installation import broker_answers, schema_is_current
+from quantmill.jobs.numbers import NUMBERS
 from quantmill.services import Services
 
 router = APIRouter(tags=["health"])
+
+FAMILIES: dict[str, Any] = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
 
 
 @router.get("/livez")
@@ -27,10 +30,11 @@ def livez() -> Health:
 
 @router.get("/readyz")
 def readyz(services: ServicesOf) -> Health:
-    """The database answers and its schema is this version's."""
+    """The database answers and its schema is this version's. `degraded` while the broker is away: jobs are taken in,
+    and sent to workers when it is back."""
     if not schema_is_current(services):
         raise HTTPException(503, "the database schema is not this version's; run `quantmill migrate`")
-    return Health(status="ok")
+    return Health(status="ok" if broker_answers(services) else "degraded")
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -42,6 +46,8 @@ def metrics(services: ServicesOf) -> Response:
 
 
 class _Numbers:
+    """Reads every number anew when Prometheus asks."""
+
     def __init__(self, services: Services) -> None:
         self.services = services
 
@@ -50,15 +56,8 @@ class _Numbers:
 
     def collect(self) -> Iterator[Any]:
         yield InfoMetricFamily("quantmill_build", "The version that answers", {"version": version("quantmill")})
-        jobs = GaugeMetricFamily("quantmill_jobs", "Jobs by state", labels=["state"])
-        for state, count in jobs_by_state(self.services).items():
-            jobs.add_metric([state.value], count)
-        yield jobs
-        waiting = GaugeMetricFamily("quantmill_jobs_waiting", "Queued jobs that say why they wait", labels=["reason"])
-        for reason, count in jobs_waiting(self.services).items():
-            waiting.add_metric([reason], count)
-        yield waiting
-        workers = GaugeMetricFamily("quantmill_workers", "Live workers by queue", labels=["queue"])
-        for queue, count in workers_by_queue(self.services).items():
-            workers.add_metric([queue], count)
-        yield workers
+        for number in NUMBERS:
+            family = FAMILIES[number.kind](f"quantmill_{number.name}", number.says, labels=number.labels)
+            for labels, value in number.read(self.services).items():
+                family.add_metric(labels, value)
+            yield family

@@ -1031,4 +1031,4 @@ class MatchView(View):
 
 
 class Health(View):
-    status: str
+    status: Literal["ok", "degraded"]

@@ -9,6 +9,7 @@ from types import TracebackType
 
 import structlog
 
+from quantmill.dispatch.alive import touch_heartbeat
 from quantmill.domain.identifiers import uuid7
 from quantmill.services import Services
 from quantmill.store import methods, workers
@@ -44,6 +45,7 @@ class Registration:
                 **self._capacity.to_row(),
             )
             methods.publish_methods(tx, self._capacity.name, [method.describe() for method in plugins.methods.values()])
+        touch_heartbeat(self._services.settings)
         self._thread.start()
         return self
 
@@ -59,5 +61,6 @@ class Registration:
         while not self._closed.wait(self._services.settings.heartbeat_seconds):
             try:
                 self._capacity.beat()
+                touch_heartbeat(self._services.settings)
             except Exception as error:
                 log.warning("worker_heartbeat_failed", error=str(error))

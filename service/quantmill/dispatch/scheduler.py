@@ -17,6 +17,7 @@ from uuid import UUID
 import structlog
 
 from quantmill.contract.errors import NotFound
+from quantmill.dispatch.alive import touch_heartbeat
 from quantmill.dispatch.dispatcher import Dispatcher
 from quantmill.domain.identifiers import uuid7
 from quantmill.domain.jobs import FINAL, Waiting
@@ -77,6 +78,7 @@ class Scheduler:
         while not stop.wait(self._services.settings.scheduler_seconds):
             try:
                 self.round()
+                touch_heartbeat(self._services.settings)
             except Exception:
                 log.exception("scheduler_round_failed")
         with self._services.database.write() as tx:

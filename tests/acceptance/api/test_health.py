@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import socket
+from dataclasses import replace
 from types import MappingProxyType
 from uuid import UUID
 
+import pytest
+from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from quantmill.api.app import create_app
-from quantmill.domain.jobs import Waiting
+from quantmill.domain.jobs import State, Waiting
 from quantmill.services import Services
 from quantmill.settings import Settings
 from quantmill.store import jobs, methods, workers
+
+SUBMITTED = {"source": "millstone-4m", "method": "gguf", "params": {"type": "Q8_0"}}
 
 
 def test_a_service_with_its_schema_is_ready(api):
@@ -30,6 +36,22 @@ def test_a_service_before_its_migration_lives_and_is_not_ready(tmp_path):
     services.close()
 
 
+@pytest.mark.parametrize(("listening", "status"), [(True, "ok"), (False, "degraded")])
+def test_a_broker_that_is_away_degrades_a_service_that_still_takes_jobs_in(services, listening, status):
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        if listening:
+            place.listen()
+        url = SecretStr(f"redis://:password@127.0.0.1:{place.getsockname()[1]}/0")
+        brokered = replace(services, settings=services.settings.model_copy(update={"broker_url": url}))
+        api = TestClient(create_app(brokered))
+
+        response = api.get("/readyz")
+
+        assert (response.status_code, response.json()) == (200, {"status": status})
+        assert api.post("/v1/jobs", json=SUBMITTED).status_code == 202
+
+
 def test_metrics_count_jobs_by_state(api, submitted):
     submitted()
     submitted(seed=1)
@@ -43,6 +65,20 @@ def test_metrics_count_jobs_by_state(api, submitted):
     assert 'quantmill_jobs_waiting{reason="no_eligible_worker"} 0.0' in response.text
 
 
+def test_metrics_tell_attempts_queues_and_how_long_things_have_waited(api, submitted, claimed, ended):
+    submitted(seed=1)
+    claimed(submitted(seed=2))
+    ended(submitted(seed=3), State.FAILED)
+
+    numbers = dict(line.rsplit(" ", 1) for line in api.get("/metrics").text.splitlines() if not line.startswith("#"))
+
+    assert numbers['quantmill_queue_jobs{queue="cpu",state="running"}'] == "1.0"
+    assert numbers['quantmill_attempts_total{method="gguf",outcome="failed"}'] == "1.0"
+    assert 0 < float(numbers["quantmill_oldest_queued_age_seconds"]) < 60
+    assert 0 < float(numbers["quantmill_outbox_age_seconds"]) < 60
+    assert numbers["quantmill_plugin_load_failures"] == "0.0"
+
+
 def test_metrics_count_workers_by_queue_and_jobs_that_none_of_them_can_run(api, services, submitted):
     register(services)
     no_worker_for(services, submitted())
@@ -50,6 +86,7 @@ def test_metrics_count_workers_by_queue_and_jobs_that_none_of_them_can_run(api, 
     text = api.get("/metrics").text
 
     assert 'quantmill_workers{queue="gpu"} 1.0' in text
+    assert 'quantmill_worker_slots{queue="gpu"} 2.0' in text
     assert 'quantmill_jobs_waiting{reason="no_eligible_worker"} 1.0' in text
     assert 'quantmill_jobs_waiting{reason="waiting_capacity"} 0.0' in text
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import types
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -117,6 +119,24 @@ def test_a_job_whose_worker_died_goes_back_to_the_queue_and_at_last_fails(servic
         notebook.sent.clear()
 
     assert ends == [State.QUEUED, State.FAILED]
+
+
+def test_a_scheduler_touches_its_file_round_for_round_until_it_fails(services, notebook, tmp_path):
+    file, stop = tmp_path / "heartbeat", threading.Event()
+    settings = services.settings.model_copy(update={"heartbeat_file": file, "scheduler_seconds": 0.01})
+    scheduler = Scheduler(replace(services, settings=settings), notebook)
+    thread = threading.Thread(target=scheduler.run, args=(stop,))
+    thread.start()
+    while not file.exists():
+        thread.join(0.01)
+    scheduler.round = lambda: 1 / 0  # what a database that is away does to it
+    thread.join(0.05)
+    touched = file.stat().st_mtime_ns
+    thread.join(0.1)
+    stop.set()
+    thread.join()
+
+    assert file.stat().st_mtime_ns == touched
 
 
 def test_only_one_of_two_schedulers_works(services, notebook):
