@@ -14,13 +14,18 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.dispatch.embedded import Embedded
 from quantmill.domain.calibration import CalibrationOptions
 from quantmill.domain.jobs import FINAL, Job, JobRequest, State
+from quantmill.files.artifacts import materialize
+from quantmill.jobs import artifacts
 from quantmill.jobs.plan import make_plan
 from quantmill.jobs.submit import submit
 from quantmill.services import Services
@@ -32,9 +37,45 @@ SIZES = {
     "60M": SyntheticLlama(hidden=768, ffn=2048, heads=12, kv_heads=4, blocks=8, vocab=8192),
     "240M": SyntheticLlama(hidden=1024, ffn=4096, heads=16, kv_heads=8, blocks=14, vocab=16384),
 }
-PARAMS = {"gguf": {"type": "Q4_K_M"}, "fp8": {"scheme": "FP8_DYNAMIC"}}
+PARAMS = {"gguf": {"type": "Q4_K_M"}, "fp8": {"scheme": "FP8_DYNAMIC"}, "repack": {"to": "awq"}}
+PACKED = {"nbits": 4, "group_size": 128, "format": "compressed-tensors"}  # of hqq, for repack
 TEXT = Path(__file__).parents[1] / "data" / "text" / "calibration.txt"
 SAMPLES = 16
+
+
+def onnx_model(services: Services, model: Path) -> Path:
+    """As many weights as the model's Linears have, as products one after the other."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    shape, folder = SIZES[model.name], model.with_name(f"{model.name}-onnx")
+    rng, nodes, weights, value = np.random.default_rng(0), [], [], "x"
+    for block in range(2 * shape.blocks):
+        for name, (rows, cols) in {"up": (shape.hidden, shape.ffn), "down": (shape.ffn, shape.hidden)}.items():
+            weight, made = f"{name}.{block}", f"after.{name}.{block}"
+            array = rng.standard_normal((rows, cols), np.float32) * np.float32(rows**-0.5)
+            weights.append(numpy_helper.from_array(array, weight))
+            nodes.append(helper.make_node("MatMul", [value, weight], [made], name=f"product.{weight}"))
+            value = made
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", shape.hidden]) for name in ("x", value)]
+    graph = helper.make_graph(nodes, "products", ends[:1], ends[1:], weights)
+    folder.mkdir()
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), folder / "model.onnx"
+    )
+    return folder
+
+
+def packed_model(services: Services, model: Path) -> Path:
+    """The model in 4 bits, which repack takes."""
+    folder = model.with_name(f"{model.name}-packed")
+    digest = run(services, JobRequest(str(model), "hqq", PACKED)).artifact_digest
+    assert digest is not None
+    materialize(artifacts.get(services, digest)[0], services.blobs, folder)
+    return folder
+
+
+SOURCES: dict[str, Callable[[Services, Path], Path]] = {"onnx": onnx_model, "repack": packed_model}
 
 
 def request_for(services: Services, method: str, model: Path) -> JobRequest:
@@ -69,7 +110,7 @@ def row(size: str, job: Job) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", help="by default all that are installed and take a plain checkpoint")
+    parser.add_argument("--methods", help="by default all that are installed")
     parser.add_argument("--rounds", type=int, default=2, help="how often each size")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -79,13 +120,15 @@ def main() -> None:
         )
         services = Services.open(settings)
         migrate.upgrade(services.database)
-        chosen = arguments.methods.split(",") if arguments.methods else sorted({*services.plugins.methods} - {"repack"})
+        chosen = arguments.methods.split(",") if arguments.methods else sorted(services.plugins.methods)
         print("| method | weights | runs before | expected s | took | expected MiB | took |")
         print("|---|---|---|---|---|---|---|")
         with Embedded(services):
             for method in chosen:
+                made = SOURCES.get(method, lambda services, model: model)
+                sources = {size: made(services, model) for size, model in models.items()}
                 for _ in range(arguments.rounds):
-                    for size, model in models.items():
+                    for size, model in sources.items():
                         print(row(size, run(services, request_for(services, method, model))), flush=True)
         with services.database.read() as tx:
             for each in estimates.accuracies(tx):
