@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from quantmill.contract.linears import kept_modules
+from quantmill.contract.linears import awq_exclusions, kept_modules
 from quantmill.contract.model_folder import place_model_folder, quantized_config
 from quantmill.contract.placement import Placement, write_placed
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor
@@ -16,7 +15,6 @@ from quantmill_awq.layout import parts_of
 from quantmill_awq.params import AwqParams
 
 VERSION = "0.19.0"  # of compressed-tensors, whose layout this is
-IN_A_BLOCK = re.compile(r"\.\d+\.")
 
 
 def write(
@@ -33,22 +31,16 @@ def place(plan: Plan, index: ModelIndex, params: AwqParams) -> Placement:
 
 
 def gemm_config(params: AwqParams, kept: list[str]) -> dict[str, Any]:
-    """AutoAWQ's settings, whose keys vLLM, transformers and GPTQModel read.
-
-    Modules of blocks that are not quantized stand in `modules_to_not_convert` for vLLM and transformers, and in
-    `dynamic` for GPTQModel, which would take them for quantized ones without arrays.
-    """
-    config: dict[str, Any] = {
+    """AutoAWQ's settings, whose keys vLLM, transformers and GPTQModel read."""
+    return {
         "quant_method": "awq",
         "bits": params.bits,
         "group_size": params.group_size,
         "zero_point": params.zero_point,
         "version": "gemm",
         "modules_to_not_convert": kept,
+        **awq_exclusions(kept),
     }
-    if excluded := [module for module in kept if IN_A_BLOCK.search(module)]:
-        config["dynamic"] = {f"-:^{re.escape(module)}$": {} for module in excluded}
-    return config
 
 
 def compressed_tensors_config(params: AwqParams, kept: list[str]) -> dict[str, Any]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from quantmill.contract.linears import HEAD, kept_modules
+from quantmill.contract.linears import HEAD, gptq_exclusions, kept_modules
 from quantmill.contract.model_folder import place_model_folder, quantized_config
 from quantmill.contract.placement import Placement, write_placed
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor
@@ -41,8 +40,7 @@ def gptq_config(plan: Plan, index: ModelIndex, params: GptqParams) -> dict[str, 
     """GPTQModel's QuantizeConfig, whose keys vLLM and transformers read.
 
     `desc_act` says what a reader has to know: whether groups are out of order. Modules in blocks that are not
-    quantized stand where each reader looks for them: `dynamic` (GPTQModel, vLLM), and all the others in
-    `modules_in_block_to_quantize` (transformers, which compares their ends, and vLLM for modules that it fuses).
+    quantized stand where each reader looks for them.
     """
     config: dict[str, Any] = {
         "quant_method": "gptq",
@@ -57,24 +55,7 @@ def gptq_config(plan: Plan, index: ModelIndex, params: GptqParams) -> dict[str, 
         "static_groups": params.finds_scales_first,
         "damp_percent": params.damp_percent,
     }
-    if excluded := excluded_in_blocks(plan, index):
-        config["dynamic"] = {f"-:^{re.escape(module)}$": {} for module in excluded}
-        config["modules_in_block_to_quantize"] = [_quantized_in_blocks(plan)]
-    return config
-
-
-def excluded_in_blocks(plan: Plan, index: ModelIndex) -> list[str]:
-    """Modules of decoder blocks whose matrix is kept."""
-    return [module for module in kept_modules(plan, index) if _is_in_a_block(module)]
-
-
-def _quantized_in_blocks(plan: Plan) -> list[str]:
-    modules = (row.name.removesuffix(".weight") for row in plan.tensors if row.action == "quantize")
-    return [module for module in modules if _is_in_a_block(module)]
-
-
-def _is_in_a_block(module: str) -> bool:
-    return any(part.isdecimal() for part in module.split("."))
+    return config | gptq_exclusions(plan, kept_modules(plan, index))
 
 
 def compressed_tensors_config(plan: Plan, index: ModelIndex, params: GptqParams) -> dict[str, Any]:

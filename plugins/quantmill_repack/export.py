@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from quantmill.contract.linears import kept_modules
+from quantmill.contract.linears import awq_exclusions, gptq_exclusions, kept_modules
 from quantmill.contract.model_folder import place_model_folder, quantized_config
 from quantmill.contract.placement import Placement, write_placed
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, StoredWeight
@@ -26,9 +26,11 @@ def write(
 
 def place(plan: Plan, index: ModelIndex, params: RepackParams) -> Placement:
     """Where `write` puts each byte."""
-    settings = SETTINGS[params.to](next(iter(index.stored.values())), kept_modules(plan, index))
+    kept = kept_modules(plan, index)
+    settings = SETTINGS[params.to](next(iter(index.stored.values())), kept)
     if params.to == "gptq":
         settings["desc_act"] = any(is_out_of_order(weight, index) for weight in index.stored.values())
+        settings |= gptq_exclusions(plan, kept)
     layout = partial(parts_of, index=index, to=params.to)
     return place_model_folder(plan, layout, index, quantized_config(index, settings))
 
@@ -55,6 +57,7 @@ def _awq(weight: StoredWeight, kept: list[str]) -> dict[str, Any]:
         "zero_point": True,
         "version": "gemm",
         "modules_to_not_convert": kept,
+        **awq_exclusions(kept),
     }
 
 

@@ -168,6 +168,28 @@ def promote_linears(
     return {"skip_modules": [*skip_modules, *(each for each in modules if each not in skip_modules)]} if modules else {}
 
 
+def awq_exclusions(kept: Collection[str]) -> dict[str, Any]:
+    """The setting by which GPTQModel knows the modules of decoder blocks that keep their weights: it looks nowhere
+    else, and would take them for quantized ones whose arrays are missing. Empty where all are quantized.
+    """
+    excluded = [module for module in kept if _is_in_a_block(module)]
+    return {"dynamic": {f"-:^{re.escape(module)}$": {} for module in excluded}} if excluded else {}
+
+
+def gptq_exclusions(plan: Plan, kept: Collection[str]) -> dict[str, Any]:
+    """As `awq_exclusions`, which vLLM reads too, and `modules_in_block_to_quantize`, which names the others: for
+    transformers, which compares their ends, and for vLLM where it fuses modules.
+    """
+    found = awq_exclusions(kept)
+    quantized = (row.name.removesuffix(".weight") for row in plan.tensors if row.action == "quantize")
+    modules = [module for module in quantized if _is_in_a_block(module)]
+    return found | {"modules_in_block_to_quantize": [modules]} if found else {}
+
+
+def _is_in_a_block(module: str) -> bool:
+    return any(part.isdecimal() for part in module.split("."))
+
+
 def kept_modules(plan: Plan, index: ModelIndex) -> list[str]:
     """Modules with a matrix that is kept: consumers need them by name, or look for what quantized ones have.
 

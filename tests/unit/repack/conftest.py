@@ -104,15 +104,15 @@ def packed_in_any_order(symmetric=True):
 
 @pytest.fixture
 def quantized(tmp_path: Path) -> Callable[..., tuple[Path, dict[str, np.ndarray]]]:
-    """Writes a checkpoint whose Linears are quantized; gives its folder and what their arrays stand for."""
+    """Writes a checkpoint whose Linears but `kept` are quantized; gives its folder and what their arrays stand for."""
 
-    def write(layout: tuple[Make, dict[str, Any]]) -> tuple[Path, dict[str, np.ndarray]]:
+    def write(layout: tuple[Make, dict[str, Any]], kept: str = "") -> tuple[Path, dict[str, np.ndarray]]:
         make, settings = layout
         plain = MODEL.write(tmp_path / "plain")
         random = np.random.default_rng(0)
         arrays, values = {}, {}
         with open_checkpoint(plain) as source:
-            found = [name for name in linears(source.index) if name != "lm_head.weight"]
+            found = [name for name in linears(source.index) if name not in ("lm_head.weight", f"{kept}.weight")]
             for name, info in source.index.tensors.items():
                 if name in found:
                     parts, values[name] = make(info.shape, random)

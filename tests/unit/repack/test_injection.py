@@ -134,6 +134,9 @@ STALE: dict[str, tuple[Mapping[str, Any], Damage, str, str]] = {
     "ignored": (PACKED, set_key(f"{QC}.ignore", []), "kept_modules", "lm_head"),
     "gptq's order": (GPTQ, set_key(f"{QC}.desc_act", True), QC, "desc_act: True instead of False"),
     "gptq's version": (GPTQ, set_key(f"{QC}.checkpoint_format", "gptq_v2"), QC, "checkpoint_format: 'gptq_v2'"),
+    "gptq's excluded": (GPTQ, set_key(f"{QC}.dynamic", {f"-:^{UP}$": {}}), "dynamic", f"{UP}: True instead of False"),
+    "gptq's own bits": (GPTQ, set_key(f"{QC}.dynamic", {f"+:^{UP}$": {"bits": 8}}), "dynamic", "'bits': 8"),
+    "gptq's quantized": (GPTQ, set_key(f"{QC}.modules_in_block_to_quantize", [[]]), "modules_in_block_to_quantize", UP),
     "gptq's groups": (GPTQ, set_key(f"{QC}.group_size", 128), QC, "group_size of"),
 }
 damage.rows.update({f"repack stale settings: {name}": (REPACK, *rest) for name, rest in STALE.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +36,25 @@ def repacked(source: Path, to: str, folder: Path) -> Path:
 def stored(folder: Path) -> dict[str, bytes]:
     with TensorFile(folder / "model.safetensors") as file:
         return {name: file.values(name).tobytes() for name in file.tensors}
+
+
+@pytest.mark.parametrize(("layout", "to"), [(gptq(4), "gptq"), (awq(), "awq")], ids=["gptq", "awq"])
+def test_a_linear_that_the_source_kept_is_named_where_each_consumer_looks(layout, to, quantized, tmp_path):
+    kept = "model.layers.0.mlp.down_proj"
+    source, _ = quantized(layout, kept)
+
+    there = repacked(source, "pack-quantized", tmp_path / "there")
+    again = repacked(there, to, tmp_path / "again")
+
+    packed, found = (json.loads((made / "config.json").read_text())["quantization_config"] for made in (there, again))
+    assert kept in packed["ignore"]
+    assert found["dynamic"] == {f"-:^{re.escape(kept)}$": {}}
+    if to == "awq":
+        assert kept in found["modules_to_not_convert"]
+    else:
+        (quantized_there,) = found["modules_in_block_to_quantize"]
+        assert len(quantized_there) == 6
+        assert kept not in quantized_there
 
 
 @pytest.mark.parametrize(
