@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from quantmill_awq.bounds import Tolerance, tolerance
 from quantmill_awq.rounding import Grid, rounded
 from quantmill_awq.search import candidates, find_clipping, find_scales, magnitudes, scaled_loss, workers
 
+GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "awq.npz"  # make_golden.py
 GROUP = 32
 ANY = Tolerance(np.inf, np.inf)
 ASYMMETRIC, SYMMETRIC = Grid(4, GROUP, False, "F32"), Grid(4, GROUP, True, "F32")
@@ -173,3 +176,16 @@ def test_scales_that_weights_would_not_survive_are_not_taken(weights: list[np.nd
         scaled = weight * found
         error = rounded(scaled, ASYMMETRIC).weights() - scaled
         assert np.square(error).sum() <= 0.11**2 * np.square(scaled).sum()
+
+
+@pytest.mark.parametrize("name", ["o_proj", "down_proj"])
+def test_scales_are_those_that_llm_compressor_finds(name: str) -> None:
+    with np.load(GOLDEN) as stored:
+        x, weight, expected = (stored[f"{name}.{part}"] for part in ("inputs", "weight", "scales"))
+    tried = list(candidates(np.abs(x).mean(axis=0), magnitudes([weight], GROUP), 18, True))  # its ratios below 1
+
+    with workers(1) as pool:
+        found = find_scales([weight], hessian(x.astype(np.float64)), tried, SYMMETRIC, ANY, pool)
+
+    assert np.ptp(expected) > 1
+    assert np.allclose(found, expected, rtol=1e-3)
