@@ -14,6 +14,7 @@ import quantmill_kernels
 from quantmill.contract.calibration import CalibratedBlock, Statistics
 from quantmill.contract.errors import RangeExceeded
 from quantmill.contract.model_folder import KEPT, kept_tensor
+from quantmill.contract.scaling import candidates, magnitudes
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray, Fold, QuantizedTensor, TensorPlan, Unit
 from quantmill_awq.bounds import tolerance
@@ -21,7 +22,7 @@ from quantmill_awq.layout import group_of, scale_dtype
 from quantmill_awq.params import AwqParams
 from quantmill_awq.planning import STATISTICS
 from quantmill_awq.rounding import DTYPES, Grid, Rounded, rounded
-from quantmill_awq.search import Workers, candidates, find_clipping, find_scales, magnitudes, workers
+from quantmill_awq.search import Workers, find_clipping, find_scales, workers
 
 UNCLIPPED = ("q_proj", "k_proj", "qkv_proj", "query_key_value")  # as AutoAWQ: errors of both meet in a product
 

@@ -10,11 +10,12 @@ from typing import Any
 from quantmill.contract.calibration import CalibrationNeed, Statistic
 from quantmill.contract.errors import ParamsRejected
 from quantmill.contract.linears import HEAD, Linear, linears, plan_linears, promote_linears
+from quantmill.contract.scaling import folds_of
 from quantmill.contract.tensors import Fold, ModelIndex, Plan, TensorPlan, Unit
-from quantmill_awq.families import NO_PRODUCER, folds_of
 from quantmill_awq.layout import SOURCES, parts_of, scheme_of
 from quantmill_awq.params import AwqParams
 
+NO_PRODUCER = "quantized without scales: nothing before it could be divided by them"
 STATISTICS: tuple[Statistic, ...] = ("hessian", "mean_abs")
 WORD = 32  # inputs and outputs of GPTQModel's and vLLM's kernels come in whole words of codes
 

@@ -22,8 +22,6 @@ from quantmill_awq.bounds import Tolerance
 from quantmill_awq.rounding import Grid, ranges, read_back, scales_of, shrunk
 
 CHUNK_VALUES = 1 << 19  # of a weight, looked at at once
-LEAST = 1e-4  # AutoAWQ's, of means and of scales
-FURTHEST = 1024.0  # a scale is at most this, and at least one over it
 MOST_CLIPPED = 0.5  # AutoAWQ's max_shrink
 
 T = TypeVar("T")
@@ -59,36 +57,6 @@ def workers(threads: int) -> Iterator[Workers]:
 
 
 # By what inputs are multiplied
-
-
-def candidates(
-    mean_abs: FloatArray, magnitudes: FloatArray, n_grid: int, duo_scaling: bool | str
-) -> Iterator[FloatArray]:
-    """Scales (in,) to try, the one that changes nothing first.
-
-    For r = 0, 1/n, ..., (n-1)/n they are mean_abs^r / magnitudes^(1-r) with `duo_scaling`, mean_abs^r without, both in
-    turn with "both"; each divided by the root of its largest times its smallest.
-    """
-    yield np.ones_like(mean_abs)
-    kinds = {True: (True,), False: (False,), "both": (False, True)}[duo_scaling]
-    for ratio in np.arange(n_grid) / n_grid:
-        for duo in kinds:
-            power = mean_abs.astype(np.float64) ** ratio
-            scales = np.maximum(power / (magnitudes ** (1 - ratio) + LEAST) if duo else power, LEAST)
-            scales /= np.sqrt(scales.max() * scales.min())
-            yield np.clip(scales, 1 / FURTHEST, FURTHEST).astype(np.float32)
-
-
-def magnitudes(weights: Sequence[FloatArray], group_size: int) -> FloatArray:
-    """The mean over all rows of |w| as a share of the largest of its group: float32 (in,)."""
-    total, rows = np.zeros(weights[0].shape[1]), 0
-    for weight in weights:
-        for chunk in _chunks(weight):
-            groups = np.abs(weight[chunk]).reshape(chunk.stop - chunk.start, -1, group_size)
-            groups /= groups.max(axis=2, keepdims=True) + np.float32(1e-6)
-            total += groups.sum(axis=0, dtype=np.float64).reshape(-1)
-        rows += len(weight)
-    return (total / rows).astype(np.float32)
 
 
 def find_scales(

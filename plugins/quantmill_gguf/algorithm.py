@@ -16,9 +16,9 @@ from quantmill.contract.gguf import BlockTensor
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray, QuantizedTensor, SourceTensor, TensorPlan
 from quantmill_gguf.families import ExpectedTensor, Order, describe
-from quantmill_gguf.imatrix import ImportanceMatrix
 from quantmill_gguf.importance import given, importance_for, kept, require_unchanged
 from quantmill_gguf.params import GgufParams
+from quantmill_gguf.prescaling import Prescaling, of_scaled
 from quantmill_gguf.requantizing import CHUNK_VALUES, is_copied
 from quantmill_gguf.types import COPY, PACKED, PLUS_ONE, SCHEMES
 
@@ -36,17 +36,23 @@ def quantize(session: Session, params: GgufParams) -> Iterator[QuantizedTensor]:
     matrix = given(params)
     if matrix is not None:
         require_unchanged(matrix, session.plan)
+
+    def importance(name: str) -> FloatArray | None:
+        return importance_for(session, matrix, session.plan.by_name[name], expected[name])
+
+    prescaling = Prescaling(session, importance)
     for unit in session.units():
         for name in unit.tensors:  # no name holds a tensor across the yield: the plan counts one at a time
-            row = session.plan.by_name[name]
-            yield _made(session, row, expected[name], matrix)
+            yield _made(prescaling, session.plan.by_name[name], expected[name])
 
 
-def _made(
-    session: Session, row: TensorPlan, expected: ExpectedTensor, matrix: ImportanceMatrix | None
-) -> QuantizedTensor:
-    importance = importance_for(session, matrix, row, expected)
-    made = _quantized(session.tensor(row.name), expected, row.scheme, importance, session.threads)
+def _made(prescaling: Prescaling, row: TensorPlan, expected: ExpectedTensor) -> QuantizedTensor:
+    """What is kept of an importance matrix is the source's, whatever its columns are multiplied by."""
+    session, importance = prescaling.session, prescaling.importance(row.name)
+    scales = prescaling.columns(row.name)
+    if scales is not None:
+        importance = of_scaled(importance, scales)
+    made = _quantized(prescaling.scaled(session.tensor(row.name)), expected, row.scheme, importance, session.threads)
     return replace(made, parts={**made.parts, **kept(session, row)})
 
 

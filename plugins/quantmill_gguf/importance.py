@@ -13,7 +13,7 @@ from quantmill.contract.calibration import CalibrationNeed
 from quantmill.contract.errors import ParamsRejected, PluginBroken, SourceRejected
 from quantmill.contract.session import Session
 from quantmill.contract.strictjson import shown
-from quantmill.contract.tensors import FloatArray, Plan, TensorPlan
+from quantmill.contract.tensors import FloatArray, Fold, Plan, TensorPlan
 from quantmill_gguf.families import ExpectedTensor
 from quantmill_gguf.imatrix import Entry, ImportanceMatrix, read_imatrix
 from quantmill_gguf.params import BUDGET, GgufParams
@@ -69,17 +69,21 @@ def is_computed(row: TensorPlan, tensor: ExpectedTensor) -> bool:
     return row.output.startswith("blk.") and _takes_importance(row, tensor)
 
 
-def needed(planned: Sequence[tuple[TensorPlan, ExpectedTensor]], params: GgufParams) -> CalibrationNeed | None:
-    """What `auto` asks of the calibration text: mean squared inputs in the source model."""
-    if params.imatrix != "auto":
+def needed(
+    planned: Sequence[tuple[TensorPlan, ExpectedTensor]], params: GgufParams, folds: Sequence[Fold]
+) -> CalibrationNeed | None:
+    """What `auto` asks of the calibration text: mean squared inputs in the source model. Scales ask for magnitudes."""
+    if params.imatrix != "auto" and not folds:
         return None
-    return CalibrationNeed(("second_moment",), tuple(row.name for row, tensor in planned if is_computed(row, tensor)))
+    scaled = {name for fold in folds for name in fold.consumers}
+    auto = params.imatrix == "auto"
+    names = (row.name for row, tensor in planned if row.name in scaled or (auto and is_computed(row, tensor)))
+    return CalibrationNeed(("second_moment", "mean_abs") if folds else ("second_moment",), tuple(names))
 
 
 def computed(session: Session, row: TensorPlan, tensor: ExpectedTensor) -> FloatArray | None:
     """As `importance_of`, of what the calibration text's tokens were in the source model."""
-    need = session.plan.calibration
-    if need is None or row.name not in need.weights or not _takes_importance(row, tensor):
+    if not row.beside or not _takes_importance(row, tensor):
         return None
     means: FloatArray = _gathered(session, row).means(1, tensor.stored[-1])[0]
     return means

@@ -102,6 +102,12 @@ class GgufParams(BaseModel):
         description="Importance matrix: a file of llama-imatrix (GGUF or .dat), none, or auto to compute one from the "
         "calibration text.",
     )
+    awq: bool = Field(
+        default=False,
+        strict=True,
+        description="Multiply columns by scales from the calibration text before they are quantized, and divide what "
+        "stands before them (AWQ). The file is a plain GGUF.",
+    )
     output_type: TypeName | None = Field(
         default=None, description="Type of the output matrix, or of the embedding where it serves as one."
     )
@@ -143,6 +149,8 @@ class GgufParams(BaseModel):
             raise ValueError("type budget takes one of target_bpw and target_size_mb")
         if targets and self.type != BUDGET:
             raise ValueError(f"{targets[0]} goes with type budget, which chooses the types, not with {self.type}")
+        if self.awq and self.type == BUDGET:
+            raise ValueError("type budget measures weights as they are; awq goes with a file type")
         if self.pure and self.type == BUDGET:
             raise ValueError("pure gives every matrix one type, and type budget chooses a type for each")
         return self

@@ -10,7 +10,7 @@ from math import ceil
 from quantmill.contract.errors import SourceRejected
 from quantmill.contract.model_folder import require_unquantized
 from quantmill.contract.tensors import ModelIndex, Plan, TensorInfo, TensorPlan, Unit
-from quantmill_gguf import importance
+from quantmill_gguf import folding, importance
 from quantmill_gguf.budget import Group, allot, bytes_of, choices, grouped, limit_of, preferred, too_small
 from quantmill_gguf.families import EMBEDDING, OUTPUT, Described, ExpectedTensor, Order, describe
 from quantmill_gguf.imatrix import ImportanceMatrix
@@ -156,9 +156,16 @@ def _planned(laid: Laid, chosen: Mapping[str, Choice]) -> Plan:
     units = tuple(_unit(list(parts)) for _, parts in groupby(rows, key=lambda row: row.output))
     drops = [_drop(index.tensors[name], reason) for name, reason in laid.described.dropped.items()]
     inputs = {"imatrix": matrix.digest} if matrix is not None else {}
-    peak = _peak(index, laid.expected, rows, units, matrix)
+    folds = folding.planned_folds(index, rows, params)
+    peak = _peak(index, laid.expected, rows, units, matrix) + folding.working_bytes(index, folds)
     return Plan(
-        (*rows, *drops), units, peak, tuple(warnings), inputs=inputs, calibration=importance.needed(planned, params)
+        (*rows, *drops),
+        units,
+        peak,
+        tuple(warnings),
+        inputs=inputs,
+        calibration=importance.needed(planned, params, folds),
+        folds=folds,
     )
 
 

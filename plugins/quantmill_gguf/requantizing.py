@@ -15,7 +15,7 @@ from quantmill_gguf.policies import Choice, Place, kept_at
 from quantmill_gguf.types import SCHEMES
 
 AS_GOOD_AS_PLAIN = ("F32", "F16", "BF16", "Q8_0")  # what requantizing starts from without a word
-CHUNK_VALUES = 1 << 20  # of a tensor in blocks, decoded at once
+CHUNK_VALUES = 1 << 19  # of a tensor in blocks, decoded at once
 
 # Matrices that no file type touches, in architectures that have no mix here (llama.cpp, tensor_allows_quantization)
 RWKV = "first w0 w1 w2 v0 v1 v2 a0 a1 a2 g1 g2 decay_w1 decay_w2 lerp_fused"

@@ -17,6 +17,7 @@ Sums = NDArray[np.float64]
 
 LEAST_SPREAD = 1e-4  # mean square of log s, energy by energy: below it the scales are 1 but for a percent
 SHARES = (0.75, 1.25)  # of the logarithms of the scales that a consumer's columns may have been multiplied by
+WEIGHTED_SHARES = (0.5, 1.5)  # where columns are traded for each other: those of little importance come out smaller
 DEVIATION = 0.25  # of its scheme's bound: how far columns may be from their scales. Rounding averages out over rows
 
 
@@ -26,6 +27,7 @@ class Moved:
     def __init__(self, plan: Plan, source: FoldedSource) -> None:
         self.source = source
         self._fold_of: dict[str, Fold] = {name: fold for fold in plan.folds for name in fold.consumers}
+        self._weighted = {row.name for row in plan.tensors if row.block_slack > 1}
 
     def fault(self, tensor: ReadTensor, expected: FloatArray, bound: float) -> str | None:
         """Why the columns of a weight (out, in) do not have the scales of its fold; None where they do.
@@ -39,7 +41,8 @@ class Moved:
         energy = np.einsum("ij,ij->j", expected, expected, dtype=np.float64)
         found = np.einsum("ij,ij->j", read, expected, dtype=np.float64)
         share = _share(found, energy, self.source.scales(fold))
-        if share is not None and not SHARES[0] <= share <= SHARES[1]:
+        least, most = WEIGHTED_SHARES if tensor.name in self._weighted else SHARES
+        if share is not None and not least <= share <= most:
             return f"its columns have {share:.0%} of what {fold.producer} was divided by"
         deviation = _deviation(found, energy)
         if deviation > DEVIATION * bound:

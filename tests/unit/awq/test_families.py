@@ -13,9 +13,9 @@ from quantmill.calibration import source_weights
 from quantmill.calibration.decoder import Decoder
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.linears import ARCHITECTURES
-from quantmill_awq.families import FAMILIES, NO_PRODUCER
+from quantmill.contract.scaling import FAMILIES
 from quantmill_awq.params import AwqParams
-from quantmill_awq.planning import plan
+from quantmill_awq.planning import NO_PRODUCER, plan
 
 PARAMS = AwqParams(group_size=32, format="compressed-tensors")
 # model -> folds of its first block: norms' and Linears'

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from quantmill.contract.scaling import candidates, magnitudes
 from quantmill_awq.bounds import Tolerance, tolerance
 from quantmill_awq.rounding import Grid, rounded
-from quantmill_awq.search import candidates, find_clipping, find_scales, magnitudes, scaled_loss, workers
+from quantmill_awq.search import find_clipping, find_scales, scaled_loss, workers
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "awq.npz"  # make_golden.py
 GROUP = 32

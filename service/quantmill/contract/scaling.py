@@ -1,4 +1,6 @@
-"""Where scales can go in each architecture: what puts out the channels that a group of Linears takes.
+"""AWQ's scales (Lin et al. 2023, arXiv 2306.00978): where they can go in each architecture, and which are tried.
+
+Scales go to what puts out the channels that a group of Linears takes.
 
 Names are of modules, in a decoder block. A norm can be divided where nothing else takes what it puts out; v_proj and
 up_proj where o_proj and down_proj are linear in them, channel by channel. What is in no row is quantized as it is:
@@ -12,11 +14,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from quantmill.contract.tensors import Fold, ModelIndex
+import numpy as np
+
+from quantmill.contract.tensors import FloatArray, Fold, ModelIndex
 
 EXPERT = "*"  # stands for the number of an expert
 
@@ -81,8 +85,6 @@ FAMILIES: Mapping[str, tuple[Pair, ...]] = MappingProxyType(
     }
 )
 
-NO_PRODUCER = "quantized without scales: nothing before it could be divided by them"
-
 _PLACE = re.compile(r"^(?P<block>.+?\.\d+)\.(?P<module>.+)\.weight$")
 _EXPERT = re.compile(r"(?<=\.)experts\.(\d+)(?=\.)")
 
@@ -134,3 +136,41 @@ def _fold(index: ModelIndex, quantized: frozenset[str], block: str, pair: Pair, 
         rows - channels if pair.last else 0,
         pair.offset,
     )
+
+
+# Which are tried
+
+LEAST = 1e-4  # AutoAWQ's, of means and of scales
+FURTHEST = 1024.0  # a scale is at most this, and at least one over it
+CHUNK_VALUES = 1 << 19  # of a weight, looked at at once
+
+
+def candidates(
+    mean_abs: FloatArray, magnitudes: FloatArray, n_grid: int, duo_scaling: bool | str
+) -> Iterator[FloatArray]:
+    """Scales (in,) to try, the one that changes nothing first.
+
+    For r = 0, 1/n, ..., (n-1)/n they are mean_abs^r / magnitudes^(1-r) with `duo_scaling`, mean_abs^r without, both in
+    turn with "both"; each divided by the root of its largest times its smallest.
+    """
+    yield np.ones_like(mean_abs)
+    kinds = {True: (True,), False: (False,), "both": (False, True)}[duo_scaling]
+    for ratio in np.arange(n_grid) / n_grid:
+        for duo in kinds:
+            power = mean_abs.astype(np.float64) ** ratio
+            scales = np.maximum(power / (magnitudes ** (1 - ratio) + LEAST) if duo else power, LEAST)
+            scales /= np.sqrt(scales.max() * scales.min())
+            yield np.clip(scales, 1 / FURTHEST, FURTHEST).astype(np.float32)
+
+
+def magnitudes(weights: Sequence[FloatArray], group_size: int) -> FloatArray:
+    """The mean over all rows of |w| as a share of the largest of its group: float32 (in,)."""
+    total, rows = np.zeros(weights[0].shape[1]), 0
+    for weight in weights:
+        step = max(16, CHUNK_VALUES // weight.shape[1])
+        for start in range(0, len(weight), step):
+            groups = np.abs(weight[start : start + step]).reshape(-1, weight.shape[1] // group_size, group_size)
+            groups /= groups.max(axis=2, keepdims=True) + np.float32(1e-6)
+            total += groups.sum(axis=0, dtype=np.float64).reshape(-1)
+        rows += len(weight)
+    return (total / rows).astype(np.float32)
