@@ -110,7 +110,7 @@ class _Writer:
         self._emit("MatMulInteger", [quantized.codes, codes, quantized.zero_point, *zero], f"{output}_integer")
         self._emit("Cast", [f"{output}_integer"], f"{output}_float", to=FLOAT)
         self._emit("Mul", [quantized.scale, scale], f"{output}_step")
-        product = f"{output}_unit" if quantized.row else output
+        product = f"{output}_of_units" if quantized.row else output
         self._emit("Mul", [f"{output}_float", f"{output}_step"], product)
         if quantized.row:
             self._emit("Mul", [product, quantized.row], output)

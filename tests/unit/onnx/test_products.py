@@ -58,6 +58,19 @@ def test_a_range_for_all_values_is_that_of_onnxruntime_s_own_tool(quantized: Qua
     assert np.allclose(run(folder, x=X), in_eight_bits(X) @ weights(folder)["w"], rtol=1e-3, atol=1e-2)
 
 
+def test_a_product_of_a_product_is_quantized(quantized: Quantized, weights: Weights) -> None:
+    model = one_product(weight=np.random.default_rng(2).standard_normal((64, 64)).astype(np.float32))
+    again = onnx.helper.make_node("MatMul", ["y", "w"], ["z"], name="again")
+    model.graph.node.append(again)
+    model.graph.output[0].name = "z"
+
+    folder = quantized(model)
+
+    w = weights(folder)["w"]
+    expected = by_row(by_row(X) @ w) @ w
+    assert cosine(run(folder, x=X)[0], expected[0]) > 0.9999
+
+
 def test_small_rows_beside_large_ones_keep_their_values(quantized: Quantized) -> None:
     model = one_product()
     expected = X[2] @ onnx.numpy_helper.to_array(model.graph.initializer[0])
