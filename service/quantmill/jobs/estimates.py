@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from quantmill.contract.calibration import CalibrationCost, calibration_cost
+from quantmill.contract.tensors import ModelIndex
 from quantmill.domain.calibration import CalibrationOptions
 from quantmill.domain.estimates import Estimate, Features, History, predict
 from quantmill.domain.jobs import JobRequest
@@ -28,6 +29,8 @@ BYTES_PER_TOKEN = 4.0
 USUAL_WINDOW = 512
 BYTES_OF_A_RUNNER = 62 << 20  # Python, numpy, the kernels
 BYTES_OF_TORCH = 350 << 20
+BYTES_OF_ONNX_RUNTIME = 50 << 20
+COPIES_IN_A_SESSION = 2  # of the weights, while a session is made: the file's and its own
 
 
 def estimate(services: Services, request: JobRequest, planned: Planned) -> Estimate:
@@ -65,7 +68,7 @@ def _features(request: JobRequest, planned: Planned) -> Features:
     values = sum(row.values for row in plan.tensors)
     seconds = SECONDS_TO_START + SECONDS_PER_SOURCE_BYTE * index.nbytes + SECONDS_PER_VALUE * values
     seconds += SECONDS_PER_ARTIFACT_BYTE * plan.nbytes
-    memory = BYTES_OF_A_RUNNER + plan.peak_memory_bytes
+    memory = BYTES_OF_A_RUNNER + max(plan.peak_memory_bytes, _session(index))
     tokens = 0.0
     if request.calibration is not None:
         tokens += CALIBRATION_PASSES * request.calibration.samples * _window(request.calibration)
@@ -76,6 +79,11 @@ def _features(request: JobRequest, planned: Planned) -> Features:
         seconds += SECONDS_TO_IMPORT_TORCH + FLOPS_PER_TOKEN_AND_VALUE * tokens * values / FLOPS
         memory += BYTES_OF_TORCH
     return Features(seconds, memory)
+
+
+def _session(index: ModelIndex) -> int:
+    """What verification takes of a graph beside its tensors: ONNX Runtime runs it whole."""
+    return 0 if index.graph is None else BYTES_OF_ONNX_RUNTIME + COPIES_IN_A_SESSION * index.nbytes
 
 
 def _calibration(asked: CalibrationOptions, planned: Planned) -> CalibrationCost:
