@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,13 @@ import quantmill_kernels
 from quantmill.contract.errors import RangeExceeded
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray, QuantizedTensor, SourceTensor, TensorPlan
+from quantmill_onnx.calibration import activation_ranges
 from quantmill_onnx.layout import CODES, SCALE, ZERO, pack_nibbles
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import require_graph
-from quantmill_onnx.sites import Site, find_sites
+from quantmill_onnx.ranges import Range, qparams
+from quantmill_onnx.samples import read_samples
+from quantmill_onnx.sites import Site, activations, find_sites
 
 CHUNK_VALUES = 1 << 18  # rounded at once
 
@@ -26,16 +31,55 @@ def quantize(session: Session, params: OnnxParams) -> Iterator[QuantizedTensor]:
     Raises RangeExceeded, naming the weight, for a value whose magnitude the format cannot hold.
     """
     sites = find_sites(require_graph(session.index), params)
+    taken = activations(sites) if params.mode == "static" else {}
+    ranges = _ranges(session, [each for names in taken.values() for each in names], params)
     for unit in session.units():
         for name in unit.tensors:  # no name holds a tensor across the yield: the plan counts one at a time
             row, site = session.plan.by_name[name], sites[name]
             if isinstance(site, str):
                 yield QuantizedTensor(name, row.scheme, row.shape, {"values": session.tensor(name).values})
             else:
-                yield _quantized(session.tensor(name), row, site, params, session.threads)
+                beside = _activations(session, name, taken.get(name, ()), ranges, params)
+                yield _quantized(session.tensor(name), row, site, params, session.threads, beside)
 
 
-def _quantized(source: SourceTensor, row: TensorPlan, site: Site, params: OnnxParams, threads: int) -> QuantizedTensor:
+def _ranges(session: Session, names: Sequence[str], params: OnnxParams) -> Callable[[], Mapping[str, Range]]:
+    """The activations' ranges, found when they are first asked for: an attempt that needs none runs no sample."""
+
+    @cache
+    def find() -> Mapping[str, Range]:
+        graph = require_graph(session.index)
+        samples = read_samples(Path(params.samples or ""), graph)
+        samples.require_unchanged(session.plan.inputs["samples"])
+        return activation_ranges(graph, names, samples, params, session.threads)
+
+    return find
+
+
+def _activations(
+    session: Session,
+    weight: str,
+    names: Sequence[str],
+    ranges: Callable[[], Mapping[str, Range]],
+    params: OnnxParams,
+) -> Mapping[str, NDArray[Any]]:
+    """Scale and zero point of the activations that the weight's products are the first to take."""
+    parts: dict[str, NDArray[Any]] = {}
+    for number, name in enumerate(names):
+        low, high = ranges()[name]
+        parts[f"{name}_{SCALE}"], parts[f"{name}_{ZERO}"] = qparams((low, high), params.activation_type == "s8")
+        session.note(weight, f"range of input {number}" if number else "range of its input", low=low, high=high)
+    return parts
+
+
+def _quantized(
+    source: SourceTensor,
+    row: TensorPlan,
+    site: Site,
+    params: OnnxParams,
+    threads: int,
+    beside: Mapping[str, NDArray[Any]],
+) -> QuantizedTensor:
     try:
         if site.is_table:
             parts = _by_row(source.values, row, threads)
@@ -45,7 +89,7 @@ def _quantized(source: SourceTensor, row: TensorPlan, site: Site, params: OnnxPa
             parts = _by_channel(source.values, site, params, threads)
     except ValueError as error:  # finite, as the session promises, but beyond what the format holds
         raise RangeExceeded(f"{row.name}: {error}; exclude the nodes that use it", tensor=row.name) from error
-    return QuantizedTensor(row.name, row.scheme, row.shape, parts)
+    return QuantizedTensor(row.name, row.scheme, row.shape, {**parts, **beside})
 
 
 def _by_row(values: NDArray[Any], row: TensorPlan, threads: int) -> Mapping[str, NDArray[Any]]:

@@ -13,11 +13,11 @@ from quantmill.contract.placement import Place, Placement, WeightFile, write_pla
 from quantmill.contract.protobuf import bytes_field, length_prefix, number_field
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, TensorPlan
 from quantmill_onnx.graph import Rewritten, rewrite
-from quantmill_onnx.layout import ONNX_TYPES, Part, kept_part, parts_of
+from quantmill_onnx.layout import ONNX_TYPES, Part, activation_parts, kept_part, parts_of
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import require_graph
 from quantmill_onnx.protos import external_tensor, metadata_proto, opset_proto, tensor_head
-from quantmill_onnx.sites import Site, find_sites
+from quantmill_onnx.sites import Site, activations, find_sites
 
 MODEL_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
 INLINE_LIMIT = 256 << 20  # bytes of weights in the graph's own file; protobuf ends at 2 GiB, and loaders copy all of it
@@ -44,7 +44,15 @@ def place(plan: Plan, index: ModelIndex, params: OnnxParams) -> Placement:
     """Where `write` puts each byte."""
     graph = require_graph(index)
     sites = find_sites(graph, params)
-    weights = [_Weight(row, part) for row in plan.tensors for part in (_parts(sites[row.name], row, index, params))]
+    taken = activations(sites) if params.mode == "static" else {}
+    weights = [
+        _Weight(row, part)
+        for row in plan.tensors
+        for part in (
+            *_parts(sites[row.name], row, index, params),
+            *activation_parts(taken.get(row.name, ()), params),
+        )
+    ]
     rewritten = rewrite(graph, sites, params)
     if params.external_data == "always" or plan.nbytes > INLINE_LIMIT:
         return _beside(weights, graph, rewritten, plan, index, params)
@@ -136,12 +144,18 @@ def _metadata(graph: OnnxGraph, plan: Plan, params: OnnxParams) -> Iterator[tupl
     turned = [name for name, site in sites.items() if isinstance(site, Site) and is_transposed(site, params)]
     yield "quantmill.transposed", json.dumps(sorted(turned), ensure_ascii=False)
     yield "quantmill.reduced", json.dumps([row.name for row in plan.tensors if row.scheme.endswith("-REDUCED")])
+    if params.mode == "static":
+        cut = {"percentile": params.percentile} if params.calibration_method == "percentile" else {}
+        yield (
+            "quantmill.calibration",
+            json.dumps({"method": params.calibration_method, **cut, "samples": plan.inputs["samples"]}, sort_keys=True),
+        )
 
 
 def is_transposed(site: Site, params: OnnxParams) -> bool:
     """Whether the source has rows where the artifact, read as its node reads it, has columns.
 
-    MatMulNBits stores (out, in), MatMulInteger (in, out); tables stay as they are.
+    MatMulNBits stores (out, in), products of integers (in, out); tables stay as they are.
     """
     return not site.is_table and site.turned != (params.mode == "weight_only")
 

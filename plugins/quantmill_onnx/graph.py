@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from quantmill.contract.errors import SourceRejected
 from quantmill.contract.onnx import Node, OnnxGraph, require_names
 from quantmill.contract.strictjson import shown
-from quantmill_onnx.layout import CODES, SCALE, ZERO
+from quantmill_onnx.layout import CODES, RESTORED, SCALE, ZERO
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.protos import node_proto, tensor_proto
 from quantmill_onnx.sites import Site, Use
@@ -18,9 +18,10 @@ from quantmill_onnx.sites import Site, Use
 # Below this a row counts as zeros: no activation of a model is as small, and its reciprocal is still a float32
 LEAST_ROW = 1e-30
 MICROSOFT = "com.microsoft"
-FLOAT, INT64 = 1, 7  # TensorProto.DataType
+FLOAT, INT8, INT64 = 1, 3, 7  # TensorProto.DataType
 AXES_AS_INPUT = 18  # opset from which ReduceMax and ReduceMin take their axes as an input
 LEAST, LAST_AXIS, FLAT = "quantmill_least_row", "quantmill_last_axis", "quantmill_flat"
+NO_OFFSET = "quantmill_zeros"
 
 
 @dataclass
@@ -73,6 +74,8 @@ class _Writer:
         output = f"{node.outputs[0]}_linear" if bias else node.outputs[0]
         if self.params.mode == "weight_only" and not site.is_table:
             self._blocks(site, node.inputs[0], output)
+        elif self.params.mode == "static":
+            self._static_product(site, node.inputs[0], output)
         else:
             self._integer_product(site, node.inputs[0], output)
         if bias:
@@ -114,6 +117,35 @@ class _Writer:
         self._emit("Mul", [f"{output}_float", f"{output}_step"], product)
         if quantized.row:
             self._emit("Mul", [product, quantized.row], output)
+
+    def _static_product(self, site: Site, activation: str, output: str) -> None:
+        """A product between QuantizeLinear and DequantizeLinear, which ONNX Runtime fuses into one of integers."""
+        name = site.weight.info.name
+        weight = f"{name}_{RESTORED}"
+        if weight not in self.made:
+            codes, scale = self._matrix(name) if site.is_table else (f"{name}_{CODES}", f"{name}_{SCALE}")
+            by_output = site.is_table or self.params.per_channel
+            symmetric = self.params.symmetric or site.is_table
+            zero = self._zeros(site.outputs if by_output else None) if symmetric else f"{name}_{ZERO}"
+            self._emit("DequantizeLinear", [codes, scale, zero], weight, axis=1 if by_output else 0)
+        self._emit("MatMul", [self._static_activation(activation), weight], output)
+
+    def _zeros(self, outputs: int | None) -> str:
+        """Zero points that are all zero: ONNX Runtime fuses a Gemm only where it finds some."""
+        name = f"{NO_OFFSET}_{outputs}" if outputs else NO_OFFSET
+        if name not in self.result.constants:
+            shape = (outputs,) if outputs else ()
+            self._constant(name, tensor_proto(name, INT8, shape, bytes(outputs or 1)))
+        return name
+
+    def _static_activation(self, name: str) -> str:
+        """The activation in eight bits, by the range that samples gave it; once for all products that take it."""
+        codes, scale, zero, restored = (f"{name}_{each}" for each in (CODES, SCALE, ZERO, RESTORED))
+        if restored not in self.made:
+            self._emit("QuantizeLinear", [name, scale, zero], codes)
+            self._emit("DequantizeLinear", [codes, scale, zero], restored)
+            self.made += [scale, zero]
+        return restored
 
     def _matrix(self, table: str) -> tuple[str, str]:
         """A table's codes as (in, out), its scales as those of the outputs."""

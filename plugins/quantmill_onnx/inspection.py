@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from quantmill.contract.tensors import ModelIndex, Plan
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import DYNAMIC_LIMIT, RUN_LIMIT, dynamic_dimensions
 from quantmill_onnx.reader import DATA, MODEL, Artifact
+from quantmill_onnx.samples import read_samples
 
 LEADING, OTHER = 2, 16  # sizes that dynamic dimensions are given
 NUMPY = {1: np.float32, 6: np.int32, 7: np.int64, 9: np.bool_, 10: np.float16, 11: np.float64}
@@ -35,7 +37,8 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: OnnxParams) -> 
         [
             *_checked(artifact),
             *_interface(artifact.model, graph),
-            *_operators(artifact.model, graph, plan),
+            *_operators(artifact.model, graph, plan, params),
+            *(_activations(artifact, plan, params) if params.mode == "static" else ()),
             *_constants(artifact, graph),
             *_runs(folder, graph, index, params),
             *carried_observations(folder, index),
@@ -89,10 +92,12 @@ def _value_info(info: ValueInfo) -> Any:
 INTEGER = ("DynamicQuantizeLinear", "MatMulInteger", "Cast", "Mul")
 ROWS = ("ReduceMax", "ReduceMin", "Neg", "Max", "Div")
 ADDED = frozenset((*INTEGER, *ROWS, "MatMulNBits", "Gather", "Add", "Transpose", "Reshape"))
+AROUND = ("QuantizeLinear", "DequantizeLinear", "MatMul")  # a product of static ranges
+ADDED_STATIC = frozenset((*AROUND, "Gather", "Cast", "Mul", "Add", "Transpose", "Reshape"))
 REPLACED = frozenset(("MatMul", "Gemm", "Gather", "Transpose"))
 
 
-def _operators(model: Any, graph: OnnxGraph, plan: Plan) -> Iterator[Observation]:
+def _operators(model: Any, graph: OnnxGraph, plan: Plan, params: OnnxParams) -> Iterator[Observation]:
     """Every node of the source is there as it was, or takes a quantized weight; none was added but for those."""
     quantized = {row.name for row in plan.tensors if row.action == "quantize"}
     ours = Counter(node.SerializeToString(deterministic=True) for node in model.graph.node)
@@ -113,13 +118,39 @@ def _operators(model: Any, graph: OnnxGraph, plan: Plan) -> Iterator[Observation
         )
     known = {node.SerializeToString(deterministic=True) for node in theirs}
     for node in model.graph.node:
-        if node.SerializeToString(deterministic=True) not in known and node.op_type not in ADDED:
+        added = ADDED_STATIC if params.mode == "static" else ADDED
+        if node.SerializeToString(deterministic=True) not in known and node.op_type not in added:
             yield Observation("operators", node.name, node.op_type, None)
-    integers = sum(node.op_type in ("MatMulInteger", "MatMulNBits") for node in model.graph.node)
+    restored = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    integers = sum(
+        node.op_type in ("MatMulInteger", "MatMulNBits") or (node.op_type == "MatMul" and set(node.input) <= restored)
+        for node in model.graph.node
+    )
     products = sum(
         bool(set(node.input) & (quantized | turned)) and node.op_type in ("MatMul", "Gemm") for node in theirs
     )
     yield Observation("operators", "integer products", integers, products)
+
+
+ACTIVATIONS = {"u8": np.uint8, "s8": np.int8}
+
+
+def _activations(artifact: Artifact, plan: Plan, params: OnnxParams) -> Iterator[Observation]:
+    """Each activation is rounded by a positive scale and restored by the same; the samples are named."""
+    restoring = {
+        tuple(node.input): node.output[0] for node in artifact.model.graph.node if node.op_type == "DequantizeLinear"
+    }
+    for node in artifact.model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            scale, zero = (artifact.array(name) for name in node.input[1:])
+            sound = scale.shape == zero.shape == () and zero.dtype == ACTIVATIONS[params.activation_type]
+            positive = sound and scale.dtype == np.float32 and bool(np.isfinite(scale)) and float(scale) > 0
+            same = (node.output[0], *node.input[1:]) in restoring
+            found = "a range" if positive and same else "another scale behind it" if positive else "no range"
+            yield Observation("activations", node.input[0], found, "a range")
+    metadata = {each.key: each.value for each in artifact.model.metadata_props}
+    found_samples = json.loads(metadata.get("quantmill.calibration", "{}")).get("samples")
+    yield Observation("activations", "samples", found_samples, plan.inputs["samples"])
 
 
 def _node(raw: bytes) -> Any:
@@ -152,20 +183,24 @@ def _runs(folder: Path, graph: OnnxGraph, index: ModelIndex, params: OnnxParams)
         return
     yield Observation("runs", "loads", "loads", "loads")
     unknown = len(dynamic_dimensions(graph)) > DYNAMIC_LIMIT or any(each.dtype not in NUMPY for each in graph.inputs)
-    if params.least_cosine is not None and not unknown:
-        yield from _divergence(session, graph, params.least_cosine)
+    if params.least_cosine is None:
+        return
+    if params.mode == "static":
+        first = next(read_samples(Path(params.samples or ""), graph).feeds())
+        yield from _divergence(session, graph, params.least_cosine, first, "the first sample")
+    elif not unknown:
+        yield from _divergence(session, graph, params.least_cosine, random_inputs(graph), "random inputs")
 
 
-def _divergence(session: Any, graph: OnnxGraph, least: float) -> Iterator[Observation]:
-    inputs = random_inputs(graph)
+def _divergence(session: Any, graph: OnnxGraph, least: float, inputs: Inputs, called: str) -> Iterator[Observation]:
     outputs = []
     for name, each in (("the source", open_session(graph.path)), ("the artifact", session)):
         try:
-            outputs.append(each.run(None, inputs))
+            outputs.append(each.run(None, dict(inputs)))
             found = "runs"
         except Exception as error:
             found = f"{type(error).__name__}: {error}"[:300]
-        yield Observation("runs", f"{name} on random inputs (least_cosine null leaves it out)", found, "runs")
+        yield Observation("runs", f"{name} on {called} (least_cosine null leaves it out)", found, "runs")
     if len(outputs) < 2:
         return
     for info, theirs, ours in zip(graph.outputs, *outputs, strict=True):

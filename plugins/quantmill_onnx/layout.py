@@ -21,7 +21,7 @@ from quantmill_onnx.sites import Site
 ONNX_TYPES = {"F32": 1, "U8": 2, "I8": 3, "F16": 10, "BF16": 16}
 BYTES = {"F32": 4, "U8": 1, "I8": 1, "F16": 2, "BF16": 2}
 
-CODES, SCALE, ZERO = "quantized", "scale", "zero_point"
+CODES, SCALE, ZERO, RESTORED = "quantized", "scale", "zero_point", "dequantized"
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,12 @@ def _blocks(name: str, inputs: int, outputs: int, params: OnnxParams) -> Sequenc
         Part(SCALE, f"{name}_{SCALE}", "F32", (outputs, blocks)),
         *(() if params.symmetric else (Part(ZERO, f"{name}_{ZERO}", "U8", (outputs, -(-blocks * bits // 8))),)),
     )
+
+
+def activation_parts(names: Sequence[str], params: OnnxParams) -> Sequence[Part]:
+    """Scale and zero point of each activation, which stand in the graph once."""
+    kinds = {SCALE: "F32", ZERO: "I8" if params.activation_type == "s8" else "U8"}
+    return [Part(f"{name}_{part}", f"{name}_{part}", kind, ()) for name in names for part, kind in kinds.items()]
 
 
 def kept_part(info: TensorInfo) -> Part:

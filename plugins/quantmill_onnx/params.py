@@ -6,6 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from quantmill.contract import InputFile
+
 NodePattern = Annotated[str, Field(min_length=1, max_length=1024)]
 BlockSize = Literal[16, 32, 64, 128, 256]
 
@@ -15,17 +17,29 @@ class OnnxParams(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mode: Literal["dynamic", "weight_only"] = Field(
+    mode: Literal["dynamic", "static", "weight_only"] = Field(
         default="dynamic",
-        description="dynamic: products of 8-bit integers, activations measured as the model runs; weight_only: blocks "
-        "of 4 or 8 bits for ONNX Runtime's MatMulNBits.",
+        description="dynamic: products of 8-bit integers, activations measured as the model runs; static: the same "
+        "with ranges that samples have given (QDQ); weight_only: blocks of 4 or 8 bits for ONNX Runtime's MatMulNBits.",
     )
-    weight_bits: Literal[4, 8] = Field(default=8, description="Bits of a weight; dynamic knows 8 only.")
+    samples: InputFile | None = Field(
+        default=None, description="static: an .npz file with an array for each input; its leading axis is the samples."
+    )
+    calibration_method: Literal["minmax", "percentile", "mse", "entropy"] = Field(
+        default="minmax", description="static: how an activation's range follows from the values that samples gave it."
+    )
+    percentile: float = Field(
+        default=99.999, gt=50, le=100, description="static: how many of the values percentile keeps, in percent."
+    )
+    activation_type: Literal["u8", "s8"] = Field(default="u8", description="static: the type of activations' codes.")
+    weight_bits: Literal[4, 8] = Field(default=8, description="Bits of a weight; dynamic and static know 8 only.")
     symmetric: bool = Field(
         default=True, strict=True, description="Weights without zero points; false: zero points as well."
     )
     per_channel: bool = Field(
-        default=True, strict=True, description="dynamic: a scale for each output; false: one for the whole weight."
+        default=True,
+        strict=True,
+        description="dynamic, static: a scale for each output; false: one for the whole weight.",
     )
     activations: Literal["row", "tensor"] = Field(
         default="row",
@@ -34,11 +48,11 @@ class OnnxParams(BaseModel):
     )
     target: Literal["vnni", "avx2", "arm"] = Field(
         default="vnni",
-        description="dynamic: the processor. avx2 (without VNNI) adds two products in 16 bits, which 8-bit weights "
-        "can overflow.",
+        description="dynamic, static: the processor. avx2 (without VNNI) adds two products in 16 bits, which 8-bit "
+        "weights can overflow.",
     )
     reduce_range: bool | None = Field(
-        default=None, strict=True, description="dynamic: weights in 7 bits; None: where the target needs it."
+        default=None, strict=True, description="dynamic, static: weights in 7 bits; None: where the target needs it."
     )
     block_size: BlockSize = Field(default=32, description="weight_only: weights that share a scale.")
     algorithm: Literal["rtn", "hqq"] = Field(
@@ -67,8 +81,10 @@ class OnnxParams(BaseModel):
 
     @model_validator(mode="after")
     def _fit_the_mode(self) -> Self:
-        if self.mode == "dynamic" and self.weight_bits != 8:
-            raise ValueError("dynamic has 8-bit weights; choose mode weight_only for 4 bits")
+        if self.mode != "weight_only" and self.weight_bits != 8:
+            raise ValueError(f"{self.mode} has 8-bit weights; choose mode weight_only for 4 bits")
+        if self.mode == "static" and self.samples is None:
+            raise ValueError("static takes activations' ranges from samples: name an .npz file, or choose mode dynamic")
         if self.algorithm == "hqq" and (self.mode != "weight_only" or self.symmetric):
             raise ValueError("hqq finds zero points: it goes with mode weight_only and symmetric false")
         return self

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from quantmill.contract.errors import ParamsRejected, SourceRejected
 from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.strictjson import shown
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan, Unit
-from quantmill_onnx.layout import parts_of, scheme_of
+from quantmill_onnx.layout import activation_parts, parts_of, scheme_of
 from quantmill_onnx.params import OnnxParams
-from quantmill_onnx.sites import Site, find_sites
+from quantmill_onnx.samples import read_samples
+from quantmill_onnx.sites import Site, activations, find_sites
 
 LEAST_OPSET = 11  # MatMulInteger and DynamicQuantizeLinear
+LEAST_OPSET_STATIC = 13  # DequantizeLinear with a scale for each output
+# What ONNX Runtime takes beside the weights, which it maps: itself, and a sample's activations in four lanes
+CALIBRATION_BYTES = 768 << 20
 RUN_LIMIT = 2 << 30  # bytes of a source that verification runs: it is in memory beside the artifact
 DYNAMIC_LIMIT = 2  # dimensions whose sizes can be chosen freely; with more, some of them hang together
 LATEST_OPSET, LATEST_IR = 26, 13  # of onnxruntime 1.31
@@ -78,27 +83,48 @@ def plan(index: ModelIndex, params: OnnxParams) -> Plan:
     graph = require_graph(index)
     _check_patterns(graph, params)
     sites = find_sites(graph, params)
-    rows = tuple(_row(index, name, sites[name], params) for name in index.tensors)
+    inputs = {"samples": _samples_digest(graph, params)} if params.mode == "static" else {}
+    taken = activations(sites) if params.mode == "static" else {}
+    rows = tuple(_row(index, name, sites[name], params, taken.get(name, ())) for name in index.tensors)
     if not any(row.action == "quantize" for row in rows):
         reasons = "; ".join(f"{row.name}: {row.reason}" for row in rows[:3])
         raise SourceRejected(f"the graph has nothing that this method quantizes ({reasons})")
-    working = (_working_bytes(index, row, sites[row.name], params) for row in rows)
+    working = [_working_bytes(index, row, sites[row.name], params) for row in rows]
+    calibrating = index.nbytes + CALIBRATION_BYTES if inputs else 0
     return Plan(
         tensors=rows,
         units=tuple(Unit(row.name, (row.name,)) for row in rows),
-        peak_memory_bytes=max(working) + 2 * graph.nbytes,
+        peak_memory_bytes=max(working) + calibrating + 2 * graph.nbytes,
         warnings=tuple(_warnings(index, graph, params)),
+        inputs=inputs,
     )
 
 
-def _row(index: ModelIndex, name: str, site: Site | str, params: OnnxParams) -> TensorPlan:
+def _samples_digest(graph: OnnxGraph, params: OnnxParams) -> str:
+    """Of samples that fit the graph."""
+    if graph.opsets[""] < LEAST_OPSET_STATIC:
+        raise SourceRejected(
+            f"the graph has opset {graph.opsets['']}, mode static needs {LEAST_OPSET_STATIC}; export it again, convert "
+            "it with onnx.version_converter, or choose mode dynamic",
+            opset=graph.opsets[""],
+        )
+    assert params.samples is not None  # the parameters' own check
+    return read_samples(Path(params.samples), graph).digest
+
+
+def _row(
+    index: ModelIndex, name: str, site: Site | str, params: OnnxParams, activations: tuple[str, ...]
+) -> TensorPlan:
     info = index.tensors[name]
     if isinstance(site, str):
         return TensorPlan(name, info.shape, info.dtype, "keep", info.dtype, name, info.nbytes, site)
     nbytes = sum(part.nbytes for part in parts_of(site, params))
     scheme = scheme_of(site, params)
     reason = "a table that is looked up: a scale for each row" if site.is_table else ""
-    return TensorPlan(name, info.shape, info.dtype, "quantize", scheme, f"{name}_quantized", nbytes, reason)
+    beside = sum(part.nbytes for part in activation_parts(activations, params))
+    return TensorPlan(
+        name, info.shape, info.dtype, "quantize", scheme, f"{name}_quantized", nbytes, reason, beside=beside
+    )
 
 
 def _working_bytes(index: ModelIndex, row: TensorPlan, site: Site | str, params: OnnxParams) -> int:
@@ -114,13 +140,13 @@ def _working_bytes(index: ModelIndex, row: TensorPlan, site: Site | str, params:
 
 
 def _warnings(index: ModelIndex, graph: OnnxGraph, params: OnnxParams) -> Iterator[str]:
-    if params.mode == "dynamic" and params.target == "avx2" and not params.reduced:
+    if params.mode != "weight_only" and params.target == "avx2" and not params.reduced:
         yield OVERFLOW
     if params.least_cosine is None:
         yield "verification loads the graph and does not run it, as least_cosine asks for it"
     elif index.nbytes > RUN_LIMIT:
         yield f"verification does not run the graph: its weights take more than {RUN_LIMIT} bytes"
-    elif len(dynamic_dimensions(graph)) > DYNAMIC_LIMIT:
+    elif params.mode != "static" and len(dynamic_dimensions(graph)) > DYNAMIC_LIMIT:
         yield "verification loads the graph and does not run it: its inputs have more than two dynamic dimensions"
 
 

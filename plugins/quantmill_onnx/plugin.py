@@ -51,7 +51,7 @@ def _block_bounds() -> dict[str, BlockBound]:
 ONNX = Method(
     name="onnx",
     version="0.1.0",
-    summary="8-bit integer products, or blocks of 4 and 8 bits, for ONNX Runtime; from an ONNX model, no data",
+    summary="8-bit integer products, or blocks of 4 and 8 bits, for ONNX Runtime; from an ONNX model",
     params=OnnxParams,
     plan=lazy("quantmill_onnx.planning:plan"),
     quantize=lazy("quantmill_onnx.algorithm:quantize"),

@@ -58,6 +58,11 @@ def _described(name: str, dtype: int, shape: Sequence[int]) -> bytes:
     return dims + number_field(2, dtype) + bytes_field(8, name)
 
 
+def value_info_proto(name: str, dtype: int) -> bytes:
+    """A ValueInfoProto of a tensor of any shape."""
+    return bytes_field(1, name) + bytes_field(2, bytes_field(1, number_field(1, dtype)))
+
+
 def opset_proto(domain: str, version: int) -> bytes:
     return (bytes_field(1, domain) if domain else b"") + number_field(2, version)
 

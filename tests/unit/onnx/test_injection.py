@@ -21,6 +21,10 @@ from quantmill_onnx.plugin import ONNX
 BLOCKS: Mapping[str, Any] = {"mode": "weight_only", "weight_bits": 4, "symmetric": False}
 
 
+SAMPLES = Path(__file__).parents[2] / "data" / "onnx_samples.npz"
+STATIC: Mapping[str, Any] = {"mode": "static", "samples": str(SAMPLES)}
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     folder = tmp_path_factory.mktemp("small")
@@ -37,6 +41,8 @@ CLEAN: list[Mapping[str, Any]] = [
     BLOCKS,
     {"mode": "weight_only", "block_size": 64, "least_cosine": None},
     {**BLOCKS, "algorithm": "hqq", "external_data": "always"},
+    {**STATIC, "calibration_method": "percentile"},
+    {**STATIC, "activation_type": "s8", "symmetric": False, "per_channel": False, "external_data": "always"},
 ]
 
 
@@ -186,6 +192,43 @@ def a_value_is_made_by_no_node(model: onnx.ModelProto) -> None:
 def a_product_forgets_the_size_of_its_rows(model: onnx.ModelProto) -> None:
     last = next(each for each in model.graph.node if each.op_type == "Mul" and each.output[0] == "logits")
     last.input[1] = last.input[0]
+
+
+@damage("activations", "x0", **STATIC)
+def a_range_has_no_width(model: onnx.ModelProto) -> None:
+    change(model, "x0_scale", lambda values: np.zeros_like(values))
+
+
+@damage("activations", "x0", **STATIC)
+def an_activation_is_restored_by_another_scale(model: onnx.ModelProto) -> None:
+    next(each for each in model.graph.node if each.output[0] == "x0_dequantized").input[1] = "x1_scale"
+
+
+@damage("activations", "samples", **STATIC)
+def the_samples_are_not_named(model: onnx.ModelProto) -> None:
+    model.metadata_props.remove(next(each for each in model.metadata_props if each.key == "quantmill.calibration"))
+
+
+@damage("divergence", "logits", **STATIC)
+def a_range_is_far_too_narrow(model: onnx.ModelProto) -> None:
+    change(model, "x2_scale", lambda values: np.float32(1e-6) * values)
+
+
+@damage("readable", "in.0", **STATIC)
+def a_symmetric_weight_has_zero_points(model: onnx.ModelProto) -> None:
+    change(model, "quantmill_zeros_80", lambda values: values + 1)
+
+
+@damage("readable", "in.0", **STATIC)
+def scales_stand_for_the_inputs(model: onnx.ModelProto) -> None:
+    chosen = next(each for each in model.graph.node if "in.0_quantized" in each.input)
+    next(each for each in chosen.attribute if each.name == "axis").i = 0
+
+
+@damage("operators", "integer products", **STATIC)
+def a_product_takes_the_float_activation(model: onnx.ModelProto) -> None:
+    chosen = next(each for each in model.graph.node if each.op_type == "MatMul" and each.output[0] == "logits")
+    chosen.input[0] = "x2"
 
 
 @pytest.mark.parametrize("name", DAMAGES)

@@ -1,0 +1,169 @@
+"""Running samples through the source graph, and the ranges of the activations that products take.
+
+The graph is run as it stands, without the runtime's own rewriting, up to the last activation that is asked for; weights
+are mapped from the source's files. Activations come out a few at a time, so that memory depends on one sample and
+on the number of activations, never on the number of samples.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from quantmill.contract.errors import SourceRejected
+from quantmill.contract.onnx import GRAPH, MODEL, Node, OnnxGraph, Stored, require_names
+from quantmill.contract.protobuf import bytes_field, number_field
+from quantmill_onnx.params import OnnxParams
+from quantmill_onnx.protos import external_tensor, node_proto, opset_proto, value_info_proto
+from quantmill_onnx.ranges import RANGES, Histogram, Range
+from quantmill_onnx.samples import Feed, Samples
+
+FLOAT, INT64 = 1, 7  # TensorProto.DataType
+SLICE_BYTES = 64 << 20  # of activations that come out of one run
+LANES = 4  # samples that run at once
+ONNX_TYPES = {"F32": 1, "F16": 10, "BF16": 16}
+SEEN = "quantmill_seen"
+
+
+def activation_ranges(
+    graph: OnnxGraph, names: Sequence[str], samples: Samples, params: OnnxParams, threads: int
+) -> Mapping[str, Range]:
+    """The range of each activation, by `params.calibration_method`; the same for any number of threads.
+
+    Raises SourceRejected for samples that the graph does not run on, or that make values which are not finite.
+    """
+    find = RANGES[params.calibration_method]
+    found: dict[str, Range] = {}
+    for some in _slices(names, _sizes(graph, names, samples)):
+        histograms = {name: Histogram() for name in some}
+        for number, values in enumerate(_runs(graph, some, "Identity", samples, min(threads, LANES))):
+            for name in some:
+                _count(histograms[name], values[name], name, number)
+        found.update({name: find(histogram, params.percentile) for name, histogram in histograms.items()})
+    return found
+
+
+def _count(histogram: Histogram, values: NDArray[Any], name: str, number: int) -> None:
+    try:
+        histogram.add(values)
+    except ValueError as error:
+        raise SourceRejected(f"sample {number} makes {name} what cannot be counted: {error}", sample=number) from error
+
+
+def _sizes(graph: OnnxGraph, names: Sequence[str], samples: Samples) -> Mapping[str, int]:
+    """Bytes of each activation; samples of one file all have the same shape."""
+    first = next(_runs(graph, names, "Size", samples, 1))
+    return {name: 4 * int(size) for name, size in first.items()}
+
+
+def _slices(names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[Sequence[str]]:
+    """The names in runs of at most SLICE_BYTES, or one."""
+    some: list[str] = []
+    taken = 0
+    for name in names:
+        if some and taken + sizes[name] > SLICE_BYTES:
+            yield some
+            some, taken = [], 0
+        some.append(name)
+        taken += sizes[name]
+    if some:
+        yield some
+
+
+def _runs(
+    graph: OnnxGraph, names: Sequence[str], op_type: str, samples: Samples, lanes: int
+) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """op_type of each activation, sample by sample; `lanes` samples at once, each on one core."""
+    session = _open(graph, names, op_type)
+
+    def run(feed: Feed) -> Mapping[str, NDArray[Any]]:
+        return dict(zip(names, session.run(None, dict(feed)), strict=True))
+
+    feeds = samples.feeds()
+    with ThreadPoolExecutor(lanes) as pool:
+        while group := list(islice(feeds, lanes)):
+            try:
+                yield from pool.map(run, group)
+            except SourceRejected:
+                raise
+            except Exception as error:
+                raise SourceRejected(f"ONNX Runtime cannot run the source on the samples: {error}"[:600]) from error
+
+
+def _open(graph: OnnxGraph, names: Sequence[str], op_type: str) -> Any:
+    """A session on one core that keeps no memory between runs and copies no weight."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    folder, model = _observing(graph, names, op_type)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise SourceRejected(f"ONNX Runtime does not load the source: {error}"[:600]) from error
+
+
+# The graph that is run
+
+
+def _observing(graph: OnnxGraph, names: Sequence[str], op_type: str) -> tuple[Path, bytes]:
+    """The folder that weights lie below, and the model whose outputs are op_type of the activations."""
+    nodes, used = _before(graph, names)
+    outputs = [f"{SEEN}_{number}" for number in range(len(names))]
+    require_names(graph, outputs)
+    watchers = [node_proto(op_type, [name], [output], "", {}) for name, output in zip(names, outputs, strict=True)]
+    kind = FLOAT if op_type == "Identity" else INT64
+    weights = {name: weight for name, weight in graph.weights.items() if name in used}
+    folder, files = _folder(graph, weights)
+    body = b"".join(
+        [
+            *(bytes_field(GRAPH.node, node.raw) for node in nodes),
+            *(bytes_field(GRAPH.node, node) for node in watchers),
+            graph.rest,
+            *(bytes_field(GRAPH.initializer, proto) for proto in graph.constants.values()),
+            *(bytes_field(GRAPH.initializer, _mapped(each, files[each.file])) for each in weights.values()),
+            *(bytes_field(GRAPH.input, each.raw) for each in graph.inputs if each.name not in graph.weights),
+            *(bytes_field(GRAPH.output, value_info_proto(output, kind)) for output in outputs),
+        ]
+    )
+    head = number_field(MODEL.ir_version, max(graph.ir_version, 4)) + graph.model_rest
+    opsets = b"".join(bytes_field(MODEL.opset_import, opset_proto(*each)) for each in graph.opsets.items())
+    return folder, head + opsets + bytes_field(MODEL.graph, body)
+
+
+def _before(graph: OnnxGraph, names: Sequence[str]) -> tuple[Sequence[Node], set[str]]:
+    """The nodes that the values are made by, in the graph's order, and all names that they use."""
+    used = set(names)
+    nodes: list[Node] = []
+    for node in reversed(graph.nodes):
+        if used.intersection(node.outputs):
+            nodes.append(node)
+            used.update(node.inputs, node.captured)
+    return nodes[::-1], used
+
+
+def _folder(graph: OnnxGraph, weights: Mapping[str, Stored]) -> tuple[Path, Mapping[str, str]]:
+    """The folder of the weights' files, links followed, and each file's path in it."""
+    real = {file: (graph.path.parent / (file or graph.path.name)).resolve() for file in _files(weights)}
+    folder = Path(os.path.commonpath([graph.path.resolve().parent, *(path.parent for path in real.values())]))
+    return folder, {file: str(path.relative_to(folder)) for file, path in real.items()}
+
+
+def _files(weights: Mapping[str, Stored]) -> set[str]:
+    return {weight.file for weight in weights.values()}
+
+
+def _mapped(weight: Stored, file: str) -> bytes:
+    info = weight.info
+    return external_tensor(info.name, ONNX_TYPES[info.dtype], info.shape, file, weight.begin, info.nbytes)
