@@ -78,7 +78,7 @@ class RandomModel:
         return values * np.float32(0.1) + np.float32(0 if name.endswith("bias") else self.norm)
 
 
-def _causal(name: str, config: str = "", **values: Any) -> RandomModel:
+def causal(name: str, config: str = "", **values: Any) -> RandomModel:
     return RandomModel(f"{name}ForCausalLM", config or f"{name}Config", values, SHARED)
 
 
@@ -100,19 +100,19 @@ LONGROPE = {
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "tie_word_embeddings": True, "sliding_window": 16}
 
 RANDOM_MODELS = {
-    "llama": _causal("Llama"),
-    "llama, tied": _causal("Llama", tie_word_embeddings=True),
-    "llama, wide heads and biases": _causal("Llama", head_dim=24, attention_bias=True, mlp_bias=True),
-    "llama, rope llama3": _causal("Llama", rope_parameters=LLAMA3),
-    "llama, rope linear": _causal("Llama", rope_parameters={"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}),
-    "mistral": _causal("Mistral", sliding_window=None),
-    "mixtral, 4 experts": _causal("Mixtral", num_local_experts=4),
-    "mixtral, 8 experts": _causal("Mixtral", num_local_experts=8),
-    "qwen2": _causal("Qwen2"),
-    "qwen2moe": _causal(
+    "llama": causal("Llama"),
+    "llama, tied": causal("Llama", tie_word_embeddings=True),
+    "llama, wide heads and biases": causal("Llama", head_dim=24, attention_bias=True, mlp_bias=True),
+    "llama, rope llama3": causal("Llama", rope_parameters=LLAMA3),
+    "llama, rope linear": causal("Llama", rope_parameters={"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}),
+    "mistral": causal("Mistral", sliding_window=None),
+    "mixtral, 4 experts": causal("Mixtral", num_local_experts=4),
+    "mixtral, 8 experts": causal("Mixtral", num_local_experts=8),
+    "qwen2": causal("Qwen2"),
+    "qwen2moe": causal(
         "Qwen2Moe", **QWEN_EXPERTS, moe_intermediate_size=32, shared_expert_intermediate_size=64, norm_topk_prob=False
     ),
-    "qwen2moe, tied": _causal(
+    "qwen2moe, tied": causal(
         "Qwen2Moe",
         **QWEN_EXPERTS,
         moe_intermediate_size=32,
@@ -120,21 +120,21 @@ RANDOM_MODELS = {
         norm_topk_prob=False,
         tie_word_embeddings=True,
     ),
-    "qwen3": _causal("Qwen3", head_dim=24, tie_word_embeddings=True),
-    "qwen3moe": _causal("Qwen3Moe", **QWEN_EXPERTS, moe_intermediate_size=32, head_dim=24, norm_topk_prob=True),
+    "qwen3": causal("Qwen3", head_dim=24, tie_word_embeddings=True),
+    "qwen3moe": causal("Qwen3Moe", **QWEN_EXPERTS, moe_intermediate_size=32, head_dim=24, norm_topk_prob=True),
     "gemma2": RandomModel("Gemma2ForCausalLM", "Gemma2Config", GEMMA, SHARED, norm=0.0),
     "gemma3": RandomModel("Gemma3ForCausalLM", "Gemma3TextConfig", {**GEMMA, "num_hidden_layers": 7}, SHARED, norm=0.0),
-    "phi3": _causal("Phi3", sliding_window=None),
-    "phi3, longrope": _causal("Phi3", rope_parameters=LONGROPE, original_max_position_embeddings=32),
-    "granite": _causal(
+    "phi3": causal("Phi3", sliding_window=None),
+    "phi3, longrope": causal("Phi3", rope_parameters=LONGROPE, original_max_position_embeddings=32),
+    "granite": causal(
         "Granite", attention_multiplier=0.2, embedding_multiplier=3.0, residual_multiplier=0.5, logits_scaling=2.0
     ),
-    "olmo2": _causal("Olmo2"),
-    "olmo2, tied": _causal("Olmo2", tie_word_embeddings=True),
-    "stablelm": _causal("StableLm", use_qkv_bias=True),
-    "stablelm, parallel": _causal("StableLm", qk_layernorm=True, use_parallel_residual=True),
-    "stablelm, tied": _causal("StableLm", tie_word_embeddings=True),
-    "starcoder2": _causal("Starcoder2"),
+    "olmo2": causal("Olmo2"),
+    "olmo2, tied": causal("Olmo2", tie_word_embeddings=True),
+    "stablelm": causal("StableLm", use_qkv_bias=True),
+    "stablelm, parallel": causal("StableLm", qk_layernorm=True, use_parallel_residual=True),
+    "stablelm, tied": causal("StableLm", tie_word_embeddings=True),
+    "starcoder2": causal("Starcoder2"),
     "gptneox": RandomModel("GPTNeoXForCausalLM", "GPTNeoXConfig", {"hidden_act": "gelu_fast"}),
     "gptneox, not parallel": RandomModel(
         "GPTNeoXForCausalLM", "GPTNeoXConfig", {"hidden_act": "gelu", "use_parallel_residual": False}

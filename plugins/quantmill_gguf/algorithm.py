@@ -15,12 +15,13 @@ from quantmill.contract.errors import RangeExceeded
 from quantmill.contract.gguf import BlockTensor
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray, QuantizedTensor, SourceTensor, TensorPlan
+from quantmill_gguf import nvfp4
 from quantmill_gguf.families import ExpectedTensor, Order, describe
 from quantmill_gguf.importance import given, importance_for, kept, require_unchanged
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.prescaling import Prescaling, of_scaled
 from quantmill_gguf.requantizing import CHUNK_VALUES, is_copied
-from quantmill_gguf.types import COPY, PACKED, PLUS_ONE, SCHEMES
+from quantmill_gguf.types import COPY, FACTOR, NVFP4, PACKED, PLUS_ONE, SCHEMES
 
 Packed = NDArray[np.uint8]
 
@@ -62,8 +63,12 @@ def _quantized(
     name, shape = source.info.name, source.info.shape
     if isinstance(source, BlockTensor) and is_copied(expected, scheme):
         return QuantizedTensor(name, scheme, shape, {PACKED: source.packed})
+    further: dict[str, NDArray[Any]] = {}
     try:
-        if expected.held:
+        if scheme == NVFP4.name:
+            packed = nvfp4.packed_of(name, source.parts)
+            further[FACTOR] = nvfp4.factor_of(name, source.parts)
+        elif expected.held:
             packed = _requantized(source, expected, scheme, importance, threads)
         else:
             packed = _encoded(source.values, expected, scheme, importance, threads)
@@ -74,7 +79,9 @@ def _quantized(
     if expected.order is Order.QKV:
         rows = packed.reshape(expected.stored[0], -1)
         packed = gather_kinds(rows, expected.heads).reshape(packed.shape)
-    return QuantizedTensor(name, scheme, shape, {PACKED: packed, **({COPY: packed} if expected.copy else {})})
+    if expected.copy:
+        further[COPY] = packed
+    return QuantizedTensor(name, scheme, shape, {PACKED: packed, **further})
 
 
 def _encoded(

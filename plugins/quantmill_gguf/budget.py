@@ -17,7 +17,7 @@ from quantmill.contract.errors import ParamsRejected
 from quantmill_gguf.families import ExpectedTensor
 from quantmill_gguf.params import GgufParams
 from quantmill_gguf.policies import Choice, fall_back
-from quantmill_gguf.types import SCHEMES
+from quantmill_gguf.types import FACTOR_BYTES, NVFP4, SCHEMES
 
 LADDER = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")  # 2.6 to 8.5 bits per weight
 
@@ -45,7 +45,8 @@ class Group:
 
 
 def bytes_of(tensor: ExpectedTensor, type_: str) -> int:
-    return tensor.copies * prod(tensor.stored[:-1]) * SCHEMES[type_].row_bytes(tensor.stored[-1])
+    nbytes = tensor.copies * prod(tensor.stored[:-1]) * SCHEMES[type_].row_bytes(tensor.stored[-1])
+    return nbytes + (FACTOR_BYTES if type_ == NVFP4.name else 0)
 
 
 def types_for(cols: int) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BufferedWriter, BytesIO
 from itertools import groupby
 from pathlib import Path
@@ -12,20 +12,21 @@ from typing import cast
 import gguf
 import numpy as np
 
-from quantmill.contract.gguf import GgufSource
+from quantmill.contract.gguf import GgufSource, side_of
 from quantmill.contract.placement import Place, Placement, WeightFile, write_placed
-from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, QuantizedTensor
+from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, QuantizedTensor, TensorPlan
 from quantmill_gguf import imatrix
 from quantmill_gguf.families import COPIED_KEY, PREFIX_KEY, Described, ExpectedTensor, describe
 from quantmill_gguf.general import general
 from quantmill_gguf.header import changed_keys, header, keys_of_part
 from quantmill_gguf.imatrix import BESIDE, ImportanceMatrix, gguf_writer
-from quantmill_gguf.params import BUDGET, GgufParams
+from quantmill_gguf.nvfp4 import FILE_TYPE
+from quantmill_gguf.params import BUDGET, CODES_KEPT, GgufParams
 from quantmill_gguf.policies import GUESSED, MIXES
 from quantmill_gguf.readme import plain_files
 from quantmill_gguf.shards import Piece, Stored, file_names, split
 from quantmill_gguf.tokenizer import Tokenizer, read_tokenizer
-from quantmill_gguf.types import COPY, COUNTS, PACKED, SCHEMES, SUMS, UNQUANTIZED
+from quantmill_gguf.types import COPY, COUNTS, FACTOR, FACTOR_BYTES, NVFP4, PACKED, SCHEMES, SUMS, UNQUANTIZED
 
 QUANTIZATION_VERSION = 2  # GGML's, of the block layouts
 COMPUTED = ImportanceMatrix({}, chunks=1, chunk_size=1, datasets=("calibration text, see quantmill.json",))
@@ -94,15 +95,26 @@ def _place_requantized(plan: Plan, index: ModelIndex, source: GgufSource, params
 
 
 def _stored(plan: Plan, described: Described) -> Iterator[Stored]:
-    """The file's tensors in the plan's order; a copy follows what it is a copy of."""
+    """The file's tensors in the plan's order; a copy follows what it is a copy of, and factors what they multiply."""
     expected = {tensor.output: tensor for tensor in described.tensors()}
     kept = [row for row in plan.tensors if row.action != "drop"]
     for output, grouped in groupby(kept, key=lambda row: row.output):
         tensor, rows = expected[output], tuple(grouped)
+        if rows[0].scheme == NVFP4.name:
+            yield from _with_factors(tensor, rows)
+            continue
         for name, part in ((output, PACKED), (tensor.copy, COPY)):
             if name:
                 pieces = tuple(Piece(row.name, part, row.nbytes // tensor.copies) for row in rows)
                 yield Stored(name, rows[0].scheme, _shape(tensor), pieces)
+
+
+def _with_factors(tensor: ExpectedTensor, rows: Sequence[TensorPlan]) -> Iterator[Stored]:
+    """A tensor in NVFP4, and the factors that llama.cpp multiplies it by: one for each matrix."""
+    pieces = tuple(Piece(row.name, PACKED, row.nbytes - FACTOR_BYTES) for row in rows)
+    yield Stored(tensor.output, NVFP4.name, _shape(tensor), pieces)
+    factors = tuple(Piece(row.name, FACTOR, FACTOR_BYTES) for row in rows)
+    yield Stored(side_of(tensor.output), "F32", (len(rows),), factors)
 
 
 def _computed(plan: Plan, described: Described) -> Iterator[Stored]:
@@ -206,6 +218,8 @@ def _describe_source(writer: gguf.GGUFWriter, index: ModelIndex, params: GgufPar
 
 def _file_type(plan: Plan, params: GgufParams) -> int:
     """The mix's, or of a budget what llama.cpp would guess: that of the type which most tensors have."""
+    if params.type == CODES_KEPT:
+        return FILE_TYPE
     if params.type != BUDGET:
         return MIXES[params.type].file_type
     types = {row.output: row.scheme for row in plan.tensors if row.scheme not in UNQUANTIZED}

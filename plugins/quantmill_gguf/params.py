@@ -77,6 +77,7 @@ Pattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.*?\[\]!-]{1,20
 
 
 BUDGET = "budget"
+CODES_KEPT = "NVFP4"
 TARGETS = ("target_bpw", "target_size_mb")
 
 
@@ -85,10 +86,10 @@ class GgufParams(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    type: Literal[FileType, "budget"] = Field(
+    type: Literal[FileType, "budget", "NVFP4"] = Field(
         default="Q4_K_M",
         description="File type, by llama-quantize's name: a mix of tensor types. budget, the default beside a target: "
-        "the types of which the measured weights lose least.",
+        "the types of which the measured weights lose least. NVFP4 keeps the codes of a checkpoint that is in NVFP4.",
     )
     target_bpw: float | None = Field(
         default=None, gt=0, le=32, description="Budget: bits per weight over all tensors of the file, at most."
@@ -153,6 +154,8 @@ class GgufParams(BaseModel):
             raise ValueError("type budget measures weights as they are; awq goes with a file type")
         if self.pure and self.type == BUDGET:
             raise ValueError("pure gives every matrix one type, and type budget chooses a type for each")
+        if self.type == CODES_KEPT and (self.pure or self.awq or self.imatrix != "none"):
+            raise ValueError("type NVFP4 encodes no matrix: pure, awq and imatrix go with other types")
         return self
 
     @property

@@ -10,12 +10,12 @@ from math import ceil
 from quantmill.contract.errors import SourceRejected
 from quantmill.contract.model_folder import require_unquantized
 from quantmill.contract.tensors import ModelIndex, Plan, TensorInfo, TensorPlan, Unit
-from quantmill_gguf import folding, importance
+from quantmill_gguf import folding, importance, nvfp4
 from quantmill_gguf.budget import Group, allot, bytes_of, choices, grouped, limit_of, preferred, too_small
 from quantmill_gguf.families import EMBEDDING, OUTPUT, Described, ExpectedTensor, Order, describe
 from quantmill_gguf.imatrix import ImportanceMatrix
 from quantmill_gguf.overrides import asked_for, check_patterns
-from quantmill_gguf.params import BUDGET, GgufParams
+from quantmill_gguf.params import BUDGET, CODES_KEPT, GgufParams
 from quantmill_gguf.policies import MIXES, NEED_IMATRIX, Choice, Place, choose
 from quantmill_gguf.requantizing import as_it_is, is_copied, kept, require_known, said_of, source_bytes
 from quantmill_gguf.sensitivity import typical
@@ -142,7 +142,7 @@ def _planned(laid: Laid, chosen: Mapping[str, Choice]) -> Plan:
     index, params, matrix = laid.index, laid.params, laid.matrix
     rows, warnings = [], [*_about_source(laid), *laid.described.warnings]
     for tensor in laid.expected:
-        choice = as_it_is(tensor, chosen.get(tensor.output) or _choice(tensor, laid.described, params))
+        choice = as_it_is(tensor, chosen.get(tensor.output) or _choice(tensor, laid))
         row = importance.weighted(matrix, _row(index.tensors[tensor.name], tensor, choice), tensor, params)
         rows.append(row)
         if choice.fell_back or tensor.copy:
@@ -174,7 +174,8 @@ def _about_source(laid: Laid) -> tuple[str, ...]:
     index = laid.index
     if index.gguf is not None:
         return ()
-    said = require_unquantized(index, laid.params.allow_requantize)
+    kept = laid.params.type == CODES_KEPT
+    said = nvfp4.said_of(index) if kept else require_unquantized(index, laid.params.allow_requantize)
     return (*said, *read_tokenizer(index, laid.described.model.vocab).warnings)
 
 
@@ -246,14 +247,17 @@ def _row(info: TensorInfo, tensor: ExpectedTensor, choice: Choice) -> TensorPlan
     )
 
 
-def _choice(tensor: ExpectedTensor, described: Described, params: GgufParams) -> Choice:
+def _choice(tensor: ExpectedTensor, laid: Laid) -> Choice:
     """By the file type's mix, or as the parameters ask for by name; what a budget leaves is one of these too."""
     if tensor.plus_one:
         return Choice(PLUS_ONE.name, "norms stay F32, and GGUF has them plus one")
-    place = _place(tensor, described, weighted=params.imatrix != "none")
+    params = laid.params
+    place = _place(tensor, laid.described, weighted=params.imatrix != "none")
     if tensor.held and (found := kept(tensor, place)) is not None:
         return found
     asked = asked_for(params, tensor, place)
+    if params.type == CODES_KEPT:
+        return nvfp4.choice_of(tensor, place, laid.index, asked)
     return choose("F32" if params.type == BUDGET else params.type, place, pure=params.pure, asked=asked)
 
 

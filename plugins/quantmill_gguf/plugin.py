@@ -58,6 +58,9 @@ BLOCK_BOUNDS = {
     "TQ1_0": BlockBound(256, 0.505, absolute=2.0**-25),
 }
 
+# Codes are kept; what differs is one reciprocal for a matrix, and the order of two products: four roundings of float32
+NVFP4_BOUND = 2.0**-22
+
 GGUF = Method(
     name="gguf",
     version="0.1.0",
@@ -72,8 +75,8 @@ GGUF = Method(
     inspect=lazy("quantmill_gguf.inspection:inspect"),
     formats=("gguf",),
     architectures=tuple(ARCHITECTURES),
-    error_bounds=ERROR_BOUNDS,
-    block_bounds=BLOCK_BOUNDS,
+    error_bounds={**ERROR_BOUNDS, "NVFP4": NVFP4_BOUND},
+    block_bounds={**BLOCK_BOUNDS, "NVFP4": BlockBound(16, NVFP4_BOUND)},
     runtimes=(
         Runtime("llama.cpp", "llama-cli -m {file}"),
         Runtime("llama-cpp-python", "python -m llama_cpp.server --model {file}"),

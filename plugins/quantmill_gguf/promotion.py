@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
-from quantmill_gguf.params import BUDGET, GgufParams
+from quantmill_gguf.params import BUDGET, CODES_KEPT, GgufParams
 
 # The next type that is closer to the weights. What a row does not divide falls back as in a mix.
 LARGER: Mapping[str, str] = {
@@ -31,9 +31,10 @@ LARGER: Mapping[str, str] = {
 def promote(index: ModelIndex, plan: Plan, params: GgufParams, names: Collection[str]) -> Mapping[str, Any]:
     """The `overrides` that raise the named tensors; what a pattern of the job's own gives a type, keeps it.
 
-    After Q8_0 comes the source's dtype. A budget has nothing to give: what one tensor gains, others lose.
+    After Q8_0 comes the source's dtype. A budget has nothing to give: what one tensor gains, others lose. Codes that
+    are kept lose nothing.
     """
-    if params.type == BUDGET:
+    if params.type in (BUDGET, CODES_KEPT):
         return {}
     larger = {
         row.name: LARGER.get(row.scheme, row.source_dtype)

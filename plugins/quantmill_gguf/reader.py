@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantmill.contract.errors import VerificationFailed
-from quantmill.contract.gguf import GgufContainer, Scalar, StoredTensor, decoded
+from quantmill.contract.gguf import NVFP4, GgufContainer, Scalar, StoredTensor, decoded, side_of
 from quantmill.contract.reading import DecodedRows, ReadTensor
 from quantmill.contract.tensors import FloatArray
 from quantmill_gguf.restore import Restored, names_of
@@ -90,7 +90,10 @@ def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTen
     """
     with GgufModel(folder) as file:
         source = names_of(file.metadata, len(file.tensors))
+        factors = {side_of(tensor.name) for tensor in file.tensors.values() if tensor.type == NVFP4}
         for tensor in file.tensors.values():
+            if tensor.name in factors:
+                continue
             for each in source.of(tensor):
                 if names is None or each.name in names:
                     yield _read(file, each)
@@ -98,19 +101,32 @@ def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTen
 
 def _read(file: GgufModel, each: Restored) -> ReadTensor:
     stored = each.stored
-    nbytes = stored.nbytes + (_copied(file, each) if each.copy else 0)
-    content = _rows(file, stored) if each.arrange is None else each.arrange(file.values(stored).reshape(stored.shape))
+    factor = _factor(file, each) if stored.type == NVFP4 else None
+    nbytes = stored.nbytes + (_copied(file, each) if each.copy else 0) + (factor.nbytes if factor is not None else 0)
+    rows = _rows(file, stored, factor)
+    content = rows if each.arrange is None else each.arrange(rows.decode(0, stored.rows).reshape(stored.shape))
     return ReadTensor(each.name, each.scheme, nbytes, content, each.transposed)
 
 
-def _rows(file: GgufModel, stored: StoredTensor) -> DecodedRows:
+def _rows(file: GgufModel, stored: StoredTensor, factor: np.float32 | None) -> DecodedRows:
     """The tensor's values, decoded when they are asked for."""
     packed = file.packed(stored)  # its mapping outlives the file
 
     def decode(first: int, last: int) -> FloatArray:
-        return decoded(stored.type, packed[first:last])
+        values = decoded(stored.type, packed[first:last])
+        return values if factor is None else values * factor
 
     return DecodedRows(stored.shape, decode)
+
+
+def _factor(file: GgufModel, each: Restored) -> np.float32:
+    """What the values of a tensor in NVFP4 are multiplied by. Raises VerificationFailed where the file lacks it."""
+    name = side_of(each.stored.name)
+    side = file.tensors.get(name)
+    if side is None or side.type.name != "F32" or len(side.shape) != 1 or each.part >= side.shape[0]:
+        raise VerificationFailed(f"{each.stored.name} is NVFP4, and {name} is no list of its factors", tensor=name)
+    factor: np.float32 = file.values(side).reshape(-1)[each.part]
+    return factor
 
 
 def _copied(file: GgufModel, each: Restored) -> int:

@@ -155,7 +155,7 @@ class Restored:
 
     `scheme` is the plan's word for how it is stored. `transposed` says that the file's rows are the source's columns.
     `copy` names a tensor of the file that must hold the same once more. `arrange` is None where the file has them as
-    the source does.
+    the source does. `part` is its number among those that the file has as one tensor.
     """
 
     name: str
@@ -164,6 +164,7 @@ class Restored:
     transposed: bool
     arrange: Callable[[FloatArray], FloatArray] | None
     copy: str = ""
+    part: int = 0
 
 
 class Unchanged:
@@ -216,7 +217,8 @@ class Names:
         if len(tensor.shape) < 2:
             raise VerificationFailed(f"{tensor.name} of shape {tensor.shape} has no parts", tensor=tensor.name)
         for number in range(tensor.shape[0]):
-            yield Restored(name.replace("@", str(number)), _part(tensor, number), scheme, transposed, arrange)
+            part = _part(tensor, number)
+            yield Restored(name.replace("@", str(number)), part, scheme, transposed, arrange, part=number)
 
     def _split(self, name: str) -> tuple[str, int | None, str]:
         """GGUF's name as role, block and ending."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from quantmill.checkpoints.confined import check_name, open_inside
 from quantmill.contract.card import Card
 from quantmill.contract.errors import NotFound, SourceRejected
-from quantmill.contract.gguf import GgufHeader, GgufSource, StoredTensor, read_header
+from quantmill.contract.gguf import NVFP4, GgufHeader, GgufSource, StoredTensor, read_header
 from quantmill.contract.mapped import MappedFile
 from quantmill.contract.safetensors import DTYPES
 from quantmill.contract.strictjson import shown
@@ -210,6 +210,12 @@ def _source(files: Sequence[GgufWeights]) -> GgufSource:
     kind = header.metadata.get("general.type", "model")
     if kind != "model":
         raise SourceRejected(f"{first.path.name} is no model: its general.type is {shown(kind)}.", file=first.path.name)
+    for stored in (each for file in files for each in file.header.tensors.values() if each.type == NVFP4):
+        raise SourceRejected(
+            f"{first.path.name} stores {shown(stored.name)} in NVFP4, which is not read from GGUF files; give the "
+            "checkpoint that it was made from.",
+            file=first.path.name,
+        )
     return GgufSource(
         keys={key: first.raw(key) for key in header.spans if not key.startswith(SPLIT)},
         metadata={key: value for key, value in header.metadata.items() if not key.startswith(SPLIT)},

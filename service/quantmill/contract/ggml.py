@@ -89,6 +89,20 @@ def mxfp4(blocks: Blocks) -> FloatArray:
     return scale * E2M1[_far_halves(blocks[:, 1:])]
 
 
+def nvfp4(blocks: Blocks) -> FloatArray:
+    """d[4], qs[32]: x = d * E2M1[q] / 2, in 4 sub-blocks of 16 with 8 bytes of qs each.
+
+    Byte j of a sub-block holds q[j] in its low and q[j + 8] in its high half. d has 4 bits of exponent and 3 of
+    mantissa, and no sign; all ones is NaN, which llama.cpp takes for 0.
+    """
+    exponent, mantissa = (blocks[:, :4] >> 3 & 15).astype(np.int32), (blocks[:, :4] & 7).astype(np.float32)  # (n, 4)
+    eighths = np.where(exponent == 0, mantissa, mantissa + 8)
+    scale = np.ldexp(eighths, np.maximum(exponent, 1) - 11)  # half of it, as E2M1 is doubled
+    scale[blocks[:, :4] & 127 == 127] = np.nan
+    values: FloatArray = scale[:, :, None] * E2M1[_far_halves(blocks[:, 4:].reshape(-1, 4, 8))]
+    return values.reshape(len(blocks), 64)
+
+
 def q2_k(blocks: Blocks) -> FloatArray:
     """scales[16], qs[64], d f16, dmin f16: x = d * scale * q - dmin * min, in 16 sub-blocks of 16.
 
@@ -237,4 +251,5 @@ DECODERS: Mapping[str, Callable[[Blocks], FloatArray]] = {
     "TQ1_0": tq1_0,
     "TQ2_0": tq2_0,
     "MXFP4": mxfp4,
+    "NVFP4": nvfp4,
 }

@@ -84,11 +84,21 @@ TYPES = {
     )
 }
 
-BY_ID = {type_.id: type_ for type_ in TYPES.values()}
+# E2M1 with a scale for 16 values; one more scale, of the whole matrix, stands in a tensor of its own (`side_of`). It is
+# no type that values are encoded to here: checkpoints in NVFP4 become it code for code.
+NVFP4 = TensorType("NVFP4", 40, 64, 36)
+
+BY_ID = {type_.id: type_ for type_ in (*TYPES.values(), NVFP4)}
 
 # Types of GGML's that files may have and that are not read, by their ids
 UNREAD = {9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S"}
-UNREAD |= {24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 40: "NVFP4"}
+UNREAD |= {24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M"}
+
+
+def side_of(name: str) -> str:
+    """Where the factors of an NVFP4 tensor are: float32 (1,), or (matrices,) of several in one tensor."""
+    return f"{name.removesuffix('.weight')}.scale"
+
 
 CHUNK_VALUES = 1 << 18  # decoded at once: temporaries stay near 4 MiB
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from check import consume, export
 from kernels.bench.environments import environment
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from tests.conformance.llama_cpp.check import consume, export
 from tests.random_models import COUNTS, RANDOM_MODELS, RandomModel, pinned
 
 from quantmill.checkpoints import open_checkpoint
@@ -65,8 +65,8 @@ def compare(case: str, model: RandomModel, type_: str, python: Path, scratch: Pa
         path = export(checkpoint, {"type": type_}, scratch / "artifact")
     tokens = np.random.default_rng(0).integers(2, COUNTS["vocab_size"], TOKENS).tolist()
     save_file(dict(GGUF.weights(path.parent)), folder / "model.safetensors", {"format": "pt"})
-    wanted = _transformers(model, folder, tokens)
-    found = _llama_cpp(python, scratch, path, tokens, embeds=model.model == "BertModel")
+    wanted = transformers_outputs(model, folder, tokens)
+    found = llama_cpp_outputs(python, scratch, path, tokens, embeds=model.model == "BertModel")
     difference = found - wanted
     return Compared(
         case,
@@ -77,7 +77,7 @@ def compare(case: str, model: RandomModel, type_: str, python: Path, scratch: Pa
     )
 
 
-def _transformers(model: RandomModel, folder: Path, tokens: list[int]) -> NDArray[np.float32]:
+def transformers_outputs(model: RandomModel, folder: Path, tokens: list[int]) -> NDArray[np.float32]:
     import torch
     import transformers
 
@@ -88,7 +88,9 @@ def _transformers(model: RandomModel, folder: Path, tokens: list[int]) -> NDArra
     return outputs
 
 
-def _llama_cpp(python: Path, scratch: Path, path: Path, tokens: list[int], *, embeds: bool) -> NDArray[np.float32]:
+def llama_cpp_outputs(
+    python: Path, scratch: Path, path: Path, tokens: list[int], *, embeds: bool
+) -> NDArray[np.float32]:
     save = scratch / "outputs.npy"
     task = {"path": str(path), "tokens": tokens, "context": CONTEXT, "save": str(save), "embeds": embeds}
     consume(python, scratch, outputs=[task])
