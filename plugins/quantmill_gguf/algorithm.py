@@ -115,6 +115,8 @@ def _requantized(
 
 def rows_of(source: SourceTensor, start: int, stop: int, cols: int, threads: int) -> NDArray[Any]:
     """Rows of a GGUF file's tensor as values, (stop - start, cols)."""
+    if isinstance(source, BlockTensor) and source.type == NVFP4:
+        return source.rows(start, stop)
     if isinstance(source, BlockTensor):
         return quantmill_kernels.decode(source.type.name, source.packed[start:stop], cols, threads=threads)
     return source.values.reshape(-1, cols)[start:stop]

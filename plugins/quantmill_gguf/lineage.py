@@ -64,7 +64,7 @@ def _of_parts(file: GgufModel) -> dict[str, Scalar]:
 
 
 def _order(file: GgufModel, source: GgufSource) -> Iterator[Observation]:
-    found, wanted = list(file.tensors), list(source.types)
+    found, wanted = list(file.tensors), [name for name in source.types if name not in source.sides]
     yield Observation("layout", "number of tensors", len(found), len(wanted))
     for number, (have, want) in enumerate(zip(found, wanted, strict=False)):
         if have != want:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
-from quantmill.contract.errors import ArchitectureUnsupported, SourceRejected
+from quantmill.contract.errors import ArchitectureUnsupported, ParamsRejected, SourceRejected
 from quantmill.contract.gguf import GgufSource
 from quantmill.contract.tensors import TensorPlan
 from quantmill_gguf.families import ARCHITECTURES, ExpectedTensor
 from quantmill_gguf.importance import rejected
-from quantmill_gguf.params import GgufParams
+from quantmill_gguf.params import CODES_KEPT, GgufParams
 from quantmill_gguf.policies import Choice, Place, kept_at
-from quantmill_gguf.types import SCHEMES
+from quantmill_gguf.types import NVFP4, SCHEMES
 
 AS_GOOD_AS_PLAIN = ("F32", "F16", "BF16", "Q8_0")  # what requantizing starts from without a word
 CHUNK_VALUES = 1 << 19  # of a tensor in blocks, decoded at once
@@ -30,7 +30,7 @@ SMALL = frozenset(
 
 def require_known(source: GgufSource, params: GgufParams) -> None:
     """Raises ArchitectureUnsupported for an architecture whose mix nobody has said, unless every matrix is to get one
-    type, and ParamsRejected for an importance matrix that would have to be computed."""
+    type, and ParamsRejected for type NVFP4 and for an importance matrix that would have to be computed."""
     known = sorted({architecture.name for architecture in ARCHITECTURES.values()})
     if source.architecture not in known and not params.pure:
         raise ArchitectureUnsupported(
@@ -38,6 +38,10 @@ def require_known(source: GgufSource, params: GgufParams) -> None:
             f"knows: {', '.join(known)}. With pure every matrix gets one type, in any architecture",
             architecture=source.architecture,
         )
+    if params.type == CODES_KEPT:
+        message = "type NVFP4 takes a checkpoint's codes; a GGUF file becomes another type by its values"
+        error = {"pointer": "/params/type", "code": "type", "message": message}
+        raise ParamsRejected(f"gguf: {message}", [error])
     if params.imatrix == "auto":
         raise rejected(
             "auto runs the model on the calibration text, which takes its checkpoint; for a GGUF file give the "
@@ -46,9 +50,12 @@ def require_known(source: GgufSource, params: GgufParams) -> None:
 
 
 def kept(tensor: ExpectedTensor, place: Place) -> Choice | None:
-    """As `kept_at`, of a tensor of any source: one that no file type quantizes stays what a GGUF file has it as."""
+    """As `kept_at`, of a tensor of any source: one that no file type quantizes stays what a GGUF file has it as.
+
+    But for NVFP4, whose factors go into the values.
+    """
     found = kept_at(place)
-    if not tensor.held:
+    if not tensor.held or tensor.held == NVFP4.name:
         return found
     if found is None and tensor.name.endswith(".weight") and tensor.role not in SMALL:
         return None

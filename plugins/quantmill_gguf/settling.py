@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import quantmill_kernels
 from quantmill.contract.errors import RangeExceeded
-from quantmill.contract.gguf import BlockTensor
+from quantmill.contract.gguf import NVFP4, BlockTensor
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray, Plan, SourceTensor
 from quantmill_gguf.budget import Group
@@ -95,7 +95,10 @@ def _rows_of_matrix(source: SourceTensor, tensor: ExpectedTensor, number: int, m
     cols = tensor.stored[-1]
     stored = source.packed if isinstance(source, BlockTensor) else source.values.reshape(-1, cols)
     each = len(stored) // tensor.matrices
-    chosen = stored[number * each + _spaced(each, most // cols)]
+    places = number * each + _spaced(each, most // cols)
+    if isinstance(source, BlockTensor) and source.type == NVFP4:
+        return source.at(places)
+    chosen = stored[places]
     return quantmill_kernels.decode(source.type.name, chosen, cols) if isinstance(source, BlockTensor) else chosen
 
 

@@ -28,7 +28,7 @@ class DescribedFile(Described):
 
 def describe_file(index: ModelIndex, source: GgufSource) -> DescribedFile:
     """What the file says of itself, as far as mixes look at it. Whatever it does not say is 0, or 1 of a count."""
-    held = tuple(_held(index, source, name) for name in source.types)
+    held = tuple(_held(index, source, name) for name in source.types if name not in source.sides)
     heads = _count(source, "attention.head_count", 1)
     model = Model(
         vocab=0,
@@ -50,7 +50,9 @@ def describe_file(index: ModelIndex, source: GgufSource) -> DescribedFile:
         prefix="",
         serves_as_output=f"{OUTPUT}.weight" not in source.types,
         metadata={},
-        dropped={},
+        dropped={
+            side: f"it scales {name}, which becomes another type by its values" for side, name in source.sides.items()
+        },
         warnings=(),
         held=held,
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+import numpy as np
 import rfc8785
 from numpy.typing import NDArray
 
@@ -23,7 +24,7 @@ from quantmill.checkpoints.onnx_model import onnx_file, open_onnx
 from quantmill.checkpoints.settings import BESIDE, mended
 from quantmill.contract.card import Card
 from quantmill.contract.errors import NotFound, SourceRejected
-from quantmill.contract.gguf import BlockTensor
+from quantmill.contract.gguf import BlockTensor, side_of
 from quantmill.contract.safetensors import TensorFile
 from quantmill.contract.stored import stored_weights, values_of
 from quantmill.contract.strictjson import parse_object, shown
@@ -110,8 +111,16 @@ class Checkpoint:
             raise NotFound(f"The checkpoint holds no tensor {shown(name)}.", tensor=name)
         info, stored = self.index.tensors[name], self._file_of[name].values(name)
         if self.index.gguf is not None and info.dtype != (type_ := self.index.gguf.types[name]).name:
-            return BlockTensor(info, type_, stored)
+            return BlockTensor(info, type_, stored, self._factors(name, len(stored)))
         return SourceTensor(info, stored)
+
+    def _factors(self, name: str, rows: int) -> NDArray[np.float32] | None:
+        """What the rows of a GGUF file's tensor in NVFP4 are multiplied by, where the file says it; float32 (rows,)."""
+        side = side_of(name)
+        if self.index.gguf is None or self.index.gguf.sides.get(side) != name:
+            return None
+        factors = self._file_of[side].values(side)
+        return np.repeat(factors, rows // len(factors))
 
     def _stored(self, name: str, weight: StoredWeight) -> SourceTensor:
         """What the arrays of a quantized weight stand for."""

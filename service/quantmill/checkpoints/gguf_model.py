@@ -3,7 +3,8 @@
 `open_checkpoint` gives a `Checkpoint` whose index has `gguf`: every key as bytes, and the type of every tensor in the
 order of the file. Tensors have the file's names, shapes are row-major. `Checkpoint.tensor` gives those of F32, F16 and
 BF16 as they are, the others as a `BlockTensor`: the stored blocks, whose values numpy decodes when they are asked for.
-A type of blocks is read once it stands in `contract.gguf.TYPES` and has a decoder in `contract.ggml`.
+A type of blocks is read once it stands in `contract.gguf.TYPES` and has a decoder in `contract.ggml`. Tensors in NVFP4
+have the values that the tensors beside them scale them to.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from quantmill.checkpoints.confined import check_name, open_inside
 from quantmill.contract.card import Card
 from quantmill.contract.errors import NotFound, SourceRejected
-from quantmill.contract.gguf import NVFP4, GgufHeader, GgufSource, StoredTensor, read_header
+from quantmill.contract.gguf import NVFP4, GgufHeader, GgufSource, StoredTensor, read_header, side_of
 from quantmill.contract.mapped import MappedFile
 from quantmill.contract.safetensors import DTYPES
 from quantmill.contract.strictjson import shown
@@ -210,18 +212,37 @@ def _source(files: Sequence[GgufWeights]) -> GgufSource:
     kind = header.metadata.get("general.type", "model")
     if kind != "model":
         raise SourceRejected(f"{first.path.name} is no model: its general.type is {shown(kind)}.", file=first.path.name)
-    for stored in (each for file in files for each in file.header.tensors.values() if each.type == NVFP4):
-        raise SourceRejected(
-            f"{first.path.name} stores {shown(stored.name)} in NVFP4, which is not read from GGUF files; give the "
-            "checkpoint that it was made from.",
-            file=first.path.name,
-        )
     return GgufSource(
         keys={key: first.raw(key) for key in header.spans if not key.startswith(SPLIT)},
         metadata={key: value for key, value in header.metadata.items() if not key.startswith(SPLIT)},
         types={name: stored.type for file in files for name, stored in file.header.tensors.items()},
         alignment=header.alignment,
+        sides=_sides(files),
     )
+
+
+def _sides(files: Sequence[GgufWeights]) -> dict[str, str]:
+    """What stands beside tensors in NVFP4, by name, with theirs.
+
+    Raises SourceRejected for factors that are not float32, one or one for each matrix.
+    """
+    tensors = {name: (file, stored) for file in files for name, stored in file.header.tensors.items()}
+    sides: dict[str, str] = {}
+    for name, (_, stored) in tensors.items():
+        if stored.type == NVFP4 and name.endswith(".weight"):
+            base = name.removesuffix(".weight")
+            sides |= {side: name for side in (side_of(name), f"{base}.input_scale") if side in tensors}
+    for side, name in sides.items():
+        file, found = tensors[side]
+        matrices = prod(tensors[name][1].shape[:-2])
+        if found.type.name != "F32" or len(found.shape) != 1 or found.shape[0] not in (1, matrices):
+            raise SourceRejected(
+                f"{file.path.name}: {shown(side)} is {found.type.name} {list(found.shape)}, and {shown(name)} takes "
+                f"F32 [1]{f' or [{matrices}]' if matrices > 1 else ''}.",
+                file=file.path.name,
+                tensor=side,
+            )
+    return sides
 
 
 def card_of(source: GgufSource) -> Card:

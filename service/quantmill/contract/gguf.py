@@ -17,7 +17,7 @@ import mmap
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -130,12 +130,14 @@ class GgufSource:
     metadata    single values and strings
     types       of every tensor, in the order of the data
     alignment   bytes, of each tensor's first
+    sides       tensors that say how another one, in NVFP4, is to be scaled, with that one's name
     """
 
     keys: Mapping[str, bytes]
     metadata: Mapping[str, Scalar]
     types: Mapping[str, TensorType]
     alignment: int = DEFAULT_ALIGNMENT
+    sides: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -171,15 +173,20 @@ class BlockTensor(SourceTensor):
     """A source tensor that a GGUF file stores in blocks of `type`.
 
     `parts` has them as they lie in the file: `packed`, uint8 (rows, row_bytes), memory-mapped. `values`, float32, are
-    decoded anew, and in whole, each time that they are asked for; `rows` decodes as many as are wanted.
+    decoded anew, and in whole, each time that they are asked for; `rows` and `at` decode as many as are wanted.
+    `factors`, float32 (rows,), multiply the rows; None where the blocks say all.
     """
 
-    def __init__(self, info: TensorInfo, type_: TensorType, packed: NDArray[np.uint8]) -> None:
+    def __init__(
+        self, info: TensorInfo, type_: TensorType, packed: NDArray[np.uint8], factors: FloatArray | None = None
+    ) -> None:
         object.__setattr__(self, "info", info)
         object.__setattr__(self, "type", type_)
+        object.__setattr__(self, "factors", factors)
         object.__setattr__(self, "parts", {"packed": packed})
 
     type: TensorType
+    factors: FloatArray | None
 
     @property
     def packed(self) -> NDArray[np.uint8]:
@@ -187,11 +194,19 @@ class BlockTensor(SourceTensor):
 
     @property
     def values(self) -> NDArray[Any]:
-        return decoded(self.type, self.packed).reshape(self.info.shape)
+        return self.rows(0, len(self.packed)).reshape(self.info.shape)
 
     def rows(self, first: int, last: int) -> FloatArray:
         """Values of some rows of `packed`, float32 (last - first, cols)."""
-        return decoded(self.type, self.packed[first:last])
+        return self.at(slice(first, last))
+
+    def at(self, chosen: slice | NDArray[np.int64]) -> FloatArray:
+        """Values of the chosen rows of `packed`, float32 (chosen, cols)."""
+        values = decoded(self.type, self.packed[chosen])
+        if self.factors is not None:
+            with np.errstate(invalid="ignore", over="ignore"):  # callers look for what is not finite
+                values *= self.factors[chosen, None]
+        return values
 
 
 # Files

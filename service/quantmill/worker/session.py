@@ -11,7 +11,7 @@ import quantmill_kernels
 from quantmill.checkpoints import Checkpoint
 from quantmill.contract.calibration import CalibratedBlock, Calibration, Statistics, required
 from quantmill.contract.errors import Canceled, NonFiniteTensor
-from quantmill.contract.gguf import BlockTensor
+from quantmill.contract.gguf import TYPES, BlockTensor
 from quantmill.contract.session import Figure, Note, checked_note
 from quantmill.contract.tensors import ModelIndex, Plan, SourceTensor, TensorInfo, Unit
 
@@ -119,7 +119,9 @@ def _require_finite_blocks(tensor: BlockTensor) -> None:
     cols = tensor.info.shape[-1]
     step = max(1, CHUNK_VALUES // cols)
     for row in range(0, len(tensor.packed), step):
-        values = quantmill_kernels.decode(tensor.type.name, tensor.packed[row : row + step], cols)
+        some = slice(row, row + step)
+        coded = tensor.type.name in TYPES  # else the kernels do not know it
+        values = quantmill_kernels.decode(tensor.type.name, tensor.packed[some], cols) if coded else tensor.at(some)
         finite = np.isfinite(values).reshape(-1)
         if not finite.all():
             offset = int(np.argmin(finite))

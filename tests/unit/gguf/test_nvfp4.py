@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 from safetensors.numpy import save_file
+from tests.gguf_models import LLAMA, file, tensor
 from tests.random_models import RANDOM_MODELS
 
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.errors import (
+    NonFiniteTensor,
     ParamsRejected,
     QuantmillError,
     RangeExceeded,
@@ -27,6 +29,7 @@ from quantmill.contract.safetensors import TensorFile
 from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.contract.testing import Run
 from quantmill.verification import verify
+from quantmill.worker.session import require_finite
 from quantmill_fp8.plugin import FP8
 from quantmill_gguf.nvfp4 import factor_of, packed_of
 from quantmill_gguf.plugin import GGUF, NVFP4_BOUND
@@ -61,8 +64,8 @@ def changed(source: Path, tmp_path: Path) -> Callable[..., Path]:
         for path in source.iterdir():
             if path.suffix == ".json":
                 (folder / path.name).write_bytes(path.read_bytes())
-        with TensorFile(source / "model.safetensors") as file:
-            arrays = {name: np.array(file.values(name)) for name in file.tensors}
+        with TensorFile(source / "model.safetensors") as opened:
+            arrays = {name: np.array(opened.values(name)) for name in opened.tensors}
         change(arrays)
         save_file(arrays, folder / "model.safetensors", {"format": "pt"})
         return folder
@@ -370,8 +373,100 @@ def test_settings_of_the_source_stay_out_of_the_file(source: Path, tmp_path: Pat
         assert not [key for key in file.metadata if "nvfp4" in key.lower()]
 
 
-def test_a_gguf_file_in_nvfp4_is_no_source(source: Path, tmp_path: Path) -> None:
-    path = written(source, tmp_path / "made")
+# Files in NVFP4 as sources
 
-    with pytest.raises(SourceRejected, match=r"stores 'blk\.0\.\S+' in NVFP4.*give the checkpoint"):
-        open_checkpoint(path)
+
+@pytest.fixture(scope="module")
+def file_source(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(source, tmp_path_factory.mktemp("file") / "made")
+
+
+def test_a_file_is_read_with_its_factors(file_source: Path) -> None:
+    with open_checkpoint(file_source) as checkpoint:
+        for name, wanted in values_by_gguf(file_source).items():
+            values = checkpoint.tensor(name).values.astype(np.float32)
+            np.testing.assert_array_equal(values, wanted.reshape(values.shape), name)
+
+
+def test_experts_of_a_file_have_a_factor_each(tmp_path: Path) -> None:
+    path = written(in_nvfp4(RANDOM_MODELS["mixtral, 4 experts"], tmp_path, 128), tmp_path / "made")
+    tensors = {each.name: each for each in gguf.GGUFReader(path).tensors}
+    blocks = tensors["blk.0.ffn_up_exps.weight"]
+    factors = tensors["blk.0.ffn_up_exps.scale"].data
+
+    with open_checkpoint(path) as checkpoint:
+        found = checkpoint.tensor(blocks.name).values
+
+    assert len(set(factors.tolist())) == 4
+    np.testing.assert_array_equal(
+        found, gguf.quants.dequantize(blocks.data, blocks.tensor_type) * factors[:, None, None]
+    )
+
+
+@pytest.mark.parametrize("params", [{"type": "Q8_0"}, {"type": "F32"}, {"target_bpw": 7.0}])
+def test_a_file_becomes_another_type_by_its_values_and_loses_the_factors(
+    params: dict[str, Any], file_source: Path, tmp_path: Path
+) -> None:
+    with open_checkpoint(file_source) as checkpoint:
+        run = Run(GGUF, GGUF.params(**params, allow_requantize=True), checkpoint)
+        path, *_ = run.write(run.quantize(), tmp_path / "made")
+        require_finite(checkpoint.tensor("blk.0.attn_q.weight"))
+        verify(checkpoint, run.plan, GGUF, run.params, tmp_path / "made")
+
+    assert run.plan.by_name["blk.0.attn_q.scale"].reason.startswith("it scales blk.0.attn_q.weight")
+    found, wanted = values_by_gguf(path), values_by_gguf(file_source)
+    assert found.keys() == {name for name in wanted if not name.endswith(".scale")}
+    if params == {"type": "F32"}:
+        for name, values in found.items():
+            np.testing.assert_array_equal(values, wanted[name])
+
+
+def test_a_file_is_taken_only_when_that_is_allowed_and_never_by_its_codes(file_source: Path) -> None:
+    with open_checkpoint(file_source) as checkpoint:
+        with pytest.raises(SourceRejected, match=r"NVFP4: 7 tensors, .*allow_requantize"):
+            _ = Run(GGUF, GGUF.params(type="Q8_0"), checkpoint).plan
+        with pytest.raises(ParamsRejected, match="type NVFP4 takes a checkpoint's codes"):
+            _ = Run(GGUF, GGUF.params(**KEPT), checkpoint).plan
+
+
+def of_one_block(*sides: bytes) -> bytes:
+    """A file with a matrix of one block, and what stands beside it at byte 64."""
+    return file([LLAMA], [tensor("blk.0.attn_q.weight", (64, 1), 40), *sides], bytes(64) + np.float32(2).tobytes() * 8)
+
+
+def test_a_file_without_factors_has_the_blocks_values(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(of_one_block())
+
+    with open_checkpoint(tmp_path / "a.gguf") as checkpoint:
+        assert checkpoint.tensor("blk.0.attn_q.weight").values.tolist() == [[0.0] * 64]
+
+
+@pytest.mark.parametrize(
+    "side",
+    [
+        tensor("blk.0.attn_q.scale", (2,), 0, offset=64),
+        tensor("blk.0.attn_q.scale", (1,), 1, offset=64),
+        tensor("blk.0.attn_q.scale", (1, 1), 0, offset=64),
+        tensor("blk.0.attn_q.input_scale", (3,), 0, offset=64),
+    ],
+    ids=["two", "float16", "a matrix", "three for inputs"],
+)
+def test_factors_of_another_shape_or_type_are_refused(side: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(of_one_block(side))
+
+    with pytest.raises(
+        SourceRejected, match=r"scale' is F(32|16) \[.*\], and 'blk\.0\.attn_q\.weight' takes F32 \[1\]"
+    ):
+        open_checkpoint(tmp_path / "a.gguf")
+
+
+@pytest.mark.parametrize("factor", [np.nan, np.inf, 3e38])
+def test_a_factor_that_is_no_number_is_found_before_anything_is_made_of_it(
+    factor: float, file_source: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.gguf"
+    path.write_bytes(file_source.read_bytes())
+    damaged(path, "blk.0.attn_q.scale", 0, np.float32(factor).tobytes())
+
+    with open_checkpoint(path) as checkpoint, pytest.raises(NonFiniteTensor, match=r"blk\.0\.attn_q\.weight"):
+        require_finite(checkpoint.tensor("blk.0.attn_q.weight"))
