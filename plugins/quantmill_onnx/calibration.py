@@ -90,8 +90,6 @@ def _runs(
         while group := list(islice(feeds, lanes)):
             try:
                 yield from pool.map(run, group)
-            except SourceRejected:
-                raise
             except Exception as error:
                 raise SourceRejected(f"ONNX Runtime cannot run the source on the samples: {error}"[:600]) from error
 

@@ -11,7 +11,7 @@ graph, timed in turn with each. Memory is the peak of a process that quantizes, 
 
 --static: the encoder with ranges from samples, beside onnxruntime's quantize_static. STATIC_SAMPLES windows of the
 calibration text, of SAMPLE tokens each, give the ranges; then the memory of MEMORY_SAMPLES windows of 512 tokens is
-measured for this method, and for onnxruntime's Percentile calibrator on as many as PEER_SAMPLES.
+measured for this method, and for onnxruntime's Percentile calibrator on as few as PEER_SAMPLES.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ THEIRS: dict[str, Params] = {f"{PEER}, per tensor": {}, f"{PEER}, per channel": 
 
 
 STATIC_SAMPLES, SAMPLE = 64, 128
-MEMORY_SAMPLES, PEER_SAMPLES = 512, (2, 4, 8)
+MEMORY_SAMPLES, PEER_SAMPLES = 512, (2, 4)
 STATIC: dict[str, Params] = {
     name: {"mode": "static", "calibration_method": name} for name in ("minmax", "percentile", "mse", "entropy")
 }
@@ -266,8 +266,9 @@ def static(scratch: Path) -> None:
     loaded = Encoder(scratch)
     loaded.compare(static_variants(loaded, scratch))
     print("\n| calibration on windows of 512 tokens | samples | seconds of processor | MB |\n|---|---|---|---|")
+    products = {"method": "Percentile", "op_types_to_quantize": ["MatMul", "Gemm"]}  # by default it ends with an error
     for count in PEER_SAMPLES:
-        memory_of(loaded, scratch, f"{STATIC_PEER}, Percentile", "theirs, static", {"method": "Percentile"}, count)
+        memory_of(loaded, scratch, f"{STATIC_PEER}, Percentile", "theirs, static", products, count)
     for count in (*PEER_SAMPLES, MEMORY_SAMPLES):
         memory_of(loaded, scratch, "onnx, percentile", "ours", STATIC["percentile"], count)
 
