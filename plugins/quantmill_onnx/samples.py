@@ -1,6 +1,6 @@
 """Samples for calibration: an .npz file with an array for each input of the graph.
 
-An .npz is a zip of .npy files (numpy.lib.format, version 1 to 3). It is read as a stream, a sample at a time, and its
+An .npz is a zip of .npy files (numpy.lib.format, version 1 or 2). It is read as a stream, a sample at a time, and its
 headers are checked against the graph before a value is touched; pickled objects are never loaded.
 """
 
@@ -36,6 +36,7 @@ NUMPY: Mapping[int, np.dtype[Any]] = {  # by TensorProto.DataType
 }
 ENDING = ".npy"
 FEED_LIMIT = 256 << 20  # bytes of one sample
+COUNT_LIMIT = 1_000_000  # samples
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError)
 
 Feed = Mapping[str, NDArray[Any]]
@@ -103,6 +104,9 @@ def _arrays(
     archive: zipfile.ZipFile, inputs: Mapping[str, ValueInfo]
 ) -> Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]:
     members = archive.infolist()
+    for member in members:
+        if not member.filename.endswith(ENDING):
+            _reject(f"{shown(member.filename)} in it is no {ENDING} file")
     names = [each.filename.removesuffix(ENDING) for each in members]
     if len(set(names)) < len(names):
         _reject("it has an array twice")
@@ -146,7 +150,14 @@ def _check_types(arrays: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], in
 def _step(inputs: Sequence[ValueInfo]) -> int | None:
     leading = {each.shape[0] if each.shape else None for each in inputs}
     only = leading.pop() if len(leading) == 1 else None
-    return 1 if isinstance(only, str) else only
+    if isinstance(only, int) and not _is_open(only):
+        return only
+    return None if only is None else 1
+
+
+def _is_open(dimension: int | str) -> bool:
+    """Whether it may have any size; some exporters write 0 or -1 for that."""
+    return isinstance(dimension, str) or dimension < 1
 
 
 def _check_shapes(
@@ -163,6 +174,8 @@ def _check_shapes(
         _reject(f"its arrays have different numbers of samples: {sorted(lengths)}")
     (length,) = lengths
     count = length // (step or 1)
+    if count > COUNT_LIMIT:
+        _reject(f"it has {count} samples, more than {COUNT_LIMIT}")
     if not count or any(not prod(shape) for _, shape in arrays.values()):
         _reject("it has no samples")
     for name, (dtype, shape) in arrays.items():
@@ -175,10 +188,14 @@ def _fits(found: Sequence[int], expected: Sequence[int | str], sizes: dict[str, 
     if len(found) != len(expected) or (step and found[0] % step):
         return False
     inner = slice(0 if step is None else 1, None)
-    return all(
-        size == (want if isinstance(want, int) else size if want == "?" else sizes.setdefault(want, size))
-        for size, want in zip(found[inner], expected[inner], strict=True)
-    )
+    return all(size == _wanted(want, size, sizes) for size, want in zip(found[inner], expected[inner], strict=True))
+
+
+def _wanted(dimension: int | str, found: int, sizes: dict[str, int]) -> int:
+    """The size that a dimension must have: what was found where it is open, and for a name what it was before."""
+    if isinstance(dimension, str) and dimension != "?":
+        return sizes.setdefault(dimension, found)
+    return found if isinstance(dimension, str) or _is_open(dimension) else dimension
 
 
 def _reject(what: str) -> NoReturn:

@@ -52,6 +52,12 @@ def test_a_graph_of_a_fixed_batch_takes_as_many_rows(tmp_path: Path) -> None:
     assert (samples.count, [feed["ids"].shape for feed in samples.feeds()]) == (2, [(2, 3), (2, 3)])
 
 
+def test_sizes_that_exporters_leave_open_take_any(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", ids=IDS)
+
+    assert read_samples(tmp_path / "s.npz", graph_of(("ids", TensorProto.INT64, [-1, 0]))).count == 4
+
+
 def test_inputs_without_a_common_leading_axis_are_one_sample(tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", ids=IDS, scale=np.array(2, np.float32))
 
@@ -114,8 +120,9 @@ HUGE = npy(IDS).replace(b"(4, 3), }   ", b"(4000, 3), }")
         zipped(ids=npy(IDS) + b"more", mask=npy(MASK)),
         zipped(ids=HUGE, mask=npy(MASK)),
         zipped(ids=npy(IDS), mask=npy(MASK))[:-30],
+        zipped(ids=npy(IDS), mask=npy(MASK)).replace(b"ids.npy", b"ids.bin"),
     ],
-    ids=["empty", "no zip", "no npy", "cut off", "too long", "a header that lies", "a zip cut off"],
+    ids=["empty", "no zip", "no npy", "cut off", "too long", "a header that lies", "a zip cut off", "another file"],
 )
 def test_what_is_no_npz_file_is_refused(graph: OnnxGraph, tmp_path: Path, data: bytes) -> None:
     assert npy(IDS) != HUGE
