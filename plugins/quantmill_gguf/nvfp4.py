@@ -51,6 +51,7 @@ def said_of(index: ModelIndex) -> tuple[str, ...]:
     left = f"input_global_scale of {len(activations)} weights is left out: llama.cpp quantizes activations by itself"
     return (
         f"the source is quantized ({STORED}): {len(index.stored)} weights keep their codes",
+        "run the file in llama.cpp: transformers' gguf_file passes the factors of NVFP4 by, and computes other numbers",
         *((left,) if activations else ()),
         *index.defects,
     )

@@ -211,6 +211,7 @@ def test_the_plan_says_what_is_kept_and_what_is_left_out(changed: Callable[..., 
 
     assert plan.warnings == (
         "the source is quantized (nvfp4-pack-quantized): 7 weights keep their codes",
+        "run the file in llama.cpp: transformers' gguf_file passes the factors of NVFP4 by, and computes other numbers",
         "input_global_scale of 1 weights is left out: llama.cpp quantizes activations by itself",
     )
     row = plan.by_name[f"{Q_PROJ}.weight"]
