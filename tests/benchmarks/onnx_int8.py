@@ -66,10 +66,15 @@ MEMORY_SAMPLES, PEER_SAMPLES = 512, (2, 4)
 STATIC: dict[str, Params] = {
     name: {"mode": "static", "calibration_method": name} for name in ("minmax", "percentile", "mse", "entropy")
 }
+STATIC["minmax, target=avx2"] = {**STATIC["minmax"], "target": "avx2"}
+STATIC["minmax, activation_type=s8"] = {**STATIC["minmax"], "activation_type": "s8"}
 STATIC_PEER = "onnxruntime static"
 STATIC_THEIRS: dict[str, Params] = {
     f"{STATIC_PEER}, its default": {},
-    f"{STATIC_PEER}, per channel, products only": {"per_channel": True, "op_types_to_quantize": ["MatMul", "Gemm"]},
+    f"{STATIC_PEER}, per channel, products and tables only": {
+        "per_channel": True,
+        "op_types_to_quantize": ["MatMul", "Gemm", "Gather"],
+    },
 }
 
 # Exporting
