@@ -38,7 +38,7 @@ bench: setup
 
 conformance: setup
 	PYTHONPATH=. $(BIN)/python tests/conformance/run.py
-	for part in architectures tokenizing mixes quality; do \
+	for part in architectures tokenizing mixes quality requantizing; do \
 		PYTHONPATH=. $(BIN)/python tests/conformance/llama_cpp/$$part.py || exit 1; \
 	done
 
