@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from quantmill.contract.model_folder import ModelFolder, carried_observations, config_observations
+from quantmill.contract.model_folder import (
+    ModelFolder,
+    carried_observations,
+    config_observations,
+    excluded_observations,
+)
 from quantmill.contract.reading import Inspection, Observation
 from quantmill.contract.tensors import ModelIndex, Plan
 from quantmill_awq.params import AwqParams
@@ -24,7 +28,7 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: AwqParams) -> I
         observations = [
             *(_gemm(found, params) if gemm else _compressed_tensors(found, params)),
             *_kept(found.get("modules_to_not_convert" if gemm else "ignore"), plan, index),
-            *(_excluded(found.get("dynamic", {}), plan) if gemm else ()),
+            *(excluded_observations(found, plan, listed=False) if gemm else ()),
             *_stored_scales(artifact, plan, gemm),
             *config_observations(artifact, index),
             *carried_observations(folder, index),
@@ -89,15 +93,3 @@ def _kept(listed: Any, plan: Plan, index: ModelIndex) -> Iterator[Observation]:
             yield Observation("kept_modules", module, module in (listed or ()), row.action == "keep")
     for name in index.tied:
         yield Observation("kept_modules", name, name.removesuffix(".weight") in (listed or ()), True)
-
-
-def _excluded(dynamic: Mapping[str, Any], plan: Plan) -> Iterator[Observation]:
-    """GPTQModel looks nowhere else for the modules of a block that are not quantized."""
-    patterns = [key[2:] for key in dynamic if key.startswith("-:")]
-    for key in sorted(key for key in dynamic if not key.startswith("-:")):  # settings of its own for a module
-        yield Observation("dynamic", key, str(dynamic[key]), None)
-    for row in plan.tensors:
-        module = row.name.removesuffix(".weight")
-        if module != row.name and len(row.shape) == 2 and re.search(r"\.\d+\.", module):
-            matched = any(re.match(pattern, module) for pattern in patterns)
-            yield Observation("dynamic", module, matched, row.action == "keep")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from quantmill.contract.model_folder import ModelFolder, carried_observations, config_observations
+from quantmill.contract.model_folder import (
+    ModelFolder,
+    carried_observations,
+    config_observations,
+    excluded_observations,
+)
 from quantmill.contract.reading import Inspection, Observation
 from quantmill.contract.strictjson import parse_object
 from quantmill.contract.tensors import ModelIndex, Plan
@@ -33,7 +37,7 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: GptqParams) -> 
             ]
         else:
             extra = (FOR_GPTQMODEL,)
-            observations = [*_gptq(found, plan, params), *_excluded(found, plan)]
+            observations = [*_gptq(found, plan, params), *excluded_observations(found, plan, listed=True)]
             observations += _twice(folder / FOR_GPTQMODEL, found)
         observations += [*config_observations(artifact, index), *carried_observations(folder, index)]
         return Inspection((*artifact.files(), *extra, *index.files), observations)
@@ -54,25 +58,6 @@ def _gptq(found: Mapping[str, Any], plan: Plan, params: GptqParams) -> Iterator[
     }
     for key, value in expected.items():
         yield Observation(CHECK, key, found.get(key), value)
-
-
-def _excluded(found: Mapping[str, Any], plan: Plan) -> Iterator[Observation]:
-    """Each matrix of a block must be told apart by both lists, or a consumer would look for the wrong arrays."""
-    dynamic = found.get("dynamic", {})
-    patterns = [key[2:] for key in dynamic if key.startswith("-:")]
-    for key in sorted(dynamic.keys() - {f"-:{pattern}" for pattern in patterns}):  # settings of its own for a module
-        yield Observation("dynamic", key, str(dynamic[key]), None)
-    listed = found.get("modules_in_block_to_quantize")
-    quantized = None if listed is None else {name for names in listed for name in names}
-    for row in plan.tensors:
-        module = row.name.removesuffix(".weight")
-        if module == row.name or len(row.shape) != 2 or not re.search(r"\.\d+\.", module):
-            continue
-        kept = row.action == "keep"
-        matched = any(re.match(pattern, module) for pattern in patterns)
-        yield Observation("dynamic", module, matched, kept)
-        if kept or quantized is not None:
-            yield Observation("modules_in_block_to_quantize", module, module in (quantized or ()), not kept)
 
 
 def _twice(path: Path, found: Mapping[str, Any]) -> Iterator[Observation]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from quantmill.contract.model_folder import ModelFolder, carried_observations, config_observations
+from quantmill.contract.model_folder import (
+    ModelFolder,
+    carried_observations,
+    config_observations,
+    excluded_observations,
+)
 from quantmill.contract.reading import Inspection, Observation
 from quantmill.contract.tensors import ModelIndex, Plan
 from quantmill_repack.params import RepackParams
@@ -32,7 +36,7 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: RepackParams) -
             *_codes(found, index, params),
             *(_compressed_tensors(found, params) if METHODS[params.to] == "compressed-tensors" else ()),
             *_kept(found, plan),
-            *(_excluded(found, plan, params) if params.to in ("gptq", "awq") else ()),
+            *(excluded_observations(found, plan, listed=params.to == "gptq") if params.to in ("gptq", "awq") else ()),
             *config_observations(artifact, index),
             *carried_observations(folder, index),
         ]
@@ -74,24 +78,6 @@ def _compressed_tensors(found: Mapping[str, Any], params: RepackParams) -> Itera
         yield Observation(CHECK, name, where.get("format"), params.to)
     for key in ("kv_cache_scheme", "sparsity_config", "transform_config"):
         yield Observation(CHECK, key, str(found.get(key) or None), "None")
-
-
-def _excluded(found: Mapping[str, Any], plan: Plan, params: RepackParams) -> Iterator[Observation]:
-    """GPTQModel looks for kept modules of a block in `dynamic` alone, transformers for the others of gptq in a list."""
-    dynamic = found.get("dynamic") or {}
-    patterns = [key[2:] for key in dynamic if key.startswith("-:")]
-    for key in sorted(key for key in dynamic if not key.startswith("-:")):  # settings of its own for a module
-        yield Observation("dynamic", key, str(dynamic[key]), None)
-    listed = found.get("modules_in_block_to_quantize")
-    quantized = None if listed is None else {name for names in listed for name in names}
-    for row in plan.tensors:
-        module = row.name.removesuffix(".weight")
-        if module == row.name or len(row.shape) != 2 or not re.search(r"\.\d+\.", module):
-            continue
-        kept = row.action == "keep"
-        yield Observation("dynamic", module, any(re.match(pattern, module) for pattern in patterns), kept)
-        if params.to == "gptq" and (kept or quantized is not None):
-            yield Observation("modules_in_block_to_quantize", module, module in (quantized or ()), not kept)
 
 
 def _kept(found: Mapping[str, Any], plan: Plan) -> Iterator[Observation]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -326,6 +327,25 @@ def config_observations(artifact: ModelFolder, index: ModelIndex) -> Iterator[Ob
         yield Observation("config", key, _text(artifact.config, key), _text(index.config, key))
     for key in PLACES:
         yield Observation("config", key, _text(artifact.config, key), None)
+
+
+def excluded_observations(settings: Mapping[str, Any], plan: Plan, *, listed: bool) -> Iterator[Observation]:
+    """Each matrix of a block must be told apart by GPTQ's or AWQ's settings, or a consumer would look for the wrong
+    arrays: the kept ones in `dynamic`, and with `listed` the others in `modules_in_block_to_quantize`."""
+    dynamic = settings.get("dynamic") or {}
+    patterns = [key[2:] for key in dynamic if key.startswith("-:")]
+    for key in sorted(key for key in dynamic if not key.startswith("-:")):  # settings of its own for a module
+        yield Observation("dynamic", key, str(dynamic[key]), None)
+    names = settings.get("modules_in_block_to_quantize")
+    quantized = None if names is None else {name for group in names for name in group}
+    for row in plan.tensors:
+        module = row.name.removesuffix(".weight")
+        if module == row.name or len(row.shape) != 2 or not re.search(r"\.\d+\.", module):
+            continue
+        kept = row.action == "keep"
+        yield Observation("dynamic", module, any(re.match(pattern, module) for pattern in patterns), kept)
+        if listed and (kept or quantized is not None):
+            yield Observation("modules_in_block_to_quantize", module, module in (quantized or ()), not kept)
 
 
 def carried_observations(folder: Path, index: ModelIndex) -> Iterator[Observation]:
