@@ -142,6 +142,8 @@ def _working_bytes(index: ModelIndex, row: TensorPlan, site: Site | str, params:
 def _warnings(index: ModelIndex, graph: OnnxGraph, params: OnnxParams) -> Iterator[str]:
     if params.mode != "weight_only" and params.target == "avx2" and not params.reduced:
         yield OVERFLOW
+    if params.samples is not None and params.mode != "static":
+        yield f"samples give ranges in mode static only; mode {params.mode} does not read them"
     if params.least_cosine is None:
         yield "verification loads the graph and does not run it, as least_cosine asks for it"
     elif index.nbytes > RUN_LIMIT:

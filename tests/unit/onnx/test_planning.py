@@ -93,6 +93,14 @@ def test_without_vnni_full_range_weights_are_warned_of(tmp_path: Path) -> None:
     assert planned(folder, target="avx2").warnings == planned(folder).warnings == ()
 
 
+def test_samples_that_a_mode_does_not_read_are_warned_of(tmp_path: Path) -> None:
+    folder = save(SmallModel().proto(), tmp_path)
+
+    assert planned(folder, samples="samples.npz").warnings == (
+        "samples give ranges in mode static only; mode dynamic does not read them",
+    )
+
+
 def test_what_verification_will_not_run_stands_among_the_warnings(tmp_path: Path) -> None:
     folder = SmallModel().write(tmp_path / "model")
     model = onnx.load(str(folder / "model.onnx"))
