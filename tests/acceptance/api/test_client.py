@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from tests.installed import METHODS
 
 from quantmill.client import Client, ClientError, ServiceUnreachable, server_sent_events
 from quantmill.contract.errors import (
@@ -103,16 +104,7 @@ def test_a_plan_and_the_methods_come_as_values(client):
     plan = client.plan("millstone-4m", "gguf", {"type": "Q4_K_M"})
 
     assert plan.summary.schemes == {"Q4_K": 24, "Q6_K": 5, "F32": 9}
-    assert [method.name for method in client.methods()] == [
-        "awq",
-        "bnb",
-        "fp8",
-        "gguf",
-        "gptq",
-        "hqq",
-        "onnx",
-        "repack",
-    ]
+    assert [method.name for method in client.methods()] == METHODS
 
 
 def test_the_services_own_worker_is_listed(client):

@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from tests.installed import METHODS
 
 from quantmill.contract.tensors import Plan
 from quantmill.domain.artifacts import Metric
@@ -371,7 +372,7 @@ def test_methods_say_what_they_accept(api):
     listed = api.get("/v1/methods").json()["items"]
     one = api.get("/v1/methods/gguf").json()
 
-    assert [method["name"] for method in listed] == ["awq", "bnb", "fp8", "gguf", "gptq", "hqq", "onnx", "repack"]
+    assert [method["name"] for method in listed] == METHODS
     assert listed[3] == one
     assert one["params_schema"]["additionalProperties"] is False
     assert "type" in one["params_schema"]["properties"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.gguf_models import LLAMA, file, tensor
+from tests.installed import METHODS
 
 from quantmill.cli.exits import OF_KIND, OF_STATE
 from quantmill.cli.options import parse_sets
@@ -550,32 +551,14 @@ def test_a_comparison_that_cannot_be_is_refused(quantmill, short_text, tmp_path,
 
 
 def test_methods_are_listed_with_their_parameters(quantmill):
-    assert [method["name"] for method in quantmill("methods", "--json").json] == [
-        "awq",
-        "bnb",
-        "fp8",
-        "gguf",
-        "gptq",
-        "hqq",
-        "onnx",
-        "repack",
-    ]
+    assert [method["name"] for method in quantmill("methods", "--json").json] == METHODS
     assert "Q4_K_M" in quantmill("methods", "gguf").out
 
 
 def test_plugins_are_listed_with_where_they_come_from(quantmill):
     loaded = quantmill("plugins", "--json").json
 
-    assert [plugin["name"] for plugin in loaded["loaded"]] == [
-        "awq",
-        "bnb",
-        "fp8",
-        "gguf",
-        "gptq",
-        "hqq",
-        "onnx",
-        "repack",
-    ]
+    assert [plugin["name"] for plugin in loaded["loaded"]] == METHODS
     assert {plugin["distribution"] for plugin in loaded["loaded"]} == {"quantmill"}
     assert loaded["failures"] == []
 
