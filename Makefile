@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NATIVE := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)
 
-.PHONY: setup servers demo test lint bench conformance clean
+.PHONY: setup servers demo test lint bench conformance chart clean
 
 setup: $(VENV)/.installed
 
@@ -41,6 +41,10 @@ conformance: setup
 	for part in architectures tokenizing mixes quality requantizing; do \
 		PYTHONPATH=. $(BIN)/python tests/conformance/llama_cpp/$$part.py || exit 1; \
 	done
+
+# The chart's values.schema.json and the table in its README, from helm/model and values.yaml.
+chart: setup
+	$(BIN)/python -m helm.model
 
 clean:
 	rm -rf $(VENV) build .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

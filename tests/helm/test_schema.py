@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import helm_python as helm
-import jsonschema
 import pytest
-import yaml
 
 REFUSED = {
     "an unknown key": ({"replicas": 3}, "replicas"),
@@ -76,45 +72,3 @@ def test_contradicting_values_are_refused_with_a_remedy(
 
 def test_a_parent_chart_may_pass_its_globals_and_a_switch(chart: helm.Chart) -> None:
     chart.validate_schema({"enabled": True, "global": {"somebodyElses": {"key": 1}}})
-
-
-def test_the_schema_is_itself_valid_draft_07(chart_path: Path) -> None:
-    schema = json.loads((chart_path / "values.schema.json").read_text())
-
-    jsonschema.Draft7Validator.check_schema(schema)
-
-
-def test_every_object_in_the_schema_is_closed_or_says_what_its_keys_hold(chart_path: Path) -> None:
-    schema = json.loads((chart_path / "values.schema.json").read_text())
-
-    still_open = {
-        path for path, node in _objects(schema) if "additionalProperties" not in node and "/allOf/" not in path
-    }
-
-    # globals belong to every chart of a release; Kubernetes itself checks affinity
-    assert still_open == {"/properties/global", "/definitions/affinity"}
-
-
-def test_every_value_is_explained_where_it_is_set(chart_path: Path) -> None:
-    text = (chart_path / "values.yaml").read_text()
-    explained = [line.split()[2] for line in text.splitlines() if line.strip().startswith("## @param ")]
-
-    leaves = set(_leaves(yaml.safe_load(text), explained))
-
-    assert leaves == set(explained)
-    assert len(explained) == len(set(explained))
-
-
-def _objects(node: Any, path: str = "") -> list[tuple[str, dict[str, Any]]]:
-    if isinstance(node, list):
-        return [found for i, item in enumerate(node) for found in _objects(item, f"{path}/{i}")]
-    if not isinstance(node, dict):
-        return []
-    own = [(path, node)] if node.get("type") == "object" else []
-    return own + [found for key, item in node.items() for found in _objects(item, f"{path}/{key}")]
-
-
-def _leaves(node: Any, explained: list[str], path: str = "") -> list[str]:
-    if path in explained or not isinstance(node, dict):
-        return [path]
-    return [leaf for key, item in node.items() for leaf in _leaves(item, explained, f"{path}.{key}".lstrip("."))]

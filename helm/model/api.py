@@ -1,0 +1,23 @@
+"""The API."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from helm.model.pods import Component
+from helm.model.shapes import Annotations, AtLeastOne, Port, Section
+
+
+class ApiService(Section):
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer"]
+    port: Port
+    annotations: Annotations
+
+
+class Api(Component):
+    replicas: AtLeastOne
+    service: ApiService
+    pre_stop_seconds: Annotated[int, Field(ge=0, le=300)]
+    termination_grace_period_seconds: AtLeastOne

@@ -1,0 +1,63 @@
+"""Parts of pods that the chart hands on as they are, by Kubernetes' own schema."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any
+
+from helm.model.shapes import defined
+
+VERSION = (
+    "1.37"  # the newest that kubernetes_validate has; a key that an older cluster lacks is refused by that cluster
+)
+CORE = "io.k8s.api.core.v1"
+
+Affinity = Annotated[dict[str, Any], defined(f"{CORE}.Affinity")]
+Toleration = Annotated[dict[str, Any], defined(f"{CORE}.Toleration")]
+
+
+def definitions(schema: Any) -> dict[str, Any]:
+    """Every definition of Kubernetes' that `schema` refers to, and those that these refer to, by name."""
+    found: dict[str, Any] = {}
+    waiting = _referred(schema)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = _without_prose(_all()[name])
+            waiting |= _referred(found[name])
+    return dict(sorted(found.items()))
+
+
+@cache
+def _all() -> dict[str, Any]:
+    folder = files("kubernetes_validate") / "kubernetes-json-schema" / f"v{VERSION}.0-local-strict"
+    return dict(json.loads((folder / "_definitions.json").read_text())["$defs"])
+
+
+def _referred(node: Any) -> set[str]:
+    if isinstance(node, list):
+        return {name for item in node for name in _referred(item)}
+    if not isinstance(node, dict):
+        return set()
+    own = str(node.get("$ref", "")).rpartition("/")[2]
+    return {own} & _all().keys() | {name for item in node.values() for name in _referred(item)}
+
+
+def _without_prose(node: Any) -> Any:
+    """References lead to `definitions`, and null is no value: Helm takes it as the wish to have none."""
+    if isinstance(node, list):
+        return [_without_prose(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    kept = {key: _without_prose(item) for key, item in node.items() if not _is_prose(key, item)}
+    if isinstance(kept.get("$ref"), str):
+        kept["$ref"] = kept["$ref"].replace("#/$defs/", "#/definitions/")
+    if isinstance(kept.get("type"), list):
+        [kept["type"]] = [each for each in kept["type"] if each != "null"]
+    return kept
+
+
+def _is_prose(key: str, item: Any) -> bool:
+    return (key in {"description", "format"} and isinstance(item, str)) or key.startswith("x-kubernetes-")

@@ -1,0 +1,17 @@
+"""The scheduler and the migration of the database."""
+
+from __future__ import annotations
+
+from helm.model.pods import Component
+from helm.model.shapes import AtLeastOne, Count
+
+
+class Scheduler(Component):
+    replicas: AtLeastOne
+    termination_grace_period_seconds: AtLeastOne
+
+
+class Migrations(Component):
+    enabled: bool
+    backoff_limit: Count
+    active_deadline_seconds: AtLeastOne

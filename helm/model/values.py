@@ -1,0 +1,34 @@
+"""All values, in the order of values.yaml: a section a line."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from helm.model.api import Api
+from helm.model.config import Config
+from helm.model.installation import Global, ServiceAccount
+from helm.model.pods import PodSecurityContext
+from helm.model.scheduler import Migrations, Scheduler
+from helm.model.shapes import Image, Labels, OptionalName, Section, ShortName
+from helm.model.stores import Artifacts, Broker, Database, Source
+from helm.model.workers import Workers
+
+
+class Values(Section):
+    enabled: bool = Field(default=True, description="read by a parent chart only")
+    global_: Global = Field(alias="global")
+    name_override: OptionalName
+    fullname_override: OptionalName
+    image: Image
+    config: Config
+    database: Database
+    broker: Broker
+    artifacts: Artifacts
+    sources: dict[ShortName, Source]
+    service_account: ServiceAccount
+    pod_security_context: PodSecurityContext
+    common_labels: Labels
+    api: Api
+    scheduler: Scheduler
+    workers: Workers
+    migrations: Migrations
