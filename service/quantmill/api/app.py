@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from quantmill.api import artifacts, comparisons, events, health, jobs, match, methods, problems, texts
 from quantmill.api.pages import Cursors, installation_secret
 from quantmill.api.schemas import ProblemDocument
+from quantmill.api.traffic import CountTraffic, Traffic
 from quantmill.services import Services
 
 LARGEST_BODY_BYTES = 1_000_000
@@ -37,10 +38,12 @@ def create_app(services: Services) -> FastAPI:
         responses=PROBLEM_RESPONSE,
     )
     app.state.services = services
+    app.state.traffic = Traffic()
     app.state.cursors = Cursors(installation_secret(services.settings.data_dir / "cursor-secret"))
     for room in (jobs, events, comparisons, methods, match, texts, artifacts, health):
         app.include_router(room.router)
     app.add_middleware(BodyLimit, limit=LARGEST_BODY_BYTES)
+    app.add_middleware(CountTraffic, traffic=app.state.traffic)
     problems.install(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -9,6 +9,7 @@ from pydantic import AfterValidator
 
 from quantmill.api.pages import DEFAULT_SIZE, LARGEST_SIZE, Cursors
 from quantmill.api.schemas import printable
+from quantmill.api.traffic import Traffic
 from quantmill.services import Services
 
 
@@ -22,8 +23,14 @@ def _cursors(request: Request) -> Cursors:
     return cursors
 
 
+def _traffic(request: Request) -> Traffic:
+    traffic: Traffic = request.app.state.traffic
+    return traffic
+
+
 ServicesOf = Annotated[Services, Depends(_services)]
 CursorsOf = Annotated[Cursors, Depends(_cursors)]
+TrafficOf = Annotated[Traffic, Depends(_traffic)]
 PageSize = Annotated[int, Query(ge=1, le=LARGEST_SIZE, description=f"rows of a page; default {DEFAULT_SIZE}")]
 PageToken = Annotated[
     str | None, Query(max_length=1024, description="next_page_token of the page before, with the same filters")

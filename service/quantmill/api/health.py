@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from quantmill.api.context import ServicesOf
+from quantmill.api.context import ServicesOf, TrafficOf
 from quantmill.api.schemas import Health
 from quantmill.jobs.installation import broker_answers, schema_is_current
 from quantmill.jobs.numbers import NUMBERS
@@ -38,11 +38,12 @@ def readyz(services: ServicesOf) -> Health:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-def metrics(services: ServicesOf) -> Response:
-    """Numbers in Prometheus' text format, read from the database: every replica tells the same."""
+def metrics(services: ServicesOf, traffic: TrafficOf) -> Response:
+    """Numbers in Prometheus' text format. Those of the installation are read from the database, so that every replica
+    tells the same; `quantmill_http_...` are of the process that answers."""
     registry = CollectorRegistry()
     registry.register(_Numbers(services))
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(registry) + generate_latest(traffic.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 class _Numbers:

@@ -27,7 +27,6 @@ from quantmill.store import jobs, leader, outbox, workers
 
 log = structlog.get_logger()
 
-LEADER = "scheduler"
 LEADER_ROUNDS = 5  # a leader that misses this many rounds is replaced
 MIN_LEADER_SECONDS = 2.0
 OUTBOX_BATCH = 500
@@ -82,14 +81,14 @@ class Scheduler:
             except Exception:
                 log.exception("scheduler_round_failed")
         with self._services.database.write() as tx:
-            leader.release(tx, LEADER, self._owner)
+            leader.release(tx, leader.SCHEDULER, self._owner)
 
     def round(self) -> None:
         """One pass, if this scheduler is the leader."""
         settings = self._services.settings
         seconds = max(MIN_LEADER_SECONDS, LEADER_ROUNDS * settings.scheduler_seconds)
         with self._services.database.write() as tx:
-            if not leader.hold(tx, LEADER, self._owner, seconds):
+            if not leader.hold(tx, leader.SCHEDULER, self._owner, seconds):
                 return
         self._reap()
         self._dispatch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Literal, get_args
 from quantmill.domain.jobs import State
 from quantmill.hardware.routing import Reason
 from quantmill.services import Services
-from quantmill.store import numbers
+from quantmill.store import leader, numbers
 from quantmill.store.jobs import count_jobs, count_waiting
 from quantmill.store.numbers import Counted
 from quantmill.store.workers import live_workers
@@ -73,6 +74,19 @@ def _slots(services: Services) -> Counted:
     return _labelled(slots)
 
 
+def _leaders(services: Services) -> Counted:
+    with services.database.read() as tx:
+        return {(): float(leader.is_held(tx, leader.SCHEDULER))}
+
+
+def _data_size(services: Services) -> Counted:
+    return {(): float(shutil.disk_usage(services.settings.data_dir).total)}
+
+
+def _data_free(services: Services) -> Counted:
+    return {(): float(shutil.disk_usage(services.settings.data_dir).free)}
+
+
 def _plugin_failures(services: Services) -> Counted:
     return {(): float(len(services.plugins.failures))}
 
@@ -91,6 +105,9 @@ NUMBERS = (
     Number("attempts", "counter", "Attempts that have ended", ("method", "outcome"), _attempts),
     Number("workers", "gauge", "Live workers", ("queue",), _workers),
     Number("worker_slots", "gauge", "Jobs that live workers can run at a time", ("queue",), _slots),
+    Number("scheduler_leaders", "gauge", "Schedulers that lead: 1, or 0 while none works", (), _leaders),
+    Number("data_size_bytes", "gauge", "Size of the file system that holds the data folder", (), _data_size),
+    Number("data_free_bytes", "gauge", "What is free there", (), _data_free),
     Number("outbox_age_seconds", "gauge", "Age of the oldest event that plugins were not told of", (), _outbox),
     Number("plugin_load_failures", "gauge", "Plugins that this process could not load", (), _plugin_failures),
 )

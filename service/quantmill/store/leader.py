@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, or_
+from sqlalchemy import Connection, delete, exists, or_, select
 
 from quantmill.store.tables import leader
 from quantmill.store.types import clock
 from quantmill.store.upsert import upsert
+
+SCHEDULER = "scheduler"
 
 
 def hold(tx: Connection, name: str, owner: str, seconds: float) -> bool:
@@ -21,6 +23,12 @@ def hold(tx: Connection, name: str, owner: str, seconds: float) -> bool:
         .returning(leader.c.owner)
     )
     return tx.execute(taken).one_or_none() is not None
+
+
+def is_held(tx: Connection, name: str) -> bool:
+    """Whether somebody's lease has not run out."""
+    held = exists().where(leader.c.name == name, leader.c.expires_at > clock())
+    return bool(tx.execute(select(held)).scalar_one())
 
 
 def release(tx: Connection, name: str, owner: str) -> None:

@@ -16,7 +16,7 @@ from quantmill.api.app import create_app
 from quantmill.domain.jobs import State, Waiting
 from quantmill.services import Services
 from quantmill.settings import Settings
-from quantmill.store import jobs, methods, workers
+from quantmill.store import jobs, leader, methods, workers
 
 SUBMITTED = {"source": "millstone-4m", "method": "gguf", "params": {"type": "Q8_0"}}
 
@@ -71,13 +71,56 @@ def test_metrics_tell_attempts_queues_and_how_long_things_have_waited(api, submi
     claimed(submitted(seed=2))
     ended(submitted(seed=3), State.FAILED)
 
-    numbers = dict(line.rsplit(" ", 1) for line in api.get("/metrics").text.splitlines() if not line.startswith("#"))
+    numbers = samples(api)
 
-    assert numbers['quantmill_queue_jobs{queue="cpu",state="running"}'] == "1.0"
-    assert numbers['quantmill_attempts_total{method="gguf",outcome="failed"}'] == "1.0"
-    assert 0 < float(numbers["quantmill_oldest_queued_age_seconds"]) < 60
-    assert 0 < float(numbers["quantmill_outbox_age_seconds"]) < 60
-    assert numbers["quantmill_plugin_load_failures"] == "0.0"
+    assert numbers['quantmill_queue_jobs{queue="cpu",state="running"}'] == 1
+    assert numbers['quantmill_attempts_total{method="gguf",outcome="failed"}'] == 1
+    assert 0 < numbers["quantmill_oldest_queued_age_seconds"] < 60
+    assert 0 < numbers["quantmill_outbox_age_seconds"] < 60
+    assert numbers["quantmill_plugin_load_failures"] == 0
+
+
+def test_metrics_tell_whether_a_scheduler_leads_and_what_is_free_on_disk(api, services):
+    before = samples(api)
+    with services.database.write() as tx:
+        leader.hold(tx, leader.SCHEDULER, "one", 60)
+
+    after = samples(api)
+
+    leads = "quantmill_scheduler_leaders"
+    assert (before[leads], after[leads]) == (0, 1)
+    assert 0 < after["quantmill_data_free_bytes"] < after["quantmill_data_size_bytes"]
+
+
+def test_metrics_count_requests_by_the_pattern_of_their_route(api, submitted):
+    job_id = submitted()
+    api.get(f"/v1/jobs/{job_id}")
+    api.get("/v1/jobs/00000000-0000-0000-0000-000000000000")
+    api.get("/elsewhere")
+    api.request("BREW", "/v1/jobs")
+
+    found = samples(api)
+
+    answered = 'quantmill_http_requests_total{code="%s",method="%s",route="%s"}'
+    assert found[answered % (200, "GET", "/v1/jobs/{job_id:uuid}")] == 1
+    assert found[answered % (404, "GET", "/v1/jobs/{job_id:uuid}")] == 1
+    assert found[answered % (404, "GET", "other")] == 1
+    assert found[answered % (405, "other", "/v1/jobs")] == 1
+    assert found['quantmill_http_request_duration_seconds_count{method="POST",route="/v1/jobs"}'] == 1
+    assert job_id not in str(found)
+
+
+def test_a_request_that_the_service_fails_at_is_counted(api, monkeypatch):
+    monkeypatch.setattr("quantmill.api.health.broker_answers", lambda services: 1 / 0)
+    assert api.get("/readyz").status_code == 500
+
+    assert samples(api)['quantmill_http_requests_total{code="500",method="GET",route="/readyz"}'] == 1
+
+
+def samples(api):
+    """Each sample that Prometheus would scrape, by its name and labels."""
+    lines = [line for line in api.get("/metrics").text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
 def test_metrics_count_workers_by_queue_and_jobs_that_none_of_them_can_run(api, services, submitted):

@@ -122,6 +122,14 @@ def test_a_leader_that_is_silent_is_replaced(write):
     assert not write(leader.hold, "scheduler", "one", 60)
 
 
+@pytest.mark.parametrize(("seconds", "held"), [(60, True), (-1, False)], ids=["a lease", "one that has run out"])
+def test_a_leader_leads_as_long_as_its_lease(write, read, seconds, held):
+    write(leader.hold, "scheduler", "one", seconds)
+
+    assert read(leader.is_held, "scheduler") is held
+    assert not read(leader.is_held, "another")
+
+
 def accept(tx, key, digest, keep_seconds=3600):
     """What a submit does: take the key, insert the job only if it was free."""
     job_id = uuid7()
