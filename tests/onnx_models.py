@@ -15,7 +15,8 @@ from onnx import helper, numpy_helper
 class SmallModel:
     """A table that is looked up, `blocks` of MatMul, Gemm and MatMul behind a Transpose, and a head.
 
-    `tied`: the head is the table's transpose. `external` names a file beside the model that the weights lie in.
+    `ids` names the input. `tied`: the head is the table's transpose. `external` names a file beside the model that the
+    weights lie in.
     """
 
     vocab: int = 300
@@ -27,10 +28,11 @@ class SmallModel:
     tied: bool = False
     external: str = ""
     seed: int = 0
+    ids: str = "ids"
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def proto(self) -> onnx.ModelProto:
-        nodes = [helper.make_node("Gather", ["table", "ids"], ["x0"], name="lookup", axis=0)]
+        nodes = [helper.make_node("Gather", ["table", self.ids], ["x0"], name="lookup", axis=0)]
         for block in range(self.blocks):
             nodes += self._block(block)
         last = f"x{self.blocks}"
@@ -40,7 +42,7 @@ class SmallModel:
         graph = helper.make_graph(
             nodes,
             "small",
-            [helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["batch", "sequence"])],
+            [helper.make_tensor_value_info(self.ids, onnx.TensorProto.INT64, ["batch", "sequence"])],
             [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", "sequence", self.vocab])],
             [numpy_helper.from_array(values, name) for name, values in self.weights().items()],
         )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import quantmill_kernels
 from quantmill.contract.errors import RangeExceeded
+from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray, QuantizedTensor, SourceTensor, TensorPlan
 from quantmill_onnx.calibration import activation_ranges
@@ -19,8 +20,9 @@ from quantmill_onnx.layout import CODES, SCALE, ZERO, pack_nibbles
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import require_graph
 from quantmill_onnx.ranges import Range, qparams
-from quantmill_onnx.samples import read_samples
+from quantmill_onnx.samples import Feeds, read_samples
 from quantmill_onnx.sites import Site, activations, find_sites
+from quantmill_onnx.tokens import TokenSamples
 
 CHUNK_VALUES = 1 << 18  # rounded at once
 
@@ -49,11 +51,17 @@ def _ranges(session: Session, names: Sequence[str], params: OnnxParams) -> Calla
     @cache
     def find() -> Mapping[str, Range]:
         graph = require_graph(session.index)
-        samples = read_samples(Path(params.samples or ""), graph)
-        samples.require_unchanged(session.plan.inputs["samples"])
-        return activation_ranges(graph, names, samples, params, session.threads)
+        return activation_ranges(graph, names, _samples(session, graph, params), params, session.threads, session.pause)
 
     return find
+
+
+def _samples(session: Session, graph: OnnxGraph, params: OnnxParams) -> Feeds:
+    if params.samples is None:
+        return TokenSamples(graph, session.windows())
+    samples = read_samples(Path(params.samples), graph)
+    samples.require_unchanged(session.plan.inputs["samples"])
+    return samples
 
 
 def _activations(

@@ -8,7 +8,7 @@ on the number of activations, never on the number of samples.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from quantmill.contract.protobuf import bytes_field, number_field
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.protos import external_tensor, node_proto, opset_proto, value_info_proto
 from quantmill_onnx.ranges import RANGES, Histogram, Range
-from quantmill_onnx.samples import Feed, Samples
+from quantmill_onnx.samples import Feed, Feeds
 
 FLOAT, INT64 = 1, 7  # TensorProto.DataType
 SLICE_BYTES = 64 << 20  # of activations that come out of one run
@@ -32,9 +32,16 @@ SEEN = "quantmill_seen"
 
 
 def activation_ranges(
-    graph: OnnxGraph, names: Sequence[str], samples: Samples, params: OnnxParams, threads: int
+    graph: OnnxGraph,
+    names: Sequence[str],
+    samples: Feeds,
+    params: OnnxParams,
+    threads: int,
+    pause: Callable[[], None] = lambda: None,
 ) -> Mapping[str, Range]:
     """The range of each activation, by `params.calibration_method`; the same for any number of threads.
+
+    `pause` is called with each sample: what it raises ends the pass.
 
     Raises SourceRejected for samples that the graph does not run on, or that make values which are not finite.
     """
@@ -42,7 +49,8 @@ def activation_ranges(
     found: dict[str, Range] = {}
     for some in _slices(names, _sizes(graph, names, samples)):
         histograms = {name: Histogram() for name in some}
-        for number, values in enumerate(_runs(graph, some, "Identity", samples, min(threads, LANES))):
+        for number, values in enumerate(_run_all(graph, some, "Identity", samples.feeds(), min(threads, LANES))):
+            pause()
             for name in some:
                 _count(histograms[name], values[name], name, number)
         found.update({name: find(histogram, params.percentile) for name, histogram in histograms.items()})
@@ -56,10 +64,10 @@ def _count(histogram: Histogram, values: NDArray[Any], name: str, number: int) -
         raise SourceRejected(f"sample {number} makes {name} what cannot be counted: {error}", sample=number) from error
 
 
-def _sizes(graph: OnnxGraph, names: Sequence[str], samples: Samples) -> Mapping[str, int]:
-    """Bytes of each activation; samples of one file all have the same shape."""
-    first = next(_runs(graph, names, "Size", samples, 1))
-    return {name: 4 * int(size) for name, size in first.items()}
+def _sizes(graph: OnnxGraph, names: Sequence[str], samples: Feeds) -> Mapping[str, int]:
+    """Bytes of each activation of the largest sample."""
+    largest = next(_run_all(graph, names, "Size", iter([samples.largest()]), 1))
+    return {name: 4 * int(size) for name, size in largest.items()}
 
 
 def _slices(names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[Sequence[str]]:
@@ -76,8 +84,8 @@ def _slices(names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[Sequence
         yield some
 
 
-def _runs(
-    graph: OnnxGraph, names: Sequence[str], op_type: str, samples: Samples, lanes: int
+def _run_all(
+    graph: OnnxGraph, names: Sequence[str], op_type: str, feeds: Iterator[Feed], lanes: int
 ) -> Iterator[Mapping[str, NDArray[Any]]]:
     """op_type of each activation, sample by sample; `lanes` samples at once, each on one core."""
     session = _open(graph, names, op_type)
@@ -85,7 +93,6 @@ def _runs(
     def run(feed: Feed) -> Mapping[str, NDArray[Any]]:
         return dict(zip(names, session.run(None, dict(feed)), strict=True))
 
-    feeds = samples.feeds()
     with ThreadPoolExecutor(lanes) as pool:
         while group := list(islice(feeds, lanes)):
             try:

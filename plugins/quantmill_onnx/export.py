@@ -146,10 +146,8 @@ def _metadata(graph: OnnxGraph, plan: Plan, params: OnnxParams) -> Iterator[tupl
     yield "quantmill.reduced", json.dumps([row.name for row in plan.tensors if row.scheme.endswith("-REDUCED")])
     if params.mode == "static":
         cut = {"percentile": params.percentile} if params.calibration_method == "percentile" else {}
-        yield (
-            "quantmill.calibration",
-            json.dumps({"method": params.calibration_method, **cut, "samples": plan.inputs["samples"]}, sort_keys=True),
-        )
+        told = {"method": params.calibration_method, **cut, **plan.inputs}
+        yield "quantmill.calibration", json.dumps(told, sort_keys=True)
 
 
 def is_transposed(site: Site, params: OnnxParams) -> bool:

@@ -19,6 +19,7 @@ from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import DYNAMIC_LIMIT, RUN_LIMIT, dynamic_dimensions
 from quantmill_onnx.reader import DATA, MODEL, Artifact
 from quantmill_onnx.samples import read_samples
+from quantmill_onnx.tokens import feed_of, takes_text
 
 LEADING, OTHER = 2, 16  # sizes that dynamic dimensions are given
 NUMPY = {1: np.float32, 6: np.int32, 7: np.int64, 9: np.bool_, 10: np.float16, 11: np.float64}
@@ -150,7 +151,7 @@ def _activations(artifact: Artifact, plan: Plan, params: OnnxParams) -> Iterator
             yield Observation("activations", node.input[0], found, "a range")
     metadata = {each.key: each.value for each in artifact.model.metadata_props}
     found_samples = json.loads(metadata.get("quantmill.calibration", "{}")).get("samples")
-    yield Observation("activations", "samples", found_samples, plan.inputs["samples"])
+    yield Observation("activations", "samples", found_samples, plan.inputs.get("samples"))
 
 
 def _node(raw: bytes) -> Any:
@@ -185,9 +186,11 @@ def _runs(folder: Path, graph: OnnxGraph, index: ModelIndex, params: OnnxParams)
     unknown = len(dynamic_dimensions(graph)) > DYNAMIC_LIMIT or any(each.dtype not in NUMPY for each in graph.inputs)
     if params.least_cosine is None:
         return
-    if params.mode == "static":
-        first = next(read_samples(Path(params.samples or ""), graph).feeds())
+    if params.samples is not None and params.mode == "static":
+        first = next(read_samples(Path(params.samples), graph).feeds())
         yield from _divergence(session, graph, params.least_cosine, first, "the first sample")
+    elif takes_text(graph):
+        yield from _divergence(session, graph, params.least_cosine, random_tokens(graph), "random tokens")
     elif not unknown:
         yield from _divergence(session, graph, params.least_cosine, random_inputs(graph), "random inputs")
 
@@ -243,6 +246,12 @@ def random_inputs(graph: OnnxGraph) -> Inputs:
         else:
             found[info.name] = np.ones(shape, kind)
     return found
+
+
+def random_tokens(graph: OnnxGraph) -> Inputs:
+    """A window of OTHER tokens, the same for each call."""
+    rows = _rows_looked_up(graph, "input_ids") or 1
+    return feed_of(graph, np.random.default_rng(0).integers(0, rows, OTHER))
 
 
 def _size(dimension: int | str, axis: int, sizes: dict[str, int]) -> int:

@@ -23,7 +23,9 @@ class OnnxParams(BaseModel):
         "with ranges that samples have given (QDQ); weight_only: blocks of 4 or 8 bits for ONNX Runtime's MatMulNBits.",
     )
     samples: InputFile | None = Field(
-        default=None, description="static: an .npz file with an array for each input; its leading axis is the samples."
+        default=None,
+        description="static: an .npz file with an array for each input; its leading axis is the samples. None: windows "
+        "of the calibration text.",
     )
     calibration_method: Literal["minmax", "percentile", "mse", "entropy"] = Field(
         default="minmax", description="static: how an activation's range follows from the values that samples gave it."
@@ -83,8 +85,6 @@ class OnnxParams(BaseModel):
     def _fit_the_mode(self) -> Self:
         if self.mode != "weight_only" and self.weight_bits != 8:
             raise ValueError(f"{self.mode} has 8-bit weights; choose mode weight_only for 4 bits")
-        if self.mode == "static" and self.samples is None:
-            raise ValueError("static takes activations' ranges from samples: name an .npz file, or choose mode dynamic")
         if self.algorithm == "hqq" and (self.mode != "weight_only" or self.symmetric):
             raise ValueError("hqq finds zero points: it goes with mode weight_only and symmetric false")
         return self

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from quantmill.contract.calibration import CalibrationNeed
 from quantmill.contract.errors import ParamsRejected, SourceRejected
 from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.strictjson import shown
@@ -14,6 +15,7 @@ from quantmill_onnx.layout import activation_parts, parts_of, scheme_of
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.samples import read_samples
 from quantmill_onnx.sites import Site, activations, find_sites
+from quantmill_onnx.tokens import require_text
 
 LEAST_OPSET = 11  # MatMulInteger and DynamicQuantizeLinear
 LEAST_OPSET_STATIC = 13  # DequantizeLinear with a scale for each output
@@ -83,33 +85,38 @@ def plan(index: ModelIndex, params: OnnxParams) -> Plan:
     graph = require_graph(index)
     _check_patterns(graph, params)
     sites = find_sites(graph, params)
-    inputs = {"samples": _samples_digest(graph, params)} if params.mode == "static" else {}
+    inputs, need = _samples(index, graph, params) if params.mode == "static" else ({}, None)
     taken = activations(sites) if params.mode == "static" else {}
     rows = tuple(_row(index, name, sites[name], params, taken.get(name, ())) for name in index.tensors)
     if not any(row.action == "quantize" for row in rows):
         reasons = "; ".join(f"{row.name}: {row.reason}" for row in rows[:3])
         raise SourceRejected(f"the graph has nothing that this method quantizes ({reasons})")
     working = [_working_bytes(index, row, sites[row.name], params) for row in rows]
-    calibrating = index.nbytes + CALIBRATION_BYTES if inputs else 0
+    calibrating = index.nbytes + CALIBRATION_BYTES if params.mode == "static" else 0
     return Plan(
         tensors=rows,
         units=tuple(Unit(row.name, (row.name,)) for row in rows),
         peak_memory_bytes=max(working) + calibrating + 2 * graph.nbytes,
         warnings=tuple(_warnings(index, graph, params)),
         inputs=inputs,
+        calibration=need,
     )
 
 
-def _samples_digest(graph: OnnxGraph, params: OnnxParams) -> str:
-    """Of samples that fit the graph."""
+def _samples(
+    index: ModelIndex, graph: OnnxGraph, params: OnnxParams
+) -> tuple[Mapping[str, str], CalibrationNeed | None]:
+    """The digest of samples that fit the graph, or that windows of a text are needed, which fit it too."""
     if graph.opsets[""] < LEAST_OPSET_STATIC:
         raise SourceRejected(
             f"the graph has opset {graph.opsets['']}, mode static needs {LEAST_OPSET_STATIC}; export it again, convert "
             "it with onnx.version_converter, or choose mode dynamic",
             opset=graph.opsets[""],
         )
-    assert params.samples is not None  # the parameters' own check
-    return read_samples(Path(params.samples), graph).digest
+    if params.samples is not None:
+        return {"samples": read_samples(Path(params.samples), graph).digest}, None
+    require_text(index, graph)
+    return {}, CalibrationNeed(windows=True)
 
 
 def _row(

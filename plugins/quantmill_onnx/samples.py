@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, Protocol
 
 import numpy as np
 from numpy.lib import format as npy
@@ -40,6 +40,15 @@ COUNT_LIMIT = 1_000_000  # samples
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError)
 
 Feed = Mapping[str, NDArray[Any]]
+
+
+class Feeds(Protocol):
+    """Samples for a graph, wherever they come from."""
+
+    def feeds(self) -> Iterator[Feed]:
+        """In their order, one in memory at a time."""
+
+    def largest(self) -> Feed: ...
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,10 @@ class Samples:
         if dtype.kind == "f" and not np.isfinite(values).all():
             raise ValueError(f"{name} has values that are not finite")
         return values
+
+    def largest(self) -> Feed:
+        """One of them: all have the same shapes."""
+        return next(iter(self.feeds()))
 
     def require_unchanged(self, digest: str) -> None:
         """Raises SourceRejected where the file is no longer the one that was planned with."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantmill.calibration.chat import ChatTemplate
-from quantmill.calibration.tokens import TOKENIZER, open_tokenizer, prefix_of, window_length
+from quantmill.calibration.tokens import TOKENIZER, open_tokenizer, prefix_of, suffix_of, window_length
 from quantmill.contract.errors import TextRejected
 from quantmill.contract.tensors import ModelIndex
 from quantmill.domain.calibration import CalibrationOptions
@@ -55,6 +55,9 @@ class Samples:
 def read_windows(index: ModelIndex, path: Path, options: CalibrationOptions) -> Samples:
     """The windows of a text file as `options` ask for them.
 
+    Each begins with what the tokenizer puts in front of a text. Those for a graph also end with what it puts behind:
+    encoders know no text without.
+
     Raises TextRejected: as `read_samples` does, for a text too short for a window, one that the tokenizer does not
     know, and conversations where the checkpoint has no chat template. SourceRejected where the tokenizer or the
     template cannot be used, RequestRejected for a window that the model does not take.
@@ -64,10 +67,10 @@ def read_windows(index: ModelIndex, path: Path, options: CalibrationOptions) -> 
     template = ChatTemplate.of(index) if any(isinstance(each, Conversation) for each in samples) else None
     tokenized = list(_tokenized(index, samples, template))
     tokenizer = open_tokenizer(index)
-    prefix = prefix_of(tokenizer)
+    edges = prefix_of(tokenizer), suffix_of(tokenizer) if index.graph is not None else []
     unknown = _unknown_share(tokenizer, tokenized)
     cut = {"packed": _packed, "documents": _documents}[options.packing]
-    windows = cut(tokenized, prefix, window, options.truncate)
+    windows = cut(tokenized, edges, window, options.truncate)
     if not windows:
         count = sum(map(len, tokenized))
         raise TextRejected(
@@ -98,27 +101,31 @@ def _tokenized(
         yield tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def _packed(tokenized: list[list[int]], prefix: list[int], window: int, truncate: str) -> list[NDArray[np.int64]]:
-    """All tokens in a row, cut; each window begins with what the tokenizer puts in front of a text."""
-    own = window - len(prefix)
+Edges = tuple[list[int], list[int]]  # what each window begins and ends with
+
+
+def _packed(tokenized: list[list[int]], edges: Edges, window: int, truncate: str) -> list[NDArray[np.int64]]:
+    """All tokens in a row, cut."""
+    own = window - sum(map(len, edges))
     row = np.asarray([token for document in tokenized for token in document], np.int64)
     if own < 1:
         return []
     rest = len(row) % own
     row = row[rest:] if truncate == "start" else row[: len(row) - rest]
-    front = np.asarray(prefix, np.int64)
-    return [np.concatenate([front, each]) for each in row.reshape(-1, own)]
+    front, behind = (np.asarray(each, np.int64) for each in edges)
+    return [np.concatenate([front, each, behind]) for each in row.reshape(-1, own)]
 
 
-def _documents(tokenized: list[list[int]], prefix: list[int], window: int, truncate: str) -> list[NDArray[np.int64]]:
+def _documents(tokenized: list[list[int]], edges: Edges, window: int, truncate: str) -> list[NDArray[np.int64]]:
     """One window a document, as long as the document if that is less."""
-    own = window - len(prefix)
+    prefix, behind = edges
+    own = window - len(prefix) - len(behind)
     found = []
     for document in tokenized:
         ids = document[len(prefix) :] if prefix and document[: len(prefix)] == prefix else document
         kept = ids[-own:] if truncate == "start" else ids[:own]
-        if len(prefix) + len(kept) >= LEAST_TOKENS:
-            found.append(np.asarray(prefix + kept, np.int64))
+        if own > 0 and len(prefix) + len(kept) >= LEAST_TOKENS:
+            found.append(np.asarray(prefix + kept + behind, np.int64))
     return found
 
 

@@ -106,6 +106,13 @@ def prefix_of(tokenizer: Any) -> list[int]:
     return [token for token, _ in in_front]
 
 
+def suffix_of(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts behind any text: BERT's [SEP], or nothing."""
+    probe = tokenizer.encode("a", add_special_tokens=True)
+    behind = takewhile(lambda pair: pair[1], zip(probe.ids[::-1], probe.special_tokens_mask[::-1], strict=True))
+    return [token for token, _ in behind][::-1]
+
+
 def _words_per_token(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     """How many words begin in each token. `offsets` are the characters that each token stands for.
 

@@ -25,6 +25,7 @@ from quantmill.checkpoints.settings import BESIDE, mended
 from quantmill.contract.card import Card
 from quantmill.contract.errors import NotFound, SourceRejected
 from quantmill.contract.gguf import BlockTensor, side_of
+from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.safetensors import TensorFile
 from quantmill.contract.stored import stored_weights, values_of
 from quantmill.contract.strictjson import parse_object, shown
@@ -54,6 +55,7 @@ CARRIED = (
     "vocab.json",
     "vocab.txt",
 )
+IDS, POSITIONS = "input_ids", "max_position_embeddings"
 ONNX: Mapping[str, Any] = {"architectures": ["ONNX"]}  # in place of a config.json: the graph says all
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
@@ -223,8 +225,22 @@ def _card(folder: Path) -> tuple[Card, Mapping[str, bytes]]:
 def _open_onnx(folder: Path, model: str) -> Checkpoint:
     graph, files = open_onnx(folder, model)
     tensors = {name: stored.info for name, stored in graph.weights.items()}
-    index = ModelIndex(ONNX, tensors, {}, _carried(folder, *CARRIED, CONFIG), graph=graph)
+    config = {**ONNX, **_stated(folder, graph)}
+    index = ModelIndex(config, tensors, {}, _carried(folder, *CARRIED, CONFIG), graph=graph)
     return Checkpoint(folder, index, files, {})
+
+
+def _stated(folder: Path, graph: OnnxGraph) -> Mapping[str, int]:
+    """How many tokens a graph of text takes: by the config.json beside it, or fewer where its length is fixed."""
+    limits: list[Any] = [size for each in graph.inputs if each.name == IDS for size in (each.shape or ())[1:]]
+    if _exists(folder, CONFIG):
+        try:
+            beside = parse_object(_read(folder, CONFIG, CONFIG_LIMIT), non_finite=True)
+        except ValueError as error:
+            raise SourceRejected(f"{CONFIG} cannot be read: {error}.", file=CONFIG) from error
+        limits += [beside.get(key) for key in (POSITIONS, "n_positions")]
+    known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
+    return {POSITIONS: min(known)} if known else {}
 
 
 def _open_gguf(folder: Path, names: Sequence[str]) -> Checkpoint:

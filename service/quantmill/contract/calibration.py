@@ -77,6 +77,7 @@ class CalibrationNeed:
     weights    for which weights that pass gives them
     of_blocks  kinds that the method asks blocks for; units with a `block` are walked by `Session.blocks`
     caches     attentions (modules) of whose keys and values that pass gives them too, under their `cached_names`
+    windows    whether the method runs the model itself, on the windows of tokens that `Session.windows` gives
 
     A plan with units that are blocks and no kinds for `of_blocks` has the pass made by the walk: blocks stay as the
     source has them, and `Session.statistics` answers for the block that `Session.blocks` has given last. Then the
@@ -87,6 +88,12 @@ class CalibrationNeed:
     weights: tuple[str, ...] = ()
     of_blocks: tuple[Statistic, ...] = ()
     caches: tuple[str, ...] = ()
+    windows: bool = False
+
+    @property
+    def runs_blocks(self) -> bool:
+        """Whether the host runs the source's blocks."""
+        return bool(self.of_source or self.of_blocks)
 
     def walks_the_source(self, units: Sequence[Unit]) -> bool:
         """Whether the source's own pass is made block by block, as `Session.blocks` gives them."""
@@ -94,11 +101,13 @@ class CalibrationNeed:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` reads them back."""
-        return {name: list(values) for name, values in vars(self).items()}
+        lists = {name: list(values) for name, values in vars(self).items() if name != "windows"}
+        return {**lists, "windows": True} if self.windows else lists
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CalibrationNeed:
-        return cls(**{name: tuple(values) for name, values in data.items()})
+        lists: dict[str, Any] = {name: tuple(values) for name, values in data.items() if name != "windows"}
+        return cls(**lists, windows=bool(data.get("windows")))
 
 
 def cached_names(attention: str) -> tuple[str, str]:
@@ -204,6 +213,8 @@ def calibration_cost(index: ModelIndex, plan: Plan, *, windows: int, window: int
     need = plan.calibration
     if need is None:
         return CalibrationCost(0, 0)
+    if not need.runs_blocks:
+        return CalibrationCost(8 * windows * window, 0)
     of_source: Counter[str] = Counter()
     for name in need.weights:
         of_source[_block(name)] += statistics_bytes(need.of_source, _inputs(plan.by_name[name].shape))

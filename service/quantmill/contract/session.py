@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from quantmill.contract.calibration import CalibratedBlock, Statistics
 from quantmill.contract.errors import PluginBroken
@@ -77,6 +80,16 @@ class Session(Protocol):
 
         Raises CalibrationMissing for a weight that the plan did not ask for, and where there is no calibration text.
         """
+
+    def windows(self) -> Sequence[NDArray[np.int64]]:
+        """The tokens of each calibration window, int64 (tokens,), in the order of the text; not all have one length.
+
+        Raises CalibrationMissing where the plan did not ask for them, and where there is no calibration text.
+        """
+
+    def pause(self) -> None:
+        """To be called now and then in work that is long between two tensors. Raises Canceled when the job has been
+        canceled."""
 
     def note(self, tensor: str, found: str, **figures: Figure) -> None:
         """Have it said in the artifact's quantmill.json: `found` of `tensor`, before its unit's last tensor is given.

@@ -104,6 +104,12 @@ class MemorySession:
     def statistics(self, name: str) -> Statistics:
         return required(self.calibration).statistics(name)
 
+    def windows(self) -> Sequence[NDArray[np.int64]]:
+        return calibration_ids()
+
+    def pause(self) -> None:
+        pass
+
     def note(self, tensor: str, found: str, **figures: Figure) -> None:
         self.notes.append(checked_note(self.plan, tensor, found, figures))
 

@@ -30,9 +30,10 @@ LISTED = 20  # starved experts in a warning; the report has all
 
 @dataclass(frozen=True)
 class CalibrationRun:
-    """The engine of a job that is calibrated, the windows that it runs on, and how they were asked for."""
+    """A job that is calibrated: the windows, how they were asked for, and the engine that runs blocks on them, unless
+    the method runs the model itself."""
 
-    engine: Engine
+    engine: Engine | None
     samples: Samples
     options: CalibrationOptions
     store: BlobStore
@@ -48,17 +49,19 @@ class CalibrationRun:
         `carries` get what is behind it, by digest, `findings` what its experts were sent, those too of blocks before it
         that the plan leaves as they are, and what its weights lose.
         """
-        known = {*self.engine.routed, *self.engine.sensitivity}
+        engine = self.engine
+        if engine is None:
+            yield from units
+            return
+        known = {*engine.routed, *engine.sensitivity}
         for key, tensors in units:
-            behind = self.engine.advance()
-            routed = {module: tuple(counts) for module, counts in self.engine.routed.items() if module not in known}
+            behind = engine.advance()
+            routed = {module: tuple(counts) for module, counts in engine.routed.items() if module not in known}
             sensitivity = {
-                name: SensitivityFound(**vars(found))
-                for name, found in self.engine.sensitivity.items()
-                if name not in known
+                name: SensitivityFound(**vars(found)) for name, found in engine.sensitivity.items() if name not in known
             }
             known |= routed.keys() | sensitivity.keys()
-            findings[key] = Findings(routed=routed, sensitivity=sensitivity, device=self.engine.kind)
+            findings[key] = Findings(routed=routed, sensitivity=sensitivity, device=engine.kind)
             if behind is not None:
                 carries[key] = self.store.put_file(behind, move=True).digest
             yield key, tensors
@@ -69,23 +72,29 @@ class CalibrationRun:
 
         `findings` are those of all units, earlier attempts' too.
         """
-        lost = {name: found for each in findings for name, found in each.sensitivity.items()}
-        lost |= {name: SensitivityFound(**vars(found)) for name, found in self.engine.sensitivity.items()}
-        routed = {module: [*counts] for found in findings for module, counts in found.routed.items()}
-        routed |= self.engine.routed
-        samples, starved = self.samples, dict(self._starved(routed))
-        return {
+        samples, engine = self.samples, self.engine
+        told: dict[str, Any] = {
             "digest": samples.digest,
             "text": {**samples.text.to_json(), "tokens": samples.tokens, "unknown": samples.unknown},
             "options": self.options.asked() | {"windows": len(samples.ids), "window": samples.window},
+        }
+        if engine is None:
+            return {**told, "warnings": list(samples.warnings)}
+        lost = {name: found for each in findings for name, found in each.sensitivity.items()}
+        lost |= {name: SensitivityFound(**vars(found)) for name, found in engine.sensitivity.items()}
+        routed = {module: [*counts] for found in findings for module, counts in found.routed.items()}
+        routed |= engine.routed
+        starved = dict(self._starved(routed))
+        return {
+            **told,
             "experts": [
                 {"module": module, "tokens": counts, "starved": starved.get(module, [])}
                 for module, counts in routed.items()
             ],
             "sensitivity": {name: found.model_dump(mode="json") for name, found in lost.items()},
-            "device": self.engine.kind,
-            "statistics_from_cache": self.engine.from_cache,
-            "seconds": {phase: round(seconds, 3) for phase, seconds in self.engine.seconds.items()},
+            "device": engine.kind,
+            "statistics_from_cache": engine.from_cache,
+            "seconds": {phase: round(seconds, 3) for phase, seconds in engine.seconds.items()},
             "warnings": [*samples.warnings, *self._expert_warnings(starved)],
         }
 
@@ -125,7 +134,9 @@ def calibration_of(
     progress: Callable[[int, int], None],
     canceled: threading.Event,
 ) -> Iterator[CalibrationRun | None]:
-    """The engine over `samples`, going on behind the `finished` units; None for a job without calibration.
+    """`samples`, and where the host runs blocks the engine over them, going on behind the `finished` units.
+
+    None for a job without calibration.
 
     Raises RequestRejected where the plan and the request disagree on that, ResourceExhausted when the disk has no room
     or the worker allows less memory than it takes, QuantmillError where the worker lacks the device that it is set to.
@@ -133,6 +144,11 @@ def calibration_of(
     require_calibration(plan, task.method, given=samples is not None)
     if samples is None or task.calibration is None:
         yield None
+        return
+    store = BlobStore(task.carry_store, durable=False)  # a later attempt checks what it takes over
+    options = task.calibration
+    if plan.calibration is not None and not plan.calibration.runs_blocks:
+        yield CalibrationRun(None, samples, options, store)
         return
     from quantmill.calibration.block import ExpertRules
     from quantmill.calibration.engine import Engine
@@ -144,9 +160,7 @@ def calibration_of(
     )
     require_room(folder, cost)
     require_memory(cost, plan, held=peak_memory_bytes(), limit=task.memory_bytes)
-    store = BlobStore(task.carry_store, durable=False)  # a later attempt checks what it takes over
     carries: MutableMapping[str, Path] = {unit.key: store.path(unit.carry) for unit in finished if unit.carry}
-    options = task.calibration
     with Engine(
         checkpoint.index,
         plan,
@@ -180,8 +194,9 @@ def find_worker_device(name: str) -> str:
 
 
 def kind_of_worker(task: Start, plan: Plan) -> str:
-    """The kind of device that this attempt calibrates on; as a job's units have it that is not calibrated, "cpu"."""
-    return Findings().device if plan.calibration is None else find_worker_device(task.device)
+    """The kind of device that this attempt runs blocks on; as a job's units have it that runs none, "cpu"."""
+    runs = plan.calibration is not None and plan.calibration.runs_blocks
+    return find_worker_device(task.device) if runs else Findings().device
 
 
 def finite(checkpoint: Checkpoint, name: str) -> Any:

@@ -217,6 +217,7 @@ def session_of(
         finished=finished,
         canceled=canceled,
         calibration=calibration.engine if calibration is not None else None,
+        windows=calibration.samples.ids if calibration is not None else None,
     )
 
 

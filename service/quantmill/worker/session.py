@@ -6,11 +6,12 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 import quantmill_kernels
 from quantmill.checkpoints import Checkpoint
 from quantmill.contract.calibration import CalibratedBlock, Calibration, Statistics, required
-from quantmill.contract.errors import Canceled, NonFiniteTensor
+from quantmill.contract.errors import CalibrationMissing, Canceled, NonFiniteTensor
 from quantmill.contract.gguf import TYPES, BlockTensor
 from quantmill.contract.session import Figure, Note, checked_note
 from quantmill.contract.tensors import ModelIndex, Plan, SourceTensor, TensorInfo, Unit
@@ -33,6 +34,7 @@ class RunnerSession:
         finished: Collection[str],
         canceled: threading.Event,
         calibration: Calibration | None = None,
+        windows: Sequence[NDArray[np.int64]] | None = None,
     ) -> None:
         self._checkpoint = checkpoint
         self._plan = plan
@@ -42,6 +44,7 @@ class RunnerSession:
         self._finished = frozenset(finished)
         self._canceled = canceled
         self._calibration = calibration
+        self._windows = windows
         self._notes: dict[tuple[str, str], Note] = {}
 
     @property
@@ -84,6 +87,15 @@ class RunnerSession:
         for block in required(self._calibration).blocks(self._finished):
             check_canceled(self._canceled)
             yield block
+
+    def windows(self) -> Sequence[NDArray[np.int64]]:
+        need = self._plan.calibration
+        if self._windows is None or need is None or not need.windows:
+            raise CalibrationMissing("the job's plan takes no windows of a calibration text")
+        return self._windows
+
+    def pause(self) -> None:
+        check_canceled(self._canceled)
 
     def note(self, tensor: str, found: str, **figures: Figure) -> None:
         self._notes[tensor, found] = checked_note(self._plan, tensor, found, figures)

@@ -1,0 +1,226 @@
+"""Windows of a text as samples for graphs that take tokens."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from tests.onnx_models import SmallModel
+from tests.small_tokenizers import VOCABULARY, wordpiece
+
+from quantmill.calibration.samples import read_windows
+from quantmill.checkpoints import open_checkpoint
+from quantmill.contract.errors import Canceled, ParamsRejected, RequestRejected, SourceRejected
+from quantmill.contract.onnx import OnnxGraph, read_graph
+from quantmill.domain.calibration import CalibrationOptions
+from quantmill.domain.evaluation import EvaluationOptions
+from quantmill.plugins import load_plugins
+from quantmill.worker.messages import Finished, Start
+from quantmill.worker.pipeline import run
+from quantmill_onnx.calibration import activation_ranges
+from quantmill_onnx.params import OnnxParams
+from quantmill_onnx.plugin import ONNX
+from quantmill_onnx.samples import read_samples
+from quantmill_onnx.tokens import TokenSamples, feed_of, takes_text
+
+INT64, FLOAT, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
+WINDOW = np.array([5, 6, 7])
+TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind at all. " * 20
+TOKENS = ["batch", "tokens"]
+
+
+def graph_of(**inputs: tuple[int, list[Any]]) -> OnnxGraph:
+    named = list(inputs.items())
+    made = helper.make_graph(
+        [helper.make_node("Identity", [named[0][0]], ["y"])],
+        "inputs",
+        [helper.make_tensor_value_info(name.replace("__", "."), *each) for name, each in named],
+        [helper.make_tensor_value_info("y", named[0][1][0], None)],
+    )
+    data = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString()
+    return read_graph(memoryview(data), Path("model.onnx"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph of tokens beside a WordPiece tokenizer."""
+    folder = SmallModel(vocab=VOCABULARY, ids="input_ids").write(tmp_path_factory.mktemp("text") / "model")
+    wordpiece(lowercase=True).save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 64, "model_type": "bert"}))
+    (folder.parent / "text.txt").write_text(TEXT)
+    return folder
+
+
+def test_a_window_becomes_ids_masks_positions_and_an_empty_cache() -> None:
+    cache = (FLOAT, ["batch", 2, "before", 8])
+    graph = graph_of(
+        input_ids=(INT64, TOKENS),
+        attention_mask=(BOOL, ["batch", "before + tokens"]),
+        token_type_ids=(TensorProto.INT32, TOKENS),
+        position_ids=(INT64, TOKENS),
+        past_key_values__0__key=cache,
+    )
+
+    feed = feed_of(graph, WINDOW)
+
+    assert {name: (values.tolist(), str(values.dtype)) for name, values in feed.items()} == {
+        "input_ids": ([[5, 6, 7]], "int64"),
+        "attention_mask": ([[True, True, True]], "bool"),
+        "token_type_ids": ([[0, 0, 0]], "int32"),
+        "position_ids": ([[0, 1, 2]], "int64"),
+        "past_key_values.0.key": ([[[], []]], "float32"),
+    }
+    assert feed["past_key_values.0.key"].shape == (1, 2, 0, 8)
+
+
+def test_a_graph_of_a_fixed_length_takes_shorter_windows_masked() -> None:
+    graph = graph_of(input_ids=(INT64, [1, 5]), attention_mask=(INT64, [1, 5]))
+
+    feed = feed_of(graph, WINDOW)
+
+    assert feed["input_ids"].tolist() == [[5, 6, 7, 0, 0]]
+    assert feed["attention_mask"].tolist() == [[1, 1, 1, 0, 0]]
+    with pytest.raises(SourceRejected, match="takes 5; calibrate with window=5"):
+        feed_of(graph, np.arange(6))
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"pixel_values": (FLOAT, ["batch", 3, 32, 32])},
+        {"input_ids": (INT64, TOKENS), "pixel_values": (FLOAT, ["batch", 3, 32, 32])},
+        {"input_ids": (INT64, ["batch"])},
+        {"input_ids": (INT64, [4, "tokens"])},
+        {"input_ids": (INT64, TOKENS), "past_key_values__0__key": (FLOAT, ["batch", "heads", "before", 8])},
+        {"input_ids": (INT64, TOKENS), "use_cache_branch": (BOOL, [1])},
+    ],
+)
+def test_inputs_that_do_not_follow_from_a_text_are_seen(inputs: dict[str, Any]) -> None:
+    assert not takes_text(graph_of(**inputs))
+
+
+@pytest.mark.parametrize(
+    ("ids", "tokenizer", "said"),
+    [
+        ("ids", True, "no input input_ids, so that no text can be run; it takes"),
+        ("input_ids", False, "has no tokenizer.json that makes tokens of a text"),
+    ],
+)
+def test_a_model_that_no_text_can_calibrate_is_refused_at_once(
+    model: Path, tmp_path: Path, ids: str, tokenizer: bool, said: str
+) -> None:
+    folder = SmallModel(ids=ids).write(tmp_path / "model")
+    if tokenizer:
+        (folder / "tokenizer.json").write_bytes((model / "tokenizer.json").read_bytes())
+
+    with open_checkpoint(folder) as checkpoint, pytest.raises(ParamsRejected, match=said):
+        ONNX.plan.load()(checkpoint.index, OnnxParams(mode="static"))
+
+
+def test_windows_for_a_graph_begin_and_end_as_the_tokenizer_has_it(model: Path) -> None:
+    options = CalibrationOptions("", samples=3, window=8)
+
+    with open_checkpoint(model) as checkpoint:
+        packed = read_windows(checkpoint.index, model.parent / "text.txt", options).ids
+        single = read_windows(checkpoint.index, model.parent / "text.txt", CalibrationOptions("", packing="documents"))
+
+    cls, sep = 2, 3
+    assert [(len(each), each[0], each[-1]) for each in packed] == [(8, cls, sep)] * 3
+    assert not any({cls, sep} & set(each[1:-1].tolist()) for each in packed)
+    assert [(len(each), each[0], each[-1]) for each in single.ids] == [(64, cls, sep)]  # as much as the model takes
+
+
+def test_a_window_beyond_the_model_s_limit_is_refused(model: Path, tmp_path: Path) -> None:
+    with open_checkpoint(model) as checkpoint, pytest.raises(RequestRejected, match="at most 64, the model's limit"):
+        read_windows(checkpoint.index, model.parent / "text.txt", CalibrationOptions("", window=65))
+
+
+def test_a_fixed_length_is_the_model_s_limit(tmp_path: Path) -> None:
+    proto = SmallModel(ids="input_ids").proto()
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 12
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 64}')
+
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.index.config["max_position_embeddings"] == 12
+
+
+@pytest.mark.parametrize("method", ["minmax", "entropy"])
+def test_windows_give_the_ranges_that_the_same_tokens_give_as_arrays(model: Path, tmp_path: Path, method: str) -> None:
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, (6, 9))
+    np.savez(tmp_path / "s.npz", input_ids=ids)
+    params = OnnxParams(mode="static", calibration_method=method)
+
+    with open_checkpoint(model) as checkpoint:
+        graph = checkpoint.index.graph
+        assert graph is not None
+        arrays = activation_ranges(graph, ["x0", "x1"], read_samples(tmp_path / "s.npz", graph), params, 1)
+        windows = activation_ranges(graph, ["x0", "x1"], TokenSamples(graph, list(ids)), params, 2)
+
+    assert windows == arrays
+
+
+def test_a_canceled_job_ends_within_the_pass(model: Path) -> None:
+    seen: list[int] = []
+
+    def pause() -> None:
+        seen.append(len(seen))
+        if len(seen) == 3:
+            raise Canceled("the job was canceled")
+
+    with open_checkpoint(model) as checkpoint:
+        graph = checkpoint.index.graph
+        assert graph is not None
+        with pytest.raises(Canceled):
+            activation_ranges(graph, ["x0"], TokenSamples(graph, [WINDOW] * 50), OnnxParams(mode="static"), 1, pause)
+
+    assert len(seen) == 3
+
+
+@pytest.fixture
+def job(model: Path, tmp_path: Path) -> Callable[[], Finished]:
+    def start() -> Finished:
+        said: list[Any] = []
+        task = Start(
+            source=model,
+            method="onnx",
+            params={"mode": "static"},
+            seed=0,
+            threads=1,
+            device="cpu",
+            plan={},
+            source_digest=None,
+            evaluation_text=None,
+            evaluation=EvaluationOptions(),
+            calibration=CalibrationOptions(str(model.parent / "text.txt"), samples=4, window=16),
+            statistics_cache=tmp_path / "statistics",
+            statistics_cache_bytes=1 << 30,
+            evaluation_cache=tmp_path / "evaluation",
+            evaluation_cache_bytes=1 << 30,
+            memory_bytes=None,
+            unit_store=tmp_path / "units",
+            export_folder=tmp_path / "artifact",
+            finished=(),
+        )
+        run(task, load_plugins(), said.append, threading.Event())
+        (finished,) = (each for each in said if isinstance(each, Finished))
+        return finished
+
+    return start
+
+
+def test_a_job_is_calibrated_on_its_text(job: Callable[[], Finished]) -> None:
+    finished = job()
+
+    assert finished.calibration["options"]["windows"] == 4
+    assert finished.calibration["options"]["window"] == 16
+    assert finished.calibration["digest"].startswith("sha256:")
+    assert finished.verification["passed"]
+    assert finished.plan["calibration"]["windows"] is True
+    assert {note.tensor for note in finished.notes} == {"in.0", "gemm.0", "out.0", "in.1", "gemm.1", "out.1", "head"}
