@@ -8,7 +8,8 @@ from helm.model.shapes import defined
 from quantmill.settings import Settings
 
 DECIDED_BY_CHART = frozenset(
-    {"data_dir", "database_url", "broker_url", "source_roots", "host", "port", "queue", "slots", "threads", "server"}
+    {"data_dir", "database_url", "broker_url", "autoscaling_token", "source_roots", "host", "port", "queue", "slots"}
+    | {"threads", "server"}
 )
 """Settings that follow from other values."""
 

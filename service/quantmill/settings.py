@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="address that the API listens on")
     port: int = Field(default=8642, ge=0, le=65535, description="port that the API listens on; 0 takes a free one")
+    autoscaling_token: SecretStr | None = Field(
+        default=None, description="bearer token of GET /internal/autoscaling/{queue}, which is off without one"
+    )
     server: str = Field(default="http://127.0.0.1:8642", description="the service that client commands talk to")
     device_catalogue: Path | None = Field(
         default=None, description="a YAML file with devices that the matcher knows beside its own"
@@ -55,6 +58,12 @@ class Settings(BaseSettings):
     )
     heartbeat_file: Path | None = Field(
         default=None, description="a worker or scheduler touches it as long as it works: its age is for probes"
+    )
+    queue_memory_seconds: PositiveFloat = Field(
+        default=30 * 86_400, description="a queue is known for this long after its last worker; jobs can wait for it"
+    )
+    worker_start_seconds: PositiveFloat = Field(
+        default=900, description="a queue that has no worker after jobs waited this long for one is the last choice"
     )
     retry_backoff_seconds: PositiveFloat = Field(default=5, description="first pause before a lost job is sent again")
     max_attempts: PositiveInt = Field(default=5, description="a job that loses its worker this often has failed")

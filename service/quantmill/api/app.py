@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from quantmill.api import artifacts, comparisons, events, health, jobs, match, methods, problems, texts
+from quantmill.api import artifacts, autoscaling, comparisons, events, health, jobs, match, methods, problems, texts
 from quantmill.api.pages import Cursors, installation_secret
 from quantmill.api.schemas import ProblemDocument
 from quantmill.api.traffic import CountTraffic, Traffic
@@ -40,7 +40,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     app.state.traffic = Traffic()
     app.state.cursors = Cursors(installation_secret(services.settings.data_dir / "cursor-secret"))
-    for room in (jobs, events, comparisons, methods, match, texts, artifacts, health):
+    for room in (jobs, events, comparisons, methods, match, texts, artifacts, autoscaling, health):
         app.include_router(room.router)
     app.add_middleware(BodyLimit, limit=LARGEST_BODY_BYTES)
     app.add_middleware(CountTraffic, traffic=app.state.traffic)

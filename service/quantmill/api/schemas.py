@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # the client shares these schemas, and needs neither plugins 
     from quantmill.hardware.profiles import Device
     from quantmill.hardware.recommend import Answer, Recommendation
     from quantmill.hardware.routing import Route
+    from quantmill.jobs.autoscaling import QueueLoad
     from quantmill.jobs.installation import WorkerRow
     from quantmill.jobs.plan import Planned
     from quantmill.jobs.texts import RegisteredText
@@ -431,12 +432,27 @@ class EstimateView(View):
         return cls(**{name: known[name] for name in cls.model_fields})
 
 
+class QueueLoadView(View):
+    """What a queue has to do; `jobs` is both counts together, and what workers should be scaled by."""
+
+    queue: str
+    running: int
+    queued: int
+    jobs: int
+
+    @classmethod
+    def of(cls, queue: str, load: QueueLoad) -> QueueLoadView:
+        return cls(queue=queue, running=load.running, queued=load.queued, jobs=load.jobs)
+
+
 class RouteView(View):
-    """Where the job would go now: queues whose workers can run it, cheapest first; without one, why not."""
+    """Where the job would go now: queues whose workers can run it, cheapest first; without one, why not. `home` is the
+    queue that it counts for while it waits."""
 
     queues: list[str]
     reason: str | None
     missing: list[str]
+    home: str | None
 
     @classmethod
     def of(cls, route: Route) -> RouteView:
@@ -512,7 +528,7 @@ class JobSummary(View):
     id: UUID
     state: State
     status_reason: str | None = Field(
-        description="of a queued job: no_eligible_worker, waiting_capacity or backoff; may be added to"
+        description="of a queued job: no_eligible_worker, waiting_workers, waiting_capacity or backoff; may be added to"
     )
     missing: list[str] = Field(description="what the nearest worker lacks for a queued job that none can take")
     phase: str | None

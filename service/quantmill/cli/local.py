@@ -294,7 +294,7 @@ def give_up_unplaceable(services: Services, job: Job) -> None:
     """Cancel a job that this machine cannot run: it is the only worker that there will be. Raises ResourceExhausted."""
     from quantmill.jobs.cancel import cancel
 
-    if job.waiting is not None and job.waiting.reason == "no_eligible_worker":
+    if job.waiting is not None and job.waiting.reason in ("no_eligible_worker", "waiting_workers"):
         cancel(services, job.id)
         raise ResourceExhausted(f"this machine cannot run the job: {'; '.join(job.waiting.missing)}")
 

@@ -21,9 +21,9 @@ from quantmill.dispatch.alive import touch_heartbeat
 from quantmill.dispatch.dispatcher import Dispatcher
 from quantmill.domain.identifiers import uuid7
 from quantmill.domain.jobs import FINAL, Waiting
-from quantmill.hardware.routing import Route, Worker, WorkerNeed, route
+from quantmill.hardware.routing import EmptyQueue, Route, Worker, WorkerNeed, awaited, route
 from quantmill.services import Services
-from quantmill.store import jobs, leader, outbox, workers
+from quantmill.store import jobs, leader, outbox, queues, workers
 
 log = structlog.get_logger()
 
@@ -71,6 +71,7 @@ class Scheduler:
         self._dispatcher = dispatcher
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{uuid7().hex[-8:]}"
         self._rounds = 0
+        self._awaited: frozenset[str] | None = None  # as written; None: not by this scheduler
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop`; a round that fails is logged and the next one tries again."""
@@ -113,22 +114,35 @@ class Scheduler:
         settings = self._services.settings
         with self._services.database.read() as tx:
             fleet = [Worker.of(vars(row)) for row in workers.live_workers(tx, settings.lease_seconds)]
+            known = queues.empty_queues(
+                tx, settings.lease_seconds, settings.queue_memory_seconds, settings.worker_start_seconds
+            )
             said, busy = jobs.queued_needs(tx), jobs.outstanding(tx)
-        routes = {need: route(WorkerNeed.of_text(need), fleet) for need, _ in said}
+        empty = [EmptyQueue.of(vars(row)) for row in known]
+        needs = {need: WorkerNeed.of_text(need) for need, _ in said}
+        routes = {text: route(need, fleet, empty) for text, need in needs.items()}
         self._explain(said, routes)
+        self._await(awaited(needs.values(), empty))
         places = Places(fleet, busy)
         sendable = [need for need, found in routes.items() if places.cheapest(found.queues)]
         with self._services.database.read() as tx:
             waiting = jobs.dispatchable(tx, settings.redispatch_seconds, places.left, needs=sendable)
         for job in waiting:
-            queues = routes[job.need].queues if job.need in routes else ()
-            self._send(job, job.queue if job.redispatch and job.queue in queues else places.cheapest(queues), places)
+            able = routes[job.need].queues if job.need in routes else ()
+            self._send(job, job.queue if job.redispatch and job.queue in able else places.cheapest(able), places)
+
+    def _await(self, names: frozenset[str]) -> None:
+        """Note since when jobs wait for a first worker of these queues."""
+        if names != self._awaited:
+            with self._services.database.write() as tx:
+                queues.await_workers(tx, names)
+            self._awaited = names
 
     def _explain(self, said: Iterable[tuple[str, str | None]], routes: Mapping[str, Route]) -> None:
         """Write beside jobs that no worker can take why that is, where it is not what they say already."""
         for need, text in said:
             found = routes[need]
-            waiting = Waiting(found.reason, found.missing) if found.reason else None
+            waiting = Waiting(found.reason, found.missing, found.home) if found.reason else None
             if text != (waiting.to_text() if waiting else None):
                 with self._services.database.write() as tx:
                     jobs.note_waiting(tx, need, waiting)
@@ -171,7 +185,13 @@ class Scheduler:
             outbox.delivered(tx, [row.id for row in rows])
 
     def _sweep(self) -> None:
-        """Remove what dead processes left: staging folders of jobs that are over, and blobs half stored."""
+        """Remove what dead processes left: staging folders of jobs that are over, and blobs half stored; and queues
+        that had no worker for long."""
+        settings = self._services.settings
+        with self._services.database.write() as tx:
+            queues.see(tx, settings.lease_seconds)
+            for queue in queues.forget(tx, settings.queue_memory_seconds):
+                log.info("queue_forgotten", queue=queue)
         self._services.blobs.sweep(STALE_SECONDS)
         staging = self._services.settings.staging_dir
         for folder in staging.iterdir() if staging.is_dir() else ():

@@ -112,13 +112,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Why a queued job was not sent to a worker: `no_eligible_worker` or `waiting_capacity`, and what is missing."""
+    """Why a queued job was not sent to a worker: `no_eligible_worker`, `waiting_capacity` or `waiting_workers`, what is
+    missing, and the queue that the job waits for, where there is one."""
 
     reason: str
     missing: tuple[str, ...] = ()
+    queue: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"reason": self.reason, "missing": list(self.missing)}
+        return {"reason": self.reason, "missing": list(self.missing), "queue": self.queue}
 
     def to_text(self) -> str:
         return json.dumps(self.to_json())
@@ -126,7 +128,7 @@ class Waiting:
     @classmethod
     def of_text(cls, text: str) -> Waiting:
         fields = json.loads(text)
-        return cls(fields["reason"], tuple(fields["missing"]))
+        return cls(fields["reason"], tuple(fields["missing"]), fields.get("queue"))
 
 
 @dataclass(frozen=True)

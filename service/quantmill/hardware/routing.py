@@ -2,6 +2,9 @@
 
 A queue is served by workers alike in hardware and methods. Where they are not, a worker that is sent what it cannot
 run gives it back. More workers never take a queue away from a job, only add some.
+
+A queue without workers is known by what its last one said. Nothing is sent there, but a job can wait for it, and an
+autoscaler that is told so starts a worker.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -20,7 +23,7 @@ from quantmill.hardware.memory import gigabytes
 from quantmill.hardware.profiles import Device, Machine
 from quantmill.hardware.verdicts import lacks
 
-Reason = Literal["no_eligible_worker", "waiting_capacity"]
+Reason = Literal["no_eligible_worker", "waiting_capacity", "waiting_workers"]
 
 MEMORY_STEP = 64 << 20  # needs are rounded up, so that there are few different ones
 SCRATCH_STEP = 256 << 20
@@ -86,6 +89,32 @@ class Worker:
         """Cheaper workers sort first: without accelerators, then with less of their memory, then with less RAM."""
         accelerators = sum(device.count * (device.memory_bytes or 1) for device in self.machine.accelerators)
         return accelerators, (self.machine.processor and self.machine.processor.memory_bytes) or 0
+
+
+@dataclass(frozen=True)
+class EmptyQueue:
+    """A queue that has no worker now: what its last one was, of which nothing is known to be taken. `overdue`: jobs
+    have waited for a worker of it for so long that it may never have one again."""
+
+    last: Worker
+    overdue: bool = False
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> EmptyQueue:
+        """From the fields of its row, of which there may be more."""
+        last = Worker(
+            name=fields["queue"],
+            queue=fields["queue"],
+            slots=fields["slots"],
+            machine=Machine.of_json(fields["machine"]),
+            methods=fields["methods"],
+            memory_bytes=fields["memory_bytes"],
+        )
+        return cls(last, fields["overdue"])
+
+    @property
+    def name(self) -> str:
+        return self.last.queue
 
 
 def queue_name(machine: Machine, methods: Mapping[str, str]) -> str:
@@ -166,27 +195,55 @@ def _unmet(checks: Iterable[Check], need: WorkerNeed, worker: Worker) -> tuple[s
 
 @dataclass(frozen=True)
 class Route:
-    """`queues` whose workers can run the job now, cheapest first; without one, why not."""
+    """`queues` whose workers can run the job now, cheapest first; without one, why not. `home` is the queue that the
+    job counts for while it waits: the cheapest that could ever run it, whether it has workers now or not."""
 
     queues: tuple[str, ...]
     reason: Reason | None = None
     missing: tuple[str, ...] = ()
+    home: str | None = None
 
 
-def route(need: WorkerNeed, workers: Collection[Worker]) -> Route:
+def route(need: WorkerNeed, workers: Collection[Worker], empty: Collection[EmptyQueue] = ()) -> Route:
     """Where to send a job with this need; what the nearest worker lacks where there is no place for it."""
-    if not workers:
-        return Route((), "no_eligible_worker", ("no worker is running",))
     able = [worker for worker in workers if not never_fits(need, worker)]
+    able_again = [queue for queue in empty if not never_fits(need, queue.last)]
+    home = _home(able, able_again)
+    if home is None:
+        return Route((), "no_eligible_worker", _lacking(need, workers, empty))
     if not able:
-        return Route((), "no_eligible_worker", _nearest(never_fits(need, worker) for worker in workers))
+        return Route((), "waiting_workers", (f"queue {home}: none of its workers is running",), home)
     ready = [worker for worker in able if not fits_not_now(need, worker)]
     if not ready:
-        return Route((), "waiting_capacity", _nearest(fits_not_now(need, worker) for worker in able))
+        return Route((), "waiting_capacity", _nearest(fits_not_now(need, worker) for worker in able), home)
     costs: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for worker in ready:
         costs[worker.queue].append(worker.cost)
-    return Route(tuple(sorted(costs, key=lambda queue: (min(costs[queue]), queue))))
+    return Route(tuple(sorted(costs, key=lambda queue: (min(costs[queue]), queue))), home=home)
+
+
+def _home(able: Iterable[Worker], able_again: Iterable[EmptyQueue]) -> str | None:
+    """An overdue queue is waited for only where there is no other."""
+    there = [(False, worker.cost, False, worker.queue) for worker in able]
+    gone = [(queue.overdue, queue.last.cost, True, queue.name) for queue in able_again]
+    return min(there + gone)[-1] if there or gone else None
+
+
+def _lacking(need: WorkerNeed, workers: Collection[Worker], empty: Collection[EmptyQueue]) -> tuple[str, ...]:
+    """Of the nearest worker; of the nearest that a queue had, where no worker is running."""
+    known = workers or [replace(queue.last, name=f"queue {queue.name}") for queue in empty]
+    return _nearest(never_fits(need, worker) for worker in known) if known else ("no worker is running",)
+
+
+def awaited(needs: Iterable[WorkerNeed], empty: Collection[EmptyQueue]) -> frozenset[str]:
+    """The queues of which a worker, were there one, could run a job with one of these needs."""
+    needs = list(needs)
+    return frozenset(queue.name for queue in empty if any(not never_fits(need, queue.last) for need in needs))
+
+
+def may_have_changed(need: WorkerNeed, queue: EmptyQueue) -> bool:
+    """Whether only the method's version stands between the job and the queue: a new worker of it may have another."""
+    return bool(never_fits(need, queue.last)) and not _unmet((_hardware, _memory), need, queue.last)
 
 
 def _nearest(unmet: Iterable[tuple[str, ...]]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from quantmill.domain.jobs import State
 from quantmill.hardware.routing import Reason
+from quantmill.jobs.autoscaling import loads
 from quantmill.services import Services
 from quantmill.store import leader, numbers
 from quantmill.store.jobs import count_jobs, count_waiting
@@ -44,6 +45,10 @@ def _waiting(services: Services) -> Counted:
 def _queue_jobs(services: Services) -> Counted:
     with services.database.read() as tx:
         return numbers.jobs_by_queue(tx)
+
+
+def _queue_load(services: Services) -> Counted:
+    return _labelled({queue: load.jobs for queue, load in loads(services).items()})
 
 
 def _attempts(services: Services) -> Counted:
@@ -101,6 +106,7 @@ NUMBERS = (
     Number(
         "queue_jobs", "gauge", "Jobs that the workers of a queue were told of or hold", ("queue", "state"), _queue_jobs
     ),
+    Number("queue_load", "gauge", "Jobs that a queue's workers hold or that wait for them", ("queue",), _queue_load),
     Number("oldest_queued_age_seconds", "gauge", "Age of the oldest job in the queue", (), _oldest_queued),
     Number("attempts", "counter", "Attempts that have ended", ("method", "outcome"), _attempts),
     Number("workers", "gauge", "Live workers", ("queue",), _workers),

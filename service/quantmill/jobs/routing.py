@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantmill.domain.estimates import Estimate
-from quantmill.hardware.routing import Route, Worker, WorkerNeed, hardware_need, route
+from quantmill.hardware.routing import EmptyQueue, Route, Worker, WorkerNeed, hardware_need, route
 from quantmill.services import Services
+from quantmill.store.queues import empty_queues
 from quantmill.store.workers import live_workers
 
 
@@ -27,6 +28,8 @@ def worker_need(description: Mapping[str, Any], estimate: Estimate | None) -> Wo
 
 def route_now(services: Services, need: WorkerNeed) -> Route:
     """Where a job with this need would be sent now."""
+    limits = services.settings
     with services.database.read() as tx:
-        rows = live_workers(tx, services.settings.lease_seconds)
-    return route(need, [Worker.of(vars(row)) for row in rows])
+        alive = live_workers(tx, limits.lease_seconds)
+        empty = empty_queues(tx, limits.lease_seconds, limits.queue_memory_seconds, limits.worker_start_seconds)
+    return route(need, [Worker.of(vars(row)) for row in alive], [EmptyQueue.of(vars(row)) for row in empty])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -588,6 +589,18 @@ def outstanding(tx: Connection) -> dict[str, int]:
     told = or_(job.c.state.in_(HELD), and_(job.c.state == State.QUEUED, job.c.dispatched_at.is_not(None)))
     counted = select(job.c.queue, func.count().label("jobs")).where(told).group_by(job.c.queue)
     return {row.queue: row.jobs for row in tx.execute(counted)}
+
+
+def count_unsent(tx: Connection) -> list[tuple[str, int, datetime]]:
+    """The different needs of queued jobs that no worker was told of, with how many have it and when the newest of
+    these came."""
+    counted = (
+        select(job.c.need, func.count().label("jobs"), func.max(job.c.created_at).label("newest"))
+        .where(job.c.state == State.QUEUED, job.c.dispatched_at.is_(None))
+        .group_by(job.c.need)
+        .order_by(job.c.need)
+    )
+    return [(row.need, row.jobs, row.newest) for row in tx.execute(counted)]
 
 
 def note_waiting(tx: Connection, need: str, waiting: Waiting | None) -> None:

@@ -407,6 +407,19 @@ class WorkerColumns(TypedColumns):
 worker = Table("worker", metadata, WorkerColumns)
 
 
+class QueueProfileColumns(TypedColumns):
+    queue: Named[str] = Column(String, primary_key=True)
+    slots: Named[int] = Column(Integer)
+    machine: Named[dict[str, Any]] = Column(Json, nullable=False)
+    methods: Named[dict[str, str]] = Column(Json, nullable=False)  # versions by name
+    memory_bytes: Named[int | None] = Column(BigInteger)  # that one job may take
+    seen_at: Named[datetime] = Column(UtcDateTime)
+    awaited_since: Named[datetime | None] = Column(UtcDateTime)  # since when jobs have waited for a first worker
+
+
+queue_profile = Table("queue_profile", metadata, QueueProfileColumns)
+
+
 class MethodColumns(TypedColumns):
     name: Named[str] = Column(String, primary_key=True)
     version: Named[str] = Column(String, primary_key=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
+from quantmill.store import queues
 from quantmill.store.tables import worker
 from quantmill.store.types import clock
 from quantmill.store.upsert import upsert
@@ -50,7 +51,7 @@ def register(
     free_memory_bytes: int | None = None,
     free_disk_bytes: int | None = None,
 ) -> None:
-    """Make a worker known, in the place of one of the same name."""
+    """Make a worker known, in the place of one of the same name; its queue is known by it from now on."""
     values = {
         "queue": queue,
         "slots": slots,
@@ -68,6 +69,7 @@ def register(
     tx.execute(
         upsert(tx, worker).values(name=name, **values).on_conflict_do_update(index_elements=["name"], set_=values)
     )
+    queues.remember(tx, queue, slots=slots, machine=machine, methods=methods, memory_bytes=memory_bytes)
 
 
 def beat(tx: Connection, name: str, free_memory_bytes: int | None, free_disk_bytes: int | None) -> bool:
@@ -77,7 +79,8 @@ def beat(tx: Connection, name: str, free_memory_bytes: int | None, free_disk_byt
 
 
 def deregister(tx: Connection, name: str) -> None:
-    """Forget a worker that has ended. Its attempts and the methods that it published stay."""
+    """Forget a worker that has ended. Its attempts, its queue and the methods that it published stay."""
+    queues.leave(tx, name)
     tx.execute(delete(worker).where(worker.c.name == name))
 
 

@@ -161,6 +161,7 @@ def test_a_plan_says_which_workers_could_run_it(api, services):
         "queues": [],
         "reason": "no_eligible_worker",
         "missing": ["no worker is running"],
+        "home": None,
     }
 
     register(services, methods_there={"gguf": services.plugins.method("gguf").version})

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import types
 from dataclasses import replace
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
+from sqlalchemy import update
 
 from quantmill.contract.hookspecs import hookimpl
 from quantmill.dispatch.scheduler import Scheduler
@@ -17,7 +19,7 @@ from quantmill.hardware.routing import WorkerNeed
 from quantmill.plugins import load_plugins
 from quantmill.services import Services
 from quantmill.settings import Settings
-from quantmill.store import jobs, workers
+from quantmill.store import events, jobs, queues, tables, workers
 
 
 class Notebook:
@@ -235,7 +237,7 @@ def test_a_worker_whose_memory_is_taken_is_waited_for(services, scheduler, noteb
     register(services, "w", slots=2, methods={"gguf": "1"}, memory_bytes=LARGE, free_memory_bytes=SMALL)
     job = submit(services, NEED)
     scheduler.round()
-    assert waiting(services, job) == Waiting("waiting_capacity", ("w: 4.3 GB of memory are not free there now",))
+    assert waiting(services, job) == Waiting("waiting_capacity", ("w: 4.3 GB of memory are not free there now",), "cpu")
 
     with services.database.write() as tx:
         workers.beat(tx, "w", LARGE, None)
@@ -280,8 +282,104 @@ def test_a_message_to_workers_that_are_gone_is_taken_back(services, scheduler, n
 
     scheduler.round()
     scheduler.round()
-    assert waiting(services, job).reason == "no_eligible_worker"
+    assert waiting(services, job).reason == "waiting_workers"
     register(services, "other", slots=1, queue="other", methods={"gguf": "1"})
     scheduler.round()
 
     assert [(queue, epoch) for queue, _, epoch in notebook.sent] == [("cpu", 1), ("other", 2)]
+
+
+# Queues without workers
+
+
+@pytest.fixture
+def emptied(services):
+    """A queue that had a worker with the method of NEED, and has none now."""
+    register(services, "gone", slots=1, methods={"gguf": "1"}, memory_bytes=LARGE)
+    with services.database.write() as tx:
+        workers.deregister(tx, "gone")
+
+
+def test_a_job_waits_for_workers_of_the_queue_that_could_run_it(services, scheduler, notebook, emptied):
+    job = submit(services, NEED)
+
+    scheduler.round()
+
+    assert notebook.sent == []
+    expected = Waiting("waiting_workers", ("queue cpu: none of its workers is running",), "cpu")
+    assert waiting(services, job) == expected
+    with services.database.read() as tx:
+        told = [event.payload for event in events.list_events(tx, job.id, after=0, limit=9)]
+    assert told[-1] == expected.to_json()
+
+
+def test_it_is_sent_to_the_first_worker_of_that_queue(services, scheduler, notebook, emptied):
+    job = submit(services, NEED)
+    scheduler.round()
+
+    register(services, "new", slots=1, methods={"gguf": "1"}, memory_bytes=LARGE)
+    scheduler.round()
+
+    assert [sent[:2] for sent in notebook.sent] == [("cpu", job.id)]
+    assert waiting(services, job) is None
+
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def set_queues(services, **values):
+    with services.database.write() as tx:
+        tx.execute(update(tables.queue_profile).values(values))
+
+
+def test_a_queue_that_nobody_has_served_for_long_is_forgotten(services, scheduler, emptied):
+    set_queues(services, seen_at=LONG_AGO)
+    job = submit(services, NEED)
+
+    scheduler.round()
+
+    assert waiting(services, job) == Waiting("no_eligible_worker", ("no worker is running",))
+    with services.database.read() as tx:
+        assert queues.empty_queues(tx, 60, 1e10, 60) == []
+
+
+def test_a_queue_is_remembered_from_when_its_workers_ended_not_from_their_start(services, scheduler):
+    register(services, "w", slots=1)
+    set_queues(services, seen_at=LONG_AGO)
+
+    scheduler.round()
+    with services.database.write() as tx:
+        workers.deregister(tx, "w")
+
+    with services.database.read() as tx:
+        assert [row.queue for row in queues.empty_queues(tx, 60, 600, 60)] == ["cpu"]
+
+
+def test_a_queue_whose_workers_do_not_come_is_the_last_choice(services, scheduler, emptied):
+    job = submit(services, NEED)
+    scheduler.round()
+    assert waiting(services, job).queue == "cpu"
+    set_queues(services, awaited_since=LONG_AGO)
+    scheduler.round()
+    assert waiting(services, job).queue == "cpu"  # there is no other
+
+    gpu = {"accelerators": [{"name": "L4", "kind": "gpu", "vendor": "nvidia", "memory_bytes": 24 << 30}]}
+    register(services, "dear", slots=1, queue="gpu", machine=gpu, methods={"gguf": "1"}, memory_bytes=LARGE)
+    with services.database.write() as tx:
+        workers.deregister(tx, "dear")
+    scheduler.round()
+
+    assert waiting(services, job).queue == "gpu"
+
+
+def test_a_worker_that_came_takes_its_queue_out_of_the_waiting(services, scheduler, emptied):
+    submit(services, NEED)
+    scheduler.round()
+    set_queues(services, awaited_since=LONG_AGO)
+
+    register(services, "w", slots=1, methods={"gguf": "1"}, memory_bytes=LARGE)
+    with services.database.write() as tx:
+        workers.deregister(tx, "w")
+
+    with services.database.read() as tx:
+        assert [row.overdue for row in queues.empty_queues(tx, 60, 600, 60)] == [False]

@@ -91,6 +91,10 @@ ROWS: dict[str, dict[str, Any]] = {
         "started_at": NOW, "seen_at": NOW, "machine": {"unseen": []}, "methods": {"gguf": "1.0"},
         "memory_bytes": 2**40, "free_memory_bytes": 2**40, "free_disk_bytes": None,
     },
+    "queue_profile": {
+        "queue": "cpu", "slots": 1, "machine": {"unseen": []}, "methods": {"gguf": "1.0"}, "memory_bytes": 2**40,
+        "seen_at": NOW, "awaited_since": NOW,
+    },
     "method": {"name": "gguf", "version": "1.0", "description": {}, "published_by": "w1", "published_at": NOW},
     "leader": {"name": "scheduler", "owner": "s1", "expires_at": NOW},
 }  # fmt: skip
@@ -255,7 +259,7 @@ def test_a_migration_does_not_wait_long_for_a_table(postgres_url: str, monkeypat
     database = Database.open(postgres_url)
 
     with database.read() as reader:
-        reader.execute(select(func.count(tables.worker.c.name)))  # which the newest revision changes
+        reader.execute(select(func.count(tables.queue_profile.c.queue)))  # which the newest revision changes
         with pytest.raises(DatabaseUnavailable, match="lock timeout"):
             migrate.downgrade(database, "base")
 
@@ -277,7 +281,7 @@ def test_developers_can_use_alembic_in_a_checkout(empty_sqlite_url: str) -> None
 
     alembic("upgrade", "head")
 
-    assert "0011 (head)" in alembic("current")
+    assert "0012 (head)" in alembic("current")
     assert "No new upgrade operations detected" in alembic("check")
 
 

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from quantmill.contract.facts import HardwareNeed
 from quantmill.hardware.profiles import Device, Machine
-from quantmill.hardware.routing import Route, Worker, WorkerNeed, queue_name, route
+from quantmill.hardware.routing import (
+    EmptyQueue,
+    Route,
+    Worker,
+    WorkerNeed,
+    awaited,
+    may_have_changed,
+    queue_name,
+    route,
+)
 
 GIB = 1 << 30
 CPU = Device("Xeon", "cpu", "intel", features=frozenset({"avx2"}), memory_bytes=64 * GIB)
@@ -26,7 +35,7 @@ HOPPER = HardwareNeed("gpu", vendors=("nvidia",), compute_capability=9.0)
 
 
 def test_a_worker_that_has_all_is_sent_the_job():
-    assert route(NEED, [W]) == Route(("cpu",))
+    assert route(NEED, [W]) == Route(("cpu",), home="cpu")
 
 
 @pytest.mark.parametrize(
@@ -99,6 +108,38 @@ def test_needs_are_rounded_so_that_there_are_few_of_them():
     assert WorkerNeed.of_text(need.to_text()) == need
 
 
+# Queues without workers
+
+
+def test_a_job_waits_for_the_cheapest_queue_that_could_run_it_whether_it_has_workers_or_not():
+    dear, cheap = replace(W, queue="gpu", machine=WITH_L4), EmptyQueue(replace(W, queue="cpu"))
+
+    assert route(NEED, [dear], [cheap]) == Route(("gpu",), home="cpu")
+    assert route(NEED, [], [cheap, EmptyQueue(dear)]).home == "cpu"
+    assert route(NEED, [dear], [replace(cheap, overdue=True)]).home == "gpu"
+    assert route(NEED, [], [replace(cheap, overdue=True)]).home == "cpu"
+
+
+def test_where_only_a_queue_without_workers_could_run_it_that_is_said():
+    found = route(NEED, [replace(W, methods={})], [EmptyQueue(replace(W, queue="big"))])
+
+    assert found == Route((), "waiting_workers", ("queue big: none of its workers is running",), "big")
+
+
+def test_what_the_last_worker_of_a_queue_lacked_is_told_where_none_is_running():
+    last = EmptyQueue(replace(W, memory_bytes=4 * GIB))
+
+    assert route(NEED, [], [last]).missing == ("queue cpu: the job needs 8.6 GB of memory, it allows 4.3 GB",)
+
+
+@pytest.mark.parametrize(
+    ("has", "may"),
+    [({"methods": {}}, True), ({"methods": {"gptq": "0.9"}}, True), ({"memory_bytes": GIB}, False), ({}, False)],
+)
+def test_only_the_methods_of_a_queue_may_change(has, may):
+    assert may_have_changed(NEED, EmptyQueue(replace(W, **has))) is may
+
+
 SIZES = st.sampled_from([None, 0, GIB, 8 * GIB, 2**50])
 MACHINES = st.sampled_from([Machine(), LAPTOP, SERVER, WITH_L4, WITH_H100, WITH_MI300])
 WORKERS = st.builds(
@@ -135,6 +176,22 @@ def test_there_is_a_queue_or_a_reason_whatever_comes(need, fleet):
     assert bool(found.missing) == bool(found.reason)
     assert found == route(need, fleet[::-1])
     assert WorkerNeed.of_text(need.to_text()) == need
+
+
+EMPTY = st.lists(st.builds(EmptyQueue, WORKERS, st.booleans()), max_size=3)
+
+
+@given(NEEDS, st.lists(WORKERS, max_size=3), EMPTY)
+def test_a_queue_without_workers_is_sent_nothing_and_takes_nothing_away(need, fleet, empty):
+    found = route(need, fleet, empty)
+
+    assert found.queues == route(need, fleet).queues
+    assert bool(found.queues) != bool(found.reason)
+    assert (found.home is None) == (found.reason == "no_eligible_worker")
+    assert found.home in {None} | {worker.queue for worker in fleet} | {queue.name for queue in empty}
+    assert found == route(need, fleet[::-1], empty[::-1])
+    if found.reason == "waiting_workers":
+        assert found.home in awaited([need], empty)
 
 
 @given(MACHINES)
