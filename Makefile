@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NATIVE := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)
 
-.PHONY: setup servers demo test lint bench conformance chart clean
+.PHONY: setup servers demo test lint bench conformance chart chart-package clean
 
 setup: $(VENV)/.installed
 
@@ -45,6 +45,10 @@ conformance: setup
 # The chart's values.schema.json and the table in its README, from helm/model and values.yaml.
 chart: setup
 	$(BIN)/python -m helm.model
+
+# build/chart/quantmill-VERSION.tgz; the same files give the same bytes.
+chart-package: setup
+	$(BIN)/python -m helm.package build/chart
 
 clean:
 	rm -rf $(VENV) build .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
