@@ -1,0 +1,245 @@
+"""Helm installs, upgrades, rolls back and uninstalls every profile on a cluster in memory, waiting as `--wait` does.
+
+The lives of all profiles go on side by side: they wait more than they compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import helm_python as helm
+import pytest
+import yaml
+
+from servers.kubernetes import controllers
+from servers.kubernetes.cluster import Cluster
+from servers.kubernetes.kinds import CAPABILITIES, Object, pod_template
+from servers.kubernetes.server import KubernetesServer
+
+HERE = Path(__file__).parent
+CHART = HERE.parents[1] / "helm" / "quantmill"
+RELEASED = max((HERE / "released").glob("*.tgz"))
+PROFILES = {
+    path.stem.removesuffix("-values"): path
+    for path in sorted([*CHART.glob("ci/*-values.yaml"), *(HERE / "values").glob("*.yaml")])
+}
+SECONDS = 60
+SIDE_BY_SIDE = 8
+
+Values = dict[str, Any]
+Objects = dict[tuple[str, str], Object]  # by kind and name
+
+
+class Installation:
+    """Release `r` in namespace `ns` of a cluster, by Helm."""
+
+    def __init__(self, cluster: Cluster, config: helm.Config) -> None:
+        self.cluster = cluster
+        self.config = config
+
+    def install(self, chart: Path, values: Values) -> Objects:
+        self.config.install(chart, "r", values, wait="watcher", timeout=SECONDS)
+        return self.objects()
+
+    def upgrade(self, values: Values, *, timeout: int = SECONDS, **options: Any) -> Objects:
+        self.config.upgrade(CHART, "r", values, wait="watcher", timeout=timeout, **options)
+        return self.objects()
+
+    def rollback(self, revision: int) -> Objects:
+        self.config.rollback("r", version=revision, wait="watcher", timeout=SECONDS)
+        return self.objects()
+
+    def uninstall(self) -> Objects:
+        self.config.uninstall("r", wait="watcher", timeout=SECONDS)
+        return self.objects()
+
+    def objects(self) -> Objects:
+        """Everything in the namespace but Helm's own records."""
+        found = {(item["kind"], item["metadata"]["name"]): item for item in self.cluster.items()}
+        return {key: item for key, item in found.items() if not key[1].startswith("sh.helm.release.")}
+
+    def provide(self, chart: Path, values: Values) -> set[tuple[str, str]]:
+        """Make what the pods name and the chart does not: what the README asks of whoever installs it."""
+        with helm.Chart.load(chart) as loaded:
+            texts = self.config.render(loaded, values, name="r", namespace="ns")
+        manifests = (text for path, text in texts.items() if not path.endswith(".txt"))
+        rendered = [item for text in manifests for item in yaml.safe_load_all(text) if item]
+        pods = [pod for item in rendered if (pod := pod_template(item))]
+        named = {reference for pod in pods for reference in controllers.references(pod)}
+        outside = (
+            named - {(item["kind"], item["metadata"]["name"]) for item in rendered} - {("ServiceAccount", "default")}
+        )
+        for kind, name in sorted(outside - self.objects().keys()):
+            spec = {"spec": {"resources": {"requests": {"storage": "1Gi"}}}} if kind == "PersistentVolumeClaim" else {}
+            self.cluster.create(self.cluster.kind(kind), "ns", {"metadata": {"name": name}, **spec}, "kubectl")
+        return outside
+
+
+@contextmanager
+def installation(capabilities: frozenset[str] = CAPABILITIES) -> Iterator[Installation]:
+    cluster = Cluster(capabilities=capabilities)
+    with (
+        KubernetesServer(cluster) as server,
+        helm.Config(kubeconfig_content=server.kubeconfig, namespace="ns", qps=1000, burst_limit=1000) as config,
+    ):
+        yield Installation(cluster, config)
+
+
+@dataclass
+class Life:
+    """What was there after each step."""
+
+    provided: set[tuple[str, str]]  # before the first
+    installed: Objects  # and scaled by the autoscalers
+    again: Objects  # after an upgrade to the same values
+    changed: Objects  # after one to other settings
+    rolled_back: Objects
+    uninstalled: Objects
+    upgraded: Objects  # in another cluster, from the chart that was released before
+
+
+def live(values: Values) -> Life:
+    settings = {**values, "config": {**values.get("config", {}), "lease_seconds": 77}}
+    with installation() as release:
+        provided = release.provide(CHART, values)
+        release.install(CHART, values)
+        autoscale(release.cluster)
+        installed = release.objects()
+        again = release.upgrade(values)
+        release.config.test("r", timeout=SECONDS)
+        changed = release.upgrade(settings)
+        rolled_back = release.rollback(1)
+        uninstalled = release.uninstall()
+    return Life(provided, installed, again, changed, rolled_back, uninstalled, upgrade_from_released(values))
+
+
+def upgrade_from_released(values: Values) -> Objects:
+    with helm.Chart.load(RELEASED) as chart:
+        before = known(values, chart.merge_values({}))
+    with installation() as release:
+        release.provide(RELEASED, before)
+        release.install(RELEASED, before)
+        release.provide(CHART, values)
+        return release.upgrade(values)
+
+
+def known(values: Values, defaults: Values) -> Values:
+    """The part of `values` that the chart with `defaults` has names for."""
+    return {
+        name: known(value, defaults[name]) if isinstance(value, dict) and defaults[name] else value
+        for name, value in values.items()
+        if name in defaults
+    }
+
+
+def autoscale(cluster: Cluster) -> None:
+    """What the autoscalers do as soon as there is load: one pod more than they must have."""
+    for scaler in cluster.items("HorizontalPodAutoscaler", "ScaledObject"):
+        target = scaler["spec"].get("scaleTargetRef")
+        least = scaler["spec"].get("minReplicas", scaler["spec"].get("minReplicaCount", 0))
+        cluster.scale(target.get("kind", "Deployment"), target["name"], least + 1)
+
+
+def intents(objects: Objects) -> dict[tuple[str, str], Any]:
+    """What was asked for, without what the cluster counts and reports."""
+    return {key: (item.get("spec"), item.get("data"), item["metadata"].get("labels")) for key, item in objects.items()}
+
+
+def versions(objects: Objects) -> dict[tuple[str, str], str]:
+    return {key: item["metadata"]["resourceVersion"] for key, item in objects.items()}
+
+
+@pytest.fixture(scope="module")
+def lives() -> Iterator[dict[str, Future[Life]]]:
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        yield {name: pool.submit(live, yaml.safe_load(path.read_text())) for name, path in PROFILES.items()}
+
+
+@pytest.fixture(params=PROFILES)
+def life(request: pytest.FixtureRequest, lives: dict[str, Future[Life]]) -> Life:
+    return lives[request.param].result()
+
+
+def test_everything_that_was_installed_is_ready(life: Life) -> None:
+    for deployment in (item for (kind, _), item in life.installed.items() if kind == "Deployment"):
+        assert deployment["status"]["readyReplicas"] == deployment["spec"].get("replicas", 1)
+
+
+def test_an_upgrade_to_the_same_values_touches_nothing(life: Life) -> None:
+    assert versions(life.again) == versions(life.installed)
+
+
+def test_another_setting_reaches_the_configuration(life: Life) -> None:
+    assert life.changed[("ConfigMap", "r-quantmill")]["data"]["QUANTMILL_LEASE_SECONDS"] == "77"
+
+
+def test_a_rollback_brings_back_what_was_there(life: Life) -> None:
+    assert intents(life.rolled_back) == intents(life.installed)
+
+
+def test_an_uninstall_leaves_what_is_marked_and_what_was_there_before(life: Life) -> None:
+    own = {key: item for key, item in life.uninstalled.items() if key not in life.provided}
+
+    assert all(item["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for item in own.values())
+
+
+def test_an_upgrade_from_the_released_chart_ends_where_an_installation_does(life: Life) -> None:
+    assert life.upgraded.keys() == life.installed.keys()
+
+
+# When something goes wrong
+
+BROKEN = "0.0.9-broken"
+
+
+def is_broken(item: Object) -> bool:
+    pod = pod_template(item)
+    return pod is not None and any(container["image"].endswith(BROKEN) for container in pod["spec"]["containers"])
+
+
+def test_a_release_whose_migration_fails_is_rolled_back() -> None:
+    with installation() as release:
+        release.provide(CHART, {})
+        before = release.install(CHART, {})
+        # pods of a release whose schema is not there wait for it
+        release.cluster.behave(
+            controllers.Behaviour(
+                fails=lambda item: item["kind"] == "Job" and is_broken(item),
+                hangs=lambda item: item["kind"] == "Deployment" and is_broken(item),
+            )
+        )
+
+        with pytest.raises(helm.HelmError, match="rolled back"):
+            release.upgrade({"image": {"tag": BROKEN}}, rollback_on_failure=True, timeout=15)
+
+        assert {key: value for key, value in intents(release.objects()).items() if key[0] != "Job"} == {
+            key: value for key, value in intents(before).items() if key[0] != "Job"
+        }
+        assert release.config.status("r")["status"] == "deployed"
+
+
+def test_an_installation_without_its_secrets_does_not_come_up_and_says_what_it_waits_for() -> None:
+    with installation() as release, pytest.raises(helm.HelmError):
+        release.config.install(CHART, "r", {}, wait="watcher", timeout=2)
+
+
+# What the cluster can do
+
+
+def test_on_openshift_the_group_of_files_is_left_to_the_cluster() -> None:
+    with installation(frozenset({"openshift"})) as release:
+        release.provide(CHART, {})
+        objects = release.install(CHART, {})
+
+    contexts = [
+        item["spec"]["template"]["spec"]["securityContext"]
+        for (kind, _), item in objects.items()
+        if kind == "Deployment"
+    ]
+    assert contexts
+    assert all("fsGroup" not in context for context in contexts)
