@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from math import ceil
+from weakref import WeakKeyDictionary
 
 from quantmill.contract.errors import SourceRejected
 from quantmill.contract.model_folder import require_unquantized
@@ -176,7 +177,13 @@ def _about_source(laid: Laid) -> tuple[str, ...]:
         return ()
     kept = laid.params.type == CODES_KEPT
     said = nvfp4.said_of(index) if kept else require_unquantized(index, laid.params.allow_requantize)
-    return (*said, *read_tokenizer(index, laid.described.model.vocab).warnings)
+    if index not in _tokenizer_warnings:
+        _tokenizer_warnings[index] = read_tokenizer(index, laid.described.model.vocab).warnings
+    return (*said, *_tokenizer_warnings[index])
+
+
+# a model is planned for every type when hardware is matched; its tokenizer is read once
+_tokenizer_warnings: WeakKeyDictionary[ModelIndex, tuple[str, ...]] = WeakKeyDictionary()
 
 
 def _unit(rows: list[TensorPlan]) -> Unit:

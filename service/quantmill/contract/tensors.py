@@ -63,9 +63,9 @@ class StoredWeight:
         return sum(part.nbytes for part in self.parts.values())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelIndex:
-    """A checkpoint by its headers alone; no weight has been read.
+    """A checkpoint by its headers alone; no weight has been read. Two readings of one checkpoint are not equal.
 
     `tensors` are in the order of their names. `tied` maps a name that the architecture expects but the
     checkpoint does not store to the tensor that serves in its place. `files` are the other files that belong

@@ -178,7 +178,7 @@ def test_waiting_ends_with_the_time_or_with_the_last_job(api):
 
     assert (as_it_is["state"], ended["state"]) == ("queued", "canceled")
     assert ended["ended_at"] is not None
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 def test_canceling_stops_what_has_not_ended_and_may_be_repeated(api, claimed):

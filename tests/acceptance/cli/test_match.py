@@ -1,31 +1,29 @@
-"""`quantmill match` and `quantmill devices`: what they say, how they end, and how soon."""
+"""`quantmill match` and `quantmill devices`: what they say, how they end, and what they read."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-QUANTMILL = Path(sys.executable).with_name("quantmill")
+from quantmill_gguf import planning
+from quantmill_gguf.tokenizer import read_tokenizer
+
 MODEL = Path(__file__).parents[2] / "data" / "millstone-4m"
-SECONDS = 1.0
 
 
-def test_this_machine_is_matched_within_a_second():
-    assert min(seconds_of("match", "--here", "--model", MODEL) for _ in range(3)) < SECONDS
+def test_a_model_s_tokenizer_is_read_once_however_many_types_are_planned(quantmill, monkeypatch):
+    read = []
+    monkeypatch.setattr(planning, "read_tokenizer", lambda *given: read.append(given) or read_tokenizer(*given))
 
+    ran = quantmill("match", "--here", "--model", MODEL, "--json")
 
-def seconds_of(*arguments):
-    """CPU time of a command: it waits for nothing, and a busy machine does not count."""
-    before = os.times()
-    ran = subprocess.run([QUANTMILL, *arguments], capture_output=True, text=True, check=True)
-    after = os.times()
-    assert "made here" in ran.stdout
-    return after.children_user + after.children_system - before.children_user - before.children_system
+    exact = [plan["scheme"] for plan in ran.json["plans"] if plan["memory"]["exact_weights"]]
+    assert {"gguf-Q4_K_M", "gguf-Q8_0"} <= set(exact)
+    assert len(read) == 1
 
 
 def test_matching_imports_neither_torch_nor_a_database():
