@@ -140,7 +140,7 @@ def processor_time_of_idle_threads() -> float:
 
 
 def test_threads_without_work_use_no_processor_time() -> None:
-    assert in_a_process(processor_time_of_idle_threads) < 0.01
+    assert in_a_process(processor_time_of_idle_threads) < 0.1  # of the 0.2 s of each of two that would spin
 
 
 def signals_that_a_helper_blocks() -> list[str]:
