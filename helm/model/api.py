@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from helm.model.availability import Autoscaling, DisruptionBudget
+from helm.model.network import PublicPaths
 from helm.model.pods import Component
 from helm.model.shapes import Annotations, AtLeastOne, Port, Section
 
@@ -18,6 +20,9 @@ class ApiService(Section):
 
 class Api(Component):
     replicas: AtLeastOne
+    autoscaling: Autoscaling
+    pdb: DisruptionBudget
+    public_paths: PublicPaths
     service: ApiService
     pre_stop_seconds: Annotated[int, Field(ge=0, le=300)]
     termination_grace_period_seconds: AtLeastOne

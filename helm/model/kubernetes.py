@@ -13,9 +13,14 @@ VERSION = (
     "1.37"  # the newest that kubernetes_validate has; a key that an older cluster lacks is refused by that cluster
 )
 CORE = "io.k8s.api.core.v1"
+NETWORKING = "io.k8s.api.networking.v1"
 
 Affinity = Annotated[dict[str, Any], defined(f"{CORE}.Affinity")]
 Toleration = Annotated[dict[str, Any], defined(f"{CORE}.Toleration")]
+TopologySpreadConstraint = Annotated[dict[str, Any], defined(f"{CORE}.TopologySpreadConstraint")]
+NetworkPolicyPeer = Annotated[dict[str, Any], defined(f"{NETWORKING}.NetworkPolicyPeer")]
+NetworkPolicyEgressRule = Annotated[dict[str, Any], defined(f"{NETWORKING}.NetworkPolicyEgressRule")]
+ScalingBehavior = Annotated[dict[str, Any], defined("io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerBehavior")]
 
 
 def definitions(schema: Any) -> dict[str, Any]:

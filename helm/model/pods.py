@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helm.model.kubernetes import Affinity, Toleration
+from helm.model.kubernetes import Affinity, Toleration, TopologySpreadConstraint
 from helm.model.shapes import Annotations, AtLeastOne, Labels, Resources, Section
 
 
@@ -15,6 +15,7 @@ class Component(Section):
     node_selector: Labels
     tolerations: list[Toleration]
     affinity: Affinity
+    topology_spread_constraints: list[TopologySpreadConstraint]
 
 
 class PodSecurityContext(Section):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from helm.model.availability import DisruptionBudget
 from helm.model.pods import Component
 from helm.model.shapes import AtLeastOne, Count
 
 
 class Scheduler(Component):
     replicas: AtLeastOne
+    pdb: DisruptionBudget
     termination_grace_period_seconds: AtLeastOne
 
 

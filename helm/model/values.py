@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from helm.model.additions import ExternalSecret, ExtraObject, Tests
 from helm.model.api import Api
 from helm.model.config import Config
 from helm.model.installation import Global, ServiceAccount
+from helm.model.monitoring import Metrics
+from helm.model.network import HttpRoute, Ingress, NetworkPolicy, Route
 from helm.model.pods import PodSecurityContext
 from helm.model.scheduler import Migrations, Scheduler
-from helm.model.shapes import Image, Labels, OptionalName, Section, ShortName
+from helm.model.shapes import Image, Labels, Name, OptionalName, Section, ShortName
 from helm.model.stores import Artifacts, Broker, Database, Source
 from helm.model.workers import Workers
 
@@ -32,3 +35,11 @@ class Values(Section):
     scheduler: Scheduler
     workers: Workers
     migrations: Migrations
+    ingress: Ingress
+    http_route: HttpRoute
+    route: Route
+    network_policy: NetworkPolicy
+    metrics: Metrics
+    external_secret: ExternalSecret
+    tests: Tests
+    extra_objects: dict[Name, ExtraObject]

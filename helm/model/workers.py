@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from helm.model.availability import DisruptionBudget
 from helm.model.config import Config
+from helm.model.network import NetworkPolicyOfPool
 from helm.model.pods import Component
 from helm.model.shapes import AtLeastOne, Count, Image, Quantity, Section, ShortName, text
 
@@ -22,6 +24,8 @@ class Pool(Component):
     scratch_size: Quantity
     termination_grace_period_seconds: AtLeastOne
     do_not_disrupt: bool
+    pdb: DisruptionBudget
+    network_policy: NetworkPolicyOfPool
 
 
 class Workers(Section):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import helm_python as helm
-import kubernetes_validate
 import pytest
+from tests.helm.validity import validate
 
 from quantmill.settings import Settings
 
@@ -26,7 +26,8 @@ def of_kind(documents: list[Document], *kinds: str) -> list[Document]:
 
 
 def pods(documents: list[Document]) -> list[Document]:
-    return [workload["spec"]["template"] for workload in of_kind(documents, *WORKLOADS)]
+    """Templates of workloads, and the pods of `helm test`."""
+    return [*of_kind(documents, "Pod"), *(workload["spec"]["template"] for workload in of_kind(documents, *WORKLOADS))]
 
 
 def containers(documents: list[Document]) -> list[Document]:
@@ -43,7 +44,7 @@ def test_lint_finds_nothing(chart_path: Path, values: dict[str, Any], kubernetes
 @pytest.mark.parametrize("kubernetes", KUBERNETES)
 def test_every_document_is_strictly_valid(documents: list[Document], kubernetes: str) -> None:
     for document in documents:
-        kubernetes_validate.validate(document, kubernetes, strict=True)
+        validate(document, kubernetes)
 
 
 def test_two_renders_are_equal(chart: helm.Chart, values: dict[str, Any]) -> None:
@@ -105,7 +106,7 @@ def test_images_are_pinned_by_tag_or_digest(documents: list[Document]) -> None:
 
 def test_every_variable_is_a_setting_of_the_service(documents: list[Document]) -> None:
     settings = {f"QUANTMILL_{name.upper()}" for name in Settings.model_fields}
-    config = {name for document in of_kind(documents, "ConfigMap") for name in document["data"]}
+    config = settings_of(documents).keys()
     env = {name for container in containers(documents) for name in environment(container)}
 
     assert config <= settings
@@ -121,7 +122,7 @@ def test_no_variable_is_set_twice(documents: list[Document]) -> None:
 def test_the_service_reads_back_every_setting_that_a_pod_gets(
     documents: list[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = {name: value for document in of_kind(documents, "ConfigMap") for name, value in document["data"].items()}
+    config = settings_of(documents)
     for container in containers(documents):
         with monkeypatch.context() as process:
             literal = {name: value for name, value in environment(container).items() if isinstance(value, str)}
@@ -133,7 +134,7 @@ def test_the_service_reads_back_every_setting_that_a_pod_gets(
 def test_urls_come_from_secrets_alone(documents: list[Document]) -> None:
     for container in containers(documents):
         urls = {name: value for name, value in environment(container).items() if name.endswith("_URL")}
-        assert "QUANTMILL_DATABASE_URL" in urls
+        assert ("QUANTMILL_DATABASE_URL" in urls) is (container["name"] != "test")
         assert all(value.keys() == {"secretKeyRef"} for value in urls.values())
 
 
@@ -169,10 +170,46 @@ def test_the_service_finds_the_api_and_its_port(documents: list[Document]) -> No
     assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
 
 
+def test_every_pod_is_selected_by_exactly_one_network_policy(documents: list[Document]) -> None:
+    selectors = [policy["spec"]["podSelector"]["matchLabels"] for policy in of_kind(documents, "NetworkPolicy")]
+
+    for pod in pods(documents):
+        assert len([selector for selector in selectors if selects(selector, pod)]) == 1
+    assert all(any(selects(selector, pod) for pod in pods(documents)) for selector in selectors)
+
+
+def test_only_the_api_can_be_reached(documents: list[Document]) -> None:
+    for policy in of_kind(documents, "NetworkPolicy"):
+        is_api = policy["metadata"]["labels"]["app.kubernetes.io/component"] == "api"
+        assert "Ingress" in policy["spec"]["policyTypes"]
+        assert ("ingress" in policy["spec"]) is is_api
+
+
+def test_a_budget_never_forbids_to_move_the_only_pod(documents: list[Document]) -> None:
+    autoscaled = {scaler["spec"]["scaleTargetRef"]["name"] for scaler in of_kind(documents, "HorizontalPodAutoscaler")}
+    for budget in of_kind(documents, "PodDisruptionBudget"):
+        selector = budget["spec"]["selector"]["matchLabels"]
+        [deployment] = [
+            each for each in of_kind(documents, "Deployment") if selects(selector, each["spec"]["template"])
+        ]
+        assert deployment["metadata"]["name"] in autoscaled or deployment["spec"]["replicas"] > 1
+
+
+def test_no_replicas_stand_beside_an_autoscaler(documents: list[Document]) -> None:
+    autoscaled = {scaler["spec"]["scaleTargetRef"]["name"] for scaler in of_kind(documents, "HorizontalPodAutoscaler")}
+
+    for deployment in of_kind(documents, "Deployment"):
+        assert ("replicas" in deployment["spec"]) is (deployment["metadata"]["name"] not in autoscaled)
+
+
+def test_nothing_belongs_to_the_whole_cluster(documents: list[Document]) -> None:
+    assert not [document["kind"] for document in documents if document["kind"].startswith("Cluster")]
+
+
 def test_nothing_that_outlives_an_upgrade_names_a_version(documents: list[Document]) -> None:
     lasting = [deployment["spec"]["selector"] for deployment in of_kind(documents, "Deployment")]
     lasting += of_kind(documents, "PersistentVolumeClaim")
-    lasting += [pod["metadata"]["labels"] for pod in pods(documents)]
+    lasting += [workload["spec"]["template"]["metadata"]["labels"] for workload in of_kind(documents, *WORKLOADS)]
 
     assert all("0.1.0" not in str(part) for part in lasting)
 
@@ -186,6 +223,17 @@ def test_the_data_folder_is_one_claim_for_all_but_the_migration(documents: list[
     }
 
     assert len(claims) == 1
+
+
+def selects(labels: dict[str, str], pod: Document) -> bool:
+    return labels.items() <= pod["metadata"]["labels"].items()
+
+
+def settings_of(documents: list[Document]) -> dict[str, str]:
+    """What the ConfigMaps hold that containers take their environment from."""
+    named = {source["configMapRef"]["name"] for each in containers(documents) for source in each.get("envFrom", [])}
+    maps = [document["data"] for document in of_kind(documents, "ConfigMap") if document["metadata"]["name"] in named]
+    return {name: value for data in maps for name, value in data.items()}
 
 
 def environment(container: Document) -> dict[str, Any]:

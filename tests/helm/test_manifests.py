@@ -52,7 +52,15 @@ def test_a_plain_installation_is_an_api_a_scheduler_one_pool_and_a_migration(ren
         ("Deployment", "r-quantmill-scheduler"),
         ("Deployment", "r-quantmill-worker-cpu"),
         ("Job", "r-quantmill-migrate"),
+        ("NetworkPolicy", "r-quantmill-api"),
+        ("NetworkPolicy", "r-quantmill-migrate"),
+        ("NetworkPolicy", "r-quantmill-scheduler"),
+        ("NetworkPolicy", "r-quantmill-test"),
+        ("NetworkPolicy", "r-quantmill-worker-cpu"),
         ("PersistentVolumeClaim", "r-quantmill-data"),
+        ("Pod", "r-quantmill-test-compress"),
+        ("Pod", "r-quantmill-test-ready"),
+        ("PodDisruptionBudget", "r-quantmill-api"),
         ("Service", "r-quantmill-api"),
         ("ServiceAccount", "r-quantmill"),
     ]
@@ -324,6 +332,7 @@ def test_a_pool_can_be_taken_away(render: Render, pools: dict[str, Any]) -> None
     documents = render({"workers": {"pools": pools}})
 
     assert not [item for item in documents if "worker" in item["metadata"]["name"]]
+    assert not [item for item in documents if item["metadata"]["name"] == "r-quantmill-test-compress"]
 
 
 def test_a_pool_overrides_single_keys_of_the_defaults(render: Render) -> None:

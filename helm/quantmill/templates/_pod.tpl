@@ -4,7 +4,8 @@
      component    api | scheduler | worker | migrate
      pool         the pool's name, or ""
      values       the component's values: resources, podAnnotations, nodeSelector ...
-     args         what stands after `quantmill`
+     command      what runs instead of `quantmill`, or nothing
+     args         what stands after the command
      env          map of variables, beside the process's own
      config       true: the settings' ConfigMap is read; a change in it or in the URLs rolls the pods
      data         name of the claim mounted as the data folder; "" for a scratch folder
@@ -52,6 +53,9 @@ spec:
   {{ $key }}: {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- end }}
+  {{- with include "quantmill.spread" . }}
+  {{- . | nindent 2 }}
+  {{- end }}
   {{- with .pod }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -59,8 +63,10 @@ spec:
     - name: {{ .component }}
       image: {{ include "quantmill.image" (dict "root" $root "override" .values.image) }}
       imagePullPolicy: {{ (.values.image | default dict).pullPolicy | default $root.Values.image.pullPolicy }}
-      command: [quantmill]
-      args: {{- toYaml .args | nindent 8 }}
+      command: {{- toYaml (.command | default (list "quantmill")) | nindent 8 }}
+      {{- with .args }}
+      args: {{- toYaml . | nindent 8 }}
+      {{- end }}
       {{- if .config }}
       envFrom:
         - configMapRef:

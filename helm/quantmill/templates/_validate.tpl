@@ -1,5 +1,6 @@
 {{/* What the schema cannot say, because it looks at several keys. Each message names the keys. */}}
 {{- define "quantmill.validate" -}}
+{{- include "quantmill.guardNet" . -}}
 {{- range $store := list "database" "broker" -}}
 {{- $external := (index $.Values $store).external -}}
 {{- if and $external.url $external.existingSecret -}}
