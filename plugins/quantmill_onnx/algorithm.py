@@ -14,14 +14,14 @@ import quantmill_kernels
 from quantmill.contract.errors import RangeExceeded
 from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.session import Session
-from quantmill.contract.tensors import FloatArray, QuantizedTensor, SourceTensor, TensorPlan
+from quantmill.contract.tensors import FloatArray, QuantizedTensor, SourceTensor
 from quantmill_onnx.calibration import activation_ranges
-from quantmill_onnx.layout import CODES, SCALE, ZERO, pack_nibbles
+from quantmill_onnx.layout import CODES, SCALE, ZERO, pack_nibbles, scheme_of
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import require_graph
 from quantmill_onnx.ranges import Range, qparams
 from quantmill_onnx.samples import Feeds, read_samples
-from quantmill_onnx.sites import Site, activations, find_sites
+from quantmill_onnx.sites import Site, activations, settled_sites
 from quantmill_onnx.tokens import TokenSamples
 
 CHUNK_VALUES = 1 << 18  # rounded at once
@@ -32,7 +32,7 @@ def quantize(session: Session, params: OnnxParams) -> Iterator[QuantizedTensor]:
 
     Raises RangeExceeded, naming the weight, for a value whose magnitude the format cannot hold.
     """
-    sites = find_sites(require_graph(session.index), params)
+    sites = settled_sites(require_graph(session.index), params, session.plan)
     taken = activations(sites) if params.mode == "static" else {}
     ranges = _ranges(session, [each for names in taken.values() for each in names], params)
     for unit in session.units():
@@ -42,7 +42,8 @@ def quantize(session: Session, params: OnnxParams) -> Iterator[QuantizedTensor]:
                 yield QuantizedTensor(name, row.scheme, row.shape, {"values": session.tensor(name).values})
             else:
                 beside = _activations(session, name, taken.get(name, ()), ranges, params)
-                yield _quantized(session.tensor(name), row, site, params, session.threads, beside)
+                parts = quantized_parts(session.tensor(name), site, params, session.threads)
+                yield QuantizedTensor(name, row.scheme, row.shape, {**parts, **beside})
 
 
 def _ranges(session: Session, names: Sequence[str], params: OnnxParams) -> Callable[[], Mapping[str, Range]]:
@@ -51,12 +52,15 @@ def _ranges(session: Session, names: Sequence[str], params: OnnxParams) -> Calla
     @cache
     def find() -> Mapping[str, Range]:
         graph = require_graph(session.index)
-        return activation_ranges(graph, names, _samples(session, graph, params), params, session.threads, session.pause)
+        return activation_ranges(
+            graph, names, samples_of(session, graph, params), params, session.threads, session.pause
+        )
 
     return find
 
 
-def _samples(session: Session, graph: OnnxGraph, params: OnnxParams) -> Feeds:
+def samples_of(session: Session, graph: OnnxGraph, params: OnnxParams) -> Feeds:
+    """Raises SourceRejected where they are no longer those that were planned with."""
     if params.samples is None:
         return TokenSamples(graph, session.windows())
     samples = read_samples(Path(params.samples), graph)
@@ -80,28 +84,21 @@ def _activations(
     return parts
 
 
-def _quantized(
-    source: SourceTensor,
-    row: TensorPlan,
-    site: Site,
-    params: OnnxParams,
-    threads: int,
-    beside: Mapping[str, NDArray[Any]],
-) -> QuantizedTensor:
+def quantized_parts(source: SourceTensor, site: Site, params: OnnxParams, threads: int) -> Mapping[str, NDArray[Any]]:
+    """The weight's arrays by their parts. Raises RangeExceeded, naming it, for a value that the format cannot hold."""
     try:
         if site.is_table:
-            parts = _by_row(source.values, row, threads)
-        elif params.mode == "weight_only":
-            parts = _blocks(_rows_of_outputs(source.values, site, params), params, threads)
-        else:
-            parts = _by_channel(source.values, site, params, threads)
+            return _by_row(source.values, site, params, threads)
+        if params.mode == "weight_only":
+            return _blocks(_rows_of_outputs(source.values, site, params), params, threads)
+        return _by_channel(source.values, site, params, threads)
     except ValueError as error:  # finite, as the session promises, but beyond what the format holds
-        raise RangeExceeded(f"{row.name}: {error}; exclude the nodes that use it", tensor=row.name) from error
-    return QuantizedTensor(row.name, row.scheme, row.shape, {**parts, **beside})
+        name = site.weight.info.name
+        raise RangeExceeded(f"{name}: {error}; exclude the nodes that use it", tensor=name) from error
 
 
-def _by_row(values: NDArray[Any], row: TensorPlan, threads: int) -> Mapping[str, NDArray[Any]]:
-    reduced = row.scheme.endswith("REDUCED")
+def _by_row(values: NDArray[Any], site: Site, params: OnnxParams, threads: int) -> Mapping[str, NDArray[Any]]:
+    reduced = scheme_of(site, params).endswith("REDUCED")
     codes, scale, _ = quantmill_kernels.encode_int8_affine(values, axis=0, reduce_range=reduced, threads=threads)
     return {CODES: codes, SCALE: scale.reshape(-1, 1)}
 

@@ -102,16 +102,26 @@ def _run_all(
 
 
 def _open(graph: OnnxGraph, names: Sequence[str], op_type: str) -> Any:
-    """A session on one core that keeps no memory between runs and copies no weight."""
+    """A session that keeps no memory between runs and copies no weight."""
+    folder, model = _observing(graph, names, op_type)
+    return open_model(folder, model, as_it_stands=True)
+
+
+def open_model(folder: Path, model: bytes, as_it_stands: bool = False) -> Any:
+    """A session on one core of a model whose weights lie below the folder.
+
+    `as_it_stands`: without the runtime's rewriting and its copies of weights, and nothing is kept between runs. Raises
+    SourceRejected where the runtime does not load it.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.enable_cpu_mem_arena = False
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    folder, model = _observing(graph, names, op_type)
+    if as_it_stands:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -130,14 +140,14 @@ def _observing(graph: OnnxGraph, names: Sequence[str], op_type: str) -> tuple[Pa
     watchers = [node_proto(op_type, [name], [output], "", {}) for name, output in zip(names, outputs, strict=True)]
     kind = FLOAT if op_type == "Identity" else INT64
     weights = {name: weight for name, weight in graph.weights.items() if name in used}
-    folder, files = _folder(graph, weights)
+    folder, files = folder_of(graph, weights)
     body = b"".join(
         [
             *(bytes_field(GRAPH.node, node.raw) for node in nodes),
             *(bytes_field(GRAPH.node, node) for node in watchers),
             graph.rest,
             *(bytes_field(GRAPH.initializer, proto) for proto in graph.constants.values()),
-            *(bytes_field(GRAPH.initializer, _mapped(each, files[each.file])) for each in weights.values()),
+            *(bytes_field(GRAPH.initializer, mapped(each, files[each.file])) for each in weights.values()),
             *(bytes_field(GRAPH.input, each.raw) for each in graph.inputs if each.name not in graph.weights),
             *(bytes_field(GRAPH.output, value_info_proto(output, kind)) for output in outputs),
         ]
@@ -158,7 +168,7 @@ def _before(graph: OnnxGraph, names: Sequence[str]) -> tuple[Sequence[Node], set
     return nodes[::-1], used
 
 
-def _folder(graph: OnnxGraph, weights: Mapping[str, Stored]) -> tuple[Path, Mapping[str, str]]:
+def folder_of(graph: OnnxGraph, weights: Mapping[str, Stored]) -> tuple[Path, Mapping[str, str]]:
     """The folder of the weights' files, links followed, and each file's path in it."""
     real = {file: (graph.path.parent / (file or graph.path.name)).resolve() for file in _files(weights)}
     folder = Path(os.path.commonpath([graph.path.resolve().parent, *(path.parent for path in real.values())]))
@@ -169,6 +179,6 @@ def _files(weights: Mapping[str, Stored]) -> set[str]:
     return {weight.file for weight in weights.values()}
 
 
-def _mapped(weight: Stored, file: str) -> bytes:
+def mapped(weight: Stored, file: str) -> bytes:
     info = weight.info
     return external_tensor(info.name, ONNX_TYPES[info.dtype], info.shape, file, weight.begin, info.nbytes)

@@ -17,7 +17,7 @@ from quantmill_onnx.layout import ONNX_TYPES, Part, activation_parts, kept_part,
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import require_graph
 from quantmill_onnx.protos import external_tensor, metadata_proto, opset_proto, tensor_head
-from quantmill_onnx.sites import Site, activations, find_sites
+from quantmill_onnx.sites import Site, activations, settled_sites
 
 MODEL_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
 INLINE_LIMIT = 256 << 20  # bytes of weights in the graph's own file; protobuf ends at 2 GiB, and loaders copy all of it
@@ -43,7 +43,7 @@ class _Weight:
 def place(plan: Plan, index: ModelIndex, params: OnnxParams) -> Placement:
     """Where `write` puts each byte."""
     graph = require_graph(index)
-    sites = find_sites(graph, params)
+    sites = settled_sites(graph, params, plan)
     taken = activations(sites) if params.mode == "static" else {}
     weights = [
         _Weight(row, part)
@@ -83,7 +83,7 @@ def _beside(
         initializers += bytes_field(GRAPH.initializer, proto)
         places.setdefault(weight.row.name, []).append(Place(part.part, part.name, DATA_FILE, begin, part.nbytes))
         end = begin + part.nbytes
-    body = _graph(graph, rewritten) + initializers
+    body = _graph(graph, rewritten) + bytes(initializers)
     model = _model(graph, rewritten, plan, params) + length_prefix(MODEL.graph, len(body)) + body
     return Placement({DATA_FILE: WeightFile(b"", end)}, _fixed(places), {MODEL_FILE: bytes(model)}, dict(index.files))
 
@@ -125,6 +125,12 @@ def _fixed(places: dict[str, list[Place]]) -> dict[str, tuple[Place, ...]]:
 
 def _model(graph: OnnxGraph, rewritten: Rewritten, plan: Plan, params: OnnxParams) -> bytes:
     """All of the ModelProto but its graph."""
+    metadata = (bytes_field(MODEL.metadata, metadata_proto(*each)) for each in _metadata(graph, plan, params))
+    return model_head(graph, rewritten) + b"".join(metadata)
+
+
+def model_head(graph: OnnxGraph, rewritten: Rewritten) -> bytes:
+    """The ModelProto's versions, opsets among them, and what else the source's holds."""
     missing = {domain: 1 for domain in sorted(rewritten.domains) if domain not in graph.opsets}
     opsets = {**graph.opsets, **missing}
     return b"".join(
@@ -132,7 +138,6 @@ def _model(graph: OnnxGraph, rewritten: Rewritten, plan: Plan, params: OnnxParam
             number_field(MODEL.ir_version, max(graph.ir_version, LEAST_IR)),
             graph.model_rest,
             *(bytes_field(MODEL.opset_import, opset_proto(*each)) for each in opsets.items()),
-            *(bytes_field(MODEL.metadata, metadata_proto(*each)) for each in _metadata(graph, plan, params)),
         ]
     )
 
@@ -140,7 +145,7 @@ def _model(graph: OnnxGraph, rewritten: Rewritten, plan: Plan, params: OnnxParam
 def _metadata(graph: OnnxGraph, plan: Plan, params: OnnxParams) -> Iterator[tuple[str, str]]:
     """What a reader cannot see in the graph: which weights are stored as the source's transpose, and whether integers
     were kept to 7 bits."""
-    sites = find_sites(graph, params)
+    sites = settled_sites(graph, params, plan)
     turned = [name for name, site in sites.items() if isinstance(site, Site) and is_transposed(site, params)]
     yield "quantmill.transposed", json.dumps(sorted(turned), ensure_ascii=False)
     yield "quantmill.reduced", json.dumps([row.name for row in plan.tensors if row.scheme.endswith("-REDUCED")])
@@ -160,6 +165,11 @@ def is_transposed(site: Site, params: OnnxParams) -> bool:
 
 def _graph(graph: OnnxGraph, rewritten: Rewritten) -> bytes:
     """All of the GraphProto but its weights."""
+    return graph_body(graph, rewritten) + b"".join(bytes_field(GRAPH.output, each.raw) for each in graph.outputs)
+
+
+def graph_body(graph: OnnxGraph, rewritten: Rewritten) -> bytes:
+    """All of the GraphProto but its weights and outputs."""
     weights = graph.weights.keys()
     values = {name: info for name, info in graph.value_info.items() if name not in rewritten.gone}
     return b"".join(
@@ -169,7 +179,6 @@ def _graph(graph: OnnxGraph, rewritten: Rewritten) -> bytes:
             *(bytes_field(GRAPH.initializer, proto) for proto in graph.constants.values()),
             *(bytes_field(GRAPH.initializer, proto) for proto in rewritten.constants.values()),
             *(bytes_field(GRAPH.input, each.raw) for each in graph.inputs if each.name not in weights),
-            *(bytes_field(GRAPH.output, each.raw) for each in graph.outputs),
             *(bytes_field(GRAPH.value_info, info) for info in values.values()),
         ]
     )

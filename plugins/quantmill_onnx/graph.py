@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from quantmill.contract.errors import SourceRejected
 from quantmill.contract.onnx import Node, OnnxGraph, require_names
@@ -53,6 +53,24 @@ def rewrite(graph: OnnxGraph, sites: Mapping[str, Site | str], params: OnnxParam
             raise SourceRejected(
                 f"the quantized graph would have two values {shown(name)}; rename the source's", name=name
             )
+    return writer.result
+
+
+SIDE = "quantmill_beside"
+
+
+def rewrite_beside(graph: OnnxGraph, sites: Mapping[str, Site | str], params: OnnxParams) -> Rewritten:
+    """The graph as it is, and each use of a site once more with the quantized weight: its output ends in SIDE.
+
+    These take what the source's nodes take, so that what one weight loses is seen alone.
+    """
+    writer = _Writer(graph, params)
+    writer.result.nodes += [node.raw for node in graph.nodes]
+    uses = [(site, use) for site in sites.values() if isinstance(site, Site) for use in site.uses]
+    for site, use in uses:
+        node = replace(use.node, outputs=(f"{use.node.outputs[0]}_{SIDE}",))
+        writer.replace(site, replace(use, node=node))
+    require_names(graph, writer.made)
     return writer.result
 
 

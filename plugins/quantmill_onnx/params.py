@@ -12,6 +12,9 @@ NodePattern = Annotated[str, Field(min_length=1, max_length=1024)]
 BlockSize = Literal[16, 32, 64, 128, 256]
 
 
+GateText = Annotated[str, Field(pattern=r"^(cosine|pooled)\.(mean|min) *>= *0?\.[0-9]{1,9}$")]
+
+
 class OnnxParams(BaseModel):
     """Parameters of the onnx method."""
 
@@ -24,8 +27,8 @@ class OnnxParams(BaseModel):
     )
     samples: InputFile | None = Field(
         default=None,
-        description="static: an .npz file with an array for each input; its leading axis is the samples. None: windows "
-        "of the calibration text.",
+        description="static, gates: an .npz file with an array for each input; its leading axis is the samples. None: "
+        "windows of the calibration text.",
     )
     calibration_method: Literal["minmax", "percentile", "mse", "entropy"] = Field(
         default="minmax", description="static: how an activation's range follows from the values that samples gave it."
@@ -70,6 +73,13 @@ class OnnxParams(BaseModel):
     exclude: tuple[NodePattern, ...] = Field(
         default=(), max_length=256, description="Nodes (* ? [abc]) that stay as they are: */output/dense/MatMul."
     )
+    gates: tuple[GateText, ...] = Field(
+        default=(),
+        max_length=8,
+        description="What outputs on samples must keep of the source's: cosine.mean >= 0.999, cosine.min, or "
+        "pooled.mean and pooled.min of outputs averaged over their second axis. What costs most per byte stays "
+        "float for it.",
+    )
     external_data: Literal["auto", "always"] = Field(
         default="auto", description="Weights in a file beside the graph: where they take more than 256 MiB, or always."
     )
@@ -88,6 +98,10 @@ class OnnxParams(BaseModel):
         if self.algorithm == "hqq" and (self.mode != "weight_only" or self.symmetric):
             raise ValueError("hqq finds zero points: it goes with mode weight_only and symmetric false")
         return self
+
+    @property
+    def reads_samples(self) -> bool:
+        return self.mode == "static" or bool(self.gates)
 
     @property
     def reduced(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -21,6 +22,8 @@ LEAST_OPSET = 11  # MatMulInteger and DynamicQuantizeLinear
 LEAST_OPSET_STATIC = 13  # DequantizeLinear with a scale for each output
 # What ONNX Runtime takes beside the weights, which it maps: itself, and a sample's activations in four lanes
 CALIBRATION_BYTES = 768 << 20
+# Of the weights while gates are met: quantized, again in a model, and as ONNX Runtime keeps source and model
+SEARCH_COPIES = 4
 RUN_LIMIT = 2 << 30  # bytes of a source that verification runs: it is in memory beside the artifact
 DYNAMIC_LIMIT = 2  # dimensions whose sizes can be chosen freely; with more, some of them hang together
 LATEST_OPSET, LATEST_IR = 26, 13  # of onnxruntime 1.31
@@ -85,14 +88,17 @@ def plan(index: ModelIndex, params: OnnxParams) -> Plan:
     graph = require_graph(index)
     _check_patterns(graph, params)
     sites = find_sites(graph, params)
-    inputs, need = _samples(index, graph, params) if params.mode == "static" else ({}, None)
-    taken = activations(sites) if params.mode == "static" else {}
-    rows = tuple(_row(index, name, sites[name], params, taken.get(name, ())) for name in index.tensors)
+    inputs, need = _samples(index, graph, params) if params.reads_samples else ({}, None)
+    rows = rows_of(index, sites, params)
     if not any(row.action == "quantize" for row in rows):
         reasons = "; ".join(f"{row.name}: {row.reason}" for row in rows[:3])
         raise SourceRejected(f"the graph has nothing that this method quantizes ({reasons})")
+    if params.gates:
+        _require_runnable(index)
+        rows = tuple(_left_open(row) for row in rows)
     working = [_working_bytes(index, row, sites[row.name], params) for row in rows]
-    calibrating = index.nbytes + CALIBRATION_BYTES if params.mode == "static" else 0
+    copies = SEARCH_COPIES if params.gates else 1
+    calibrating = copies * index.nbytes + CALIBRATION_BYTES if params.reads_samples else 0
     return Plan(
         tensors=rows,
         units=tuple(Unit(row.name, (row.name,)) for row in rows),
@@ -103,11 +109,31 @@ def plan(index: ModelIndex, params: OnnxParams) -> Plan:
     )
 
 
+def rows_of(index: ModelIndex, sites: Mapping[str, Site | str], params: OnnxParams) -> tuple[TensorPlan, ...]:
+    """What becomes of each weight, in the order of their names."""
+    taken = activations(sites) if params.mode == "static" else {}
+    return tuple(_row(index, name, sites[name], params, taken.get(name, ())) for name in index.tensors)
+
+
+def _left_open(row: TensorPlan) -> TensorPlan:
+    """The row of a weight that may yet stay float."""
+    return replace(row, candidates=(row.scheme, row.source_dtype)) if row.action == "quantize" else row
+
+
+def _require_runnable(index: ModelIndex) -> None:
+    if index.nbytes > RUN_LIMIT:
+        message = f"gates are measured by running the graph, whose weights take more than {RUN_LIMIT} bytes"
+        raise ParamsRejected(
+            f"onnx: {message}; leave them out, and name the nodes that stay float with exclude",
+            [{"pointer": "/params/gates", "code": "too_large", "message": message}],
+        )
+
+
 def _samples(
     index: ModelIndex, graph: OnnxGraph, params: OnnxParams
 ) -> tuple[Mapping[str, str], CalibrationNeed | None]:
     """The digest of samples that fit the graph, or that windows of a text are needed, which fit it too."""
-    if graph.opsets[""] < LEAST_OPSET_STATIC:
+    if params.mode == "static" and graph.opsets[""] < LEAST_OPSET_STATIC:
         raise SourceRejected(
             f"the graph has opset {graph.opsets['']}, mode static needs {LEAST_OPSET_STATIC}; export it again, convert "
             "it with onnx.version_converter, or choose mode dynamic",
@@ -129,9 +155,7 @@ def _row(
     scheme = scheme_of(site, params)
     reason = "a table that is looked up: a scale for each row" if site.is_table else ""
     beside = sum(part.nbytes for part in activation_parts(activations, params))
-    return TensorPlan(
-        name, info.shape, info.dtype, "quantize", scheme, f"{name}_quantized", nbytes, reason, beside=beside
-    )
+    return TensorPlan(name, info.shape, info.dtype, "quantize", scheme, name, nbytes, reason, beside=beside)
 
 
 def _working_bytes(index: ModelIndex, row: TensorPlan, site: Site | str, params: OnnxParams) -> int:
@@ -149,7 +173,7 @@ def _working_bytes(index: ModelIndex, row: TensorPlan, site: Site | str, params:
 def _warnings(index: ModelIndex, graph: OnnxGraph, params: OnnxParams) -> Iterator[str]:
     if params.mode != "weight_only" and params.target == "avx2" and not params.reduced:
         yield OVERFLOW
-    if params.samples is not None and params.mode != "static":
+    if params.samples is not None and not params.reads_samples:
         yield f"samples give ranges in mode static only; mode {params.mode} does not read them"
     if params.least_cosine is None:
         yield "verification loads the graph and does not run it, as least_cosine asks for it"

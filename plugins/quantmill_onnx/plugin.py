@@ -54,6 +54,7 @@ ONNX = Method(
     summary="8-bit integer products, or blocks of 4 and 8 bits, for ONNX Runtime; from an ONNX model",
     params=OnnxParams,
     plan=lazy("quantmill_onnx.planning:plan"),
+    settle=lazy("quantmill_onnx.settling:settle"),
     quantize=lazy("quantmill_onnx.algorithm:quantize"),
     write=lazy("quantmill_onnx.export:write"),
     place=lazy("quantmill_onnx.export:place"),

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from quantmill.contract.onnx import Node, OnnxGraph, Stored, consumers
+from quantmill.contract.tensors import Plan
 from quantmill_onnx.params import OnnxParams
 
 # How a node uses a weight: B of a product as (in, out), B as (out, in), or rows of it
@@ -62,6 +63,14 @@ def find_sites(graph: OnnxGraph, params: OnnxParams) -> Mapping[str, Site | str]
         else:
             found[name] = _site(weight, users, outputs, params)
     return found
+
+
+def settled_sites(graph: OnnxGraph, params: OnnxParams, plan: Plan) -> Mapping[str, Site | str]:
+    """Each weight's site, or the reason why it stays as it is, as the plan has settled it."""
+    return {
+        name: plan.by_name[name].reason if isinstance(site, Site) and plan.by_name[name].action == "keep" else site
+        for name, site in find_sites(graph, params).items()
+    }
 
 
 def _site(weight: Stored, users: Mapping[str, tuple[Node, ...]], outputs: set[str], params: OnnxParams) -> Site | str:
