@@ -11,7 +11,7 @@ import pytest
 from quantmill.store.database import Database
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `servers`, in whatever way pytest was started
-pytest_plugins = ["servers.chromium", "servers.postgresql", "servers.redis", "servers.sqlite"]
+pytest_plugins = ["servers.chromium", "servers.postgresql", "servers.redis", "servers.registry", "servers.sqlite"]
 
 DATABASES = [
     pytest.param("sqlite", id="sqlite"),

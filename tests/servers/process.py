@@ -21,12 +21,12 @@ STOP_SECONDS = 20
 # Runs the server beside itself and waits for the end of its standard input, which the test run holds open: a run that
 # is killed closes it as well. Then it stops the server and removes its folder.
 WATCHDOG = """
-folder=$1; shift
+folder=$1; signal=$2; shift 2
 "$@" </dev/null >"$folder/log" 2>&1 &
 server=$!
 trap '' INT TERM HUP
 while read -r _; do :; done
-kill -INT "$server" 2>/dev/null
+kill -"$signal" "$server" 2>/dev/null
 ( sleep 10; kill -KILL "$server" 2>/dev/null ) & impatient=$!
 wait "$server"
 kill "$impatient" 2>/dev/null
@@ -65,6 +65,8 @@ def free_port() -> int:
 class Server:
     """A folder and a process in it, both owned by an unprivileged user and both gone after `stop`."""
 
+    stop_signal = "INT"
+
     def __init__(self, name: str) -> None:
         self.user = unprivileged()
         self.folder = Path(tempfile.mkdtemp(prefix=f"quantmill-{name}-"))
@@ -84,7 +86,7 @@ class Server:
     def start(self, command: Sequence[str], answers: Callable[[], bool]) -> None:
         """Start the server and wait until it answers. It is in a session of its own: Ctrl-C is not meant for it."""
         self.watchdog = subprocess.Popen(
-            ["/bin/sh", "-c", WATCHDOG, "watchdog", str(self.folder), *command],
+            ["/bin/sh", "-c", WATCHDOG, "watchdog", str(self.folder), self.stop_signal, *command],
             stdin=subprocess.PIPE,
             cwd=self.folder,
             start_new_session=True,
