@@ -3,20 +3,66 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from quantmill.contract.errors import RequestRejected
+
+PREFIX = "QUANTMILL_"
+SETTINGS_FILE = "QUANTMILL_SETTINGS_FILE"
+SECRETS = ("database_url", "broker_url", "autoscaling_token")
 
 
 def _default_data_dir() -> Path:
-    return Path(os.environ.get("XDG_DATA_HOME", "~/.local/share")).expanduser() / "quantmill"
+    try:
+        return Path(os.environ.get("XDG_DATA_HOME", "~/.local/share")).expanduser() / "quantmill"
+    except RuntimeError:  # a user without an entry in passwd, as in a container
+        raise RequestRejected("this user has no home folder; set QUANTMILL_DATA_DIR") from None
+
+
+def _from_settings_file() -> dict[str, Any]:
+    """What the TOML file that QUANTMILL_SETTINGS_FILE names says, by setting."""
+    path = os.environ.get(SETTINGS_FILE)
+    if not path:
+        return {}
+    try:
+        said = tomllib.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise RequestRejected(f"{SETTINGS_FILE}={path} cannot be read: {error}") from None
+    if unknown := sorted(said.keys() - Settings.model_fields.keys()):
+        raise RequestRejected(f"{path} has what is no setting: {', '.join(unknown)}; docs/settings.md names all")
+    return said
+
+
+def _from_secret_files() -> dict[str, str]:
+    """The secrets that lie in files of their own, which variables like QUANTMILL_DATABASE_URL_FILE name."""
+    found = {}
+    for name in SECRETS:
+        variable = PREFIX + name.upper()
+        path = os.environ.get(f"{variable}_FILE")
+        if not path:
+            continue
+        if os.environ.get(variable):
+            raise RequestRejected(f"{variable} and {variable}_FILE are both set; keep one of them")
+        try:
+            found[name] = Path(path).read_text().strip()
+        except (OSError, ValueError) as error:
+            raise RequestRejected(f"{variable}_FILE={path} cannot be read: {error}") from None
+    return found
 
 
 class Settings(BaseSettings):
-    """One frozen value, read at start and passed in; nothing else reads the environment."""
+    """One frozen value, read at start and passed in; nothing else reads the environment.
 
-    model_config = SettingsConfigDict(env_prefix="QUANTMILL_", frozen=True, extra="ignore")
+    What is given in code wins over a variable, that over a secret's file, and that over the settings file. Raises
+    RequestRejected for a file that cannot be read or has an unknown key.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     data_dir: Path = Field(default_factory=_default_data_dir, description="blobs, staging and the SQLite file")
     database_url: SecretStr | None = Field(
@@ -56,6 +102,9 @@ class Settings(BaseSettings):
     redispatch_seconds: PositiveFloat = Field(
         default=30, description="a dispatched job that nobody claimed for this long is sent again"
     )
+    schema_wait_seconds: NonNegativeFloat = Field(
+        default=120, description="how long a process waits at its start for the database and for its schema"
+    )
     heartbeat_file: Path | None = Field(
         default=None, description="a worker or scheduler touches it as long as it works: its age is for probes"
     )
@@ -79,6 +128,18 @@ class Settings(BaseSettings):
         default=16 << 30, description="disk for statistics of sources on calibration texts, so that they are made once"
     )
     idempotency_seconds: PositiveInt = Field(default=86_400, description="how long an Idempotency-Key is remembered")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        secrets = InitSettingsSource(settings_cls, dict(_from_secret_files()))
+        return init_settings, env_settings, secrets, InitSettingsSource(settings_cls, _from_settings_file())
 
     @property
     def database(self) -> str:

@@ -13,7 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from quantmill.api.context import ServicesOf, TrafficOf
 from quantmill.api.schemas import Health
-from quantmill.jobs.installation import broker_answers, schema_is_current
+from quantmill.jobs.installation import broker_answers, schema_problem
 from quantmill.jobs.numbers import NUMBERS
 from quantmill.services import Services
 
@@ -30,10 +30,10 @@ def livez() -> Health:
 
 @router.get("/readyz")
 def readyz(services: ServicesOf) -> Health:
-    """The database answers and its schema is this version's. `degraded` while the broker is away: jobs are taken in,
-    and sent to workers when it is back."""
-    if not schema_is_current(services):
-        raise HTTPException(503, "the database schema is not this version's; run `quantmill migrate`")
+    """The database answers and has a schema that this version can work with. `degraded` while the broker is away: jobs
+    are taken in, and sent to workers when it is back."""
+    if (problem := schema_problem(services)) is not None:
+        raise HTTPException(503, problem)
     return Health(status="ok" if broker_answers(services) else "degraded")
 
 

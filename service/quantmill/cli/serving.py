@@ -15,7 +15,7 @@ import typer
 from quantmill.cli import options
 from quantmill.cli.logs import log_to_stderr
 from quantmill.cli.output import say, show_json
-from quantmill.contract.errors import DatabaseUnavailable, ResourceExhausted
+from quantmill.contract.errors import ResourceExhausted
 
 if TYPE_CHECKING:
     from quantmill.services import Services
@@ -68,7 +68,9 @@ def worker(
     from quantmill.dispatch.celery_app import run_worker
 
     log_to_stderr(as_json=as_json)
-    with opened({"queue": queue, "slots": slots, "threads": threads, "data_dir": data_dir}) as services:
+    given = {"queue": queue, "slots": slots, "threads": threads, "data_dir": data_dir}
+    with terminated_as_interrupt(), opened(given) as services:
+        ready_database(services)
         return run_worker(services)
 
 
@@ -79,20 +81,25 @@ def scheduler(data_dir: options.DataDir = None, as_json: options.Json = False) -
 
     log_to_stderr(as_json=as_json)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    with opened({"data_dir": data_dir}) as services:
+    with terminated_as_interrupt(), opened({"data_dir": data_dir}) as services:
+        ready_database(services)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
         Scheduler(services, CeleryDispatcher(services.settings)).run(stop)
 
 
 def migrate(data_dir: options.DataDir = None, as_json: options.Json = False) -> None:
     """Bring the database to this version's schema. Run it before the new version serves."""
-    from quantmill.store.migrate import upgrade
+    from quantmill.cli.waiting import await_database
+    from quantmill.store.migrate import schema_of, upgrade
 
-    with opened({"data_dir": data_dir}) as services:
+    log_to_stderr(as_json=as_json)
+    with terminated_as_interrupt(), opened({"data_dir": data_dir}) as services:
+        await_database(services.database, services.settings.schema_wait_seconds)
         upgrade(services.database)
         where = services.database.engine.url.render_as_string(hide_password=True)
-    show_json({"database": where, "current": True}) if as_json else say(f"{where} is current")
+        schema = schema_of(services.database).there
+    show_json({"database": where, "current": True, "schema": schema}) if as_json else say(f"{where} is at {schema}")
 
 
 @contextmanager
@@ -121,13 +128,15 @@ def _shown(listener: socket.socket) -> tuple[str, int]:
 
 
 def ready_database(services: Services) -> None:
-    """Migrate the embedded database; a shared one is migrated by `quantmill migrate`, once for all replicas."""
-    from quantmill.store.migrate import is_current, upgrade
+    """Migrate the embedded database; a shared one is migrated by `quantmill migrate`, once for all replicas, and waited
+    for. Raises DatabaseUnavailable where that takes too long."""
+    from quantmill.cli.waiting import await_schema
+    from quantmill.store.migrate import upgrade
 
     if services.database.engine.dialect.name == "sqlite":
         upgrade(services.database)
-    elif services.settings.broker_url is None and not is_current(services.database):
-        raise DatabaseUnavailable("the schema is not this version's; run `quantmill migrate` first")
+    else:
+        await_schema(services.database, services.settings.schema_wait_seconds)
 
 
 def working(services: Services) -> AbstractContextManager[Any]:
@@ -141,7 +150,8 @@ def working(services: Services) -> AbstractContextManager[Any]:
 
 @contextmanager
 def terminated_as_interrupt() -> Iterator[None]:
-    """uvicorn raises the signal that stopped it once more; by default SIGTERM would then end us before we clean up."""
+    """SIGTERM as KeyboardInterrupt. By default it would end us before we clean up (uvicorn raises the signal that
+    stopped it once more), and the first process of a container would not even see it."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

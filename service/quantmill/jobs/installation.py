@@ -6,7 +6,7 @@ import socket
 from urllib.parse import urlsplit
 
 from quantmill.services import Services
-from quantmill.store.migrate import is_current
+from quantmill.store.migrate import schema_of
 from quantmill.store.workers import WorkerRow as WorkerRow
 from quantmill.store.workers import list_workers as worker_rows
 
@@ -20,9 +20,9 @@ def list_workers(services: Services) -> list[WorkerRow]:
         return worker_rows(tx)
 
 
-def schema_is_current(services: Services) -> bool:
-    """Whether the database answers and its schema is the one this version was written for."""
-    return is_current(services.database)
+def schema_problem(services: Services) -> str | None:
+    """Why this version cannot work with the database's schema; None where it can."""
+    return schema_of(services.database).problem
 
 
 def broker_answers(services: Services) -> bool:

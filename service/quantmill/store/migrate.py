@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from typing import Any
 
@@ -23,11 +24,56 @@ ADVISORY_LOCK = 0x7175616E746D696C  # "quantmil": one number that all our migrat
 LOCK_TIMEOUT = "10s"  # a migration that waits for a table's lock makes every later query of it wait as well
 
 
-def upgrade(database: Database, revision: str = "head") -> None:
-    """Bring the schema to `revision`. Does nothing where it is there already; several processes may call it at once.
+@dataclass(frozen=True)
+class Schema:
+    """The revision that a database is at (None before the first) beside the one that this version of quantmill ends at.
+    `known`: the former is one of this version's.
 
-    Raises DatabaseUnavailable where the database cannot be reached or a table stays locked.
+    A revision's name may say since when: `0021_since_0018` cannot be used by a version that ends before 0018, and hands
+    that on to the names of all that follow. One without it can be used by all versions: it only adds.
     """
+
+    there: str | None
+    needed: str
+    known: bool
+
+    @property
+    def problem(self) -> str | None:
+        """Why this version cannot work with the schema; None where it can."""
+        if self.there is None:
+            return f"the database has no schema yet, {self.needed} is needed; run `quantmill migrate`"
+        if self.known and self.there != self.needed:
+            return f"the schema is at {self.there}, {self.needed} is needed; run `quantmill migrate`"
+        _, _, since = self.there.partition("_since_")
+        if not self.known and since > self.needed:
+            return (
+                f"the schema is at {self.there}, of a newer version; this one ends at {self.needed}, and {since} is "
+                "the oldest that can use it: run that or a newer version"
+            )
+        return None
+
+
+def schema_of(database: Database) -> Schema:
+    """Where the database's schema stands. Raises DatabaseUnavailable where it cannot be reached."""
+    with _config() as config:
+        revisions = ScriptDirectory.from_config(config)
+        with database.read() as tx:
+            there = MigrationContext.configure(tx).get_current_revision()
+        known = there in {revision.revision for revision in revisions.walk_revisions()}
+        return Schema(there, str(revisions.get_current_head()), known)
+
+
+def upgrade(database: Database, revision: str = "head") -> None:
+    """Bring the schema to `revision`. Does nothing where it is there already, or where a newer version has been that
+    this one can work with; several processes may call it at once.
+
+    Raises DatabaseUnavailable where the database cannot be reached, a table stays locked, or the schema is too new.
+    """
+    schema = schema_of(database)
+    if schema.there is not None and not schema.known:
+        if schema.problem is not None:
+            raise DatabaseUnavailable(schema.problem)
+        return
     _run(database, lambda config: command.upgrade(config, revision))
 
 
@@ -37,10 +83,8 @@ def downgrade(database: Database, revision: str) -> None:
 
 
 def is_current(database: Database) -> bool:
-    """Whether the schema is the one that this version of quantmill needs."""
-    with _config() as config, database.read() as tx:
-        there = MigrationContext.configure(tx).get_current_heads()
-        return set(there) == set(ScriptDirectory.from_config(config).get_heads())
+    """Whether this version of quantmill can work with the schema: it is its own, or a newer one that only adds."""
+    return schema_of(database).problem is None
 
 
 @contextmanager

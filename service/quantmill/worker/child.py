@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from quantmill.worker.messages import TO_SUPERVISOR, Message, receive, send
 
-# What a runner inherits. No QUANTMILL_ setting but the instruction set: those carry credentials.
+# What a runner inherits. No QUANTMILL_ setting but the instruction set: those carry credentials. The folders are where
+# libraries keep their caches; by default they lie below HOME, which a container may have read-only or not at all.
 INHERITED = (
     "PATH",
     "HOME",
@@ -26,6 +27,13 @@ INHERITED = (
     "LANG",
     "LC_ALL",
     "TMPDIR",
+    "XDG_CACHE_HOME",
+    "HF_HOME",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TRITON_CACHE_DIR",
+    "NUMBA_CACHE_DIR",
+    "MPLCONFIGDIR",
+    "CUDA_CACHE_PATH",
     "LD_LIBRARY_PATH",
     "PYTHONPATH",
     "VIRTUAL_ENV",

@@ -52,6 +52,7 @@ class Installation:
         self.commands = commands
         self.services = Services.open(settings)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.wrapper: list[str] = []  # a program that starts each process
         migrate.upgrade(self.services.database)
 
     def start(self, *roles: str, **environ: str) -> None:
@@ -59,7 +60,10 @@ class Installation:
             log = (self.settings.data_dir / f"{role}.log").open("ab")
             with log:
                 self.processes[role] = subprocess.Popen(
-                    [QUANTMILL, *self.commands[role]], env=self._environ() | environ, stdout=log, stderr=log
+                    [*self.wrapper, QUANTMILL, *self.commands[role]],
+                    env=self._environ() | environ,
+                    stdout=log,
+                    stderr=log,
                 )
 
     def _environ(self) -> dict[str, str]:

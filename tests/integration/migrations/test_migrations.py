@@ -233,6 +233,51 @@ def test_sqlite_checks_references_again_after_a_migration(empty_sqlite_url: str)
     database.dispose()
 
 
+# Versions beside each other
+
+
+def at(database: Database, revision: str) -> None:
+    """What a newer version of quantmill leaves."""
+    with database.write() as tx:
+        tx.execute(text("UPDATE alembic_version SET version_num = :it"), {"it": revision})
+
+
+def test_a_newer_schema_that_only_adds_is_worked_with_and_left_alone(database: Database) -> None:
+    at(database, "9998_since_0001")
+
+    migrate.upgrade(database)
+
+    assert migrate.schema_of(database).there == "9998_since_0001"
+    assert migrate.is_current(database)
+
+
+def test_a_newer_schema_that_this_version_cannot_use_is_refused_with_what_can(database: Database) -> None:
+    at(database, "9998_since_9997")
+
+    with pytest.raises(DatabaseUnavailable, match="9997 is the oldest that can use it"):
+        migrate.upgrade(database)
+
+    assert not migrate.is_current(database)
+
+
+def test_what_a_schema_needs_is_said(empty: Database) -> None:
+    assert "no schema yet" in str(migrate.schema_of(empty).problem)
+    migrate.upgrade(empty, "0011")
+    assert "is at 0011" in str(migrate.schema_of(empty).problem)
+    migrate.upgrade(empty)
+    assert migrate.schema_of(empty).problem is None
+
+
+def test_revisions_that_follow_one_that_older_versions_cannot_use_say_so_too() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(files("quantmill.migrations")))
+    oldest_first = list(ScriptDirectory.from_config(config).walk_revisions())[::-1]
+
+    since = [revision.revision.partition("_since_")[2] for revision in oldest_first]
+
+    assert since == sorted(since)
+
+
 # At once, and in the way
 
 

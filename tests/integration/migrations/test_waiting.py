@@ -1,0 +1,50 @@
+"""Processes wait at their start for a database that others start and migrate."""
+
+from __future__ import annotations
+
+import pytest
+
+from quantmill.cli import waiting
+from quantmill.contract.errors import DatabaseUnavailable
+from quantmill.store import migrate
+from quantmill.store.database import Database
+
+
+@pytest.fixture
+def empty(empty_sqlite_url):
+    database = Database.open(empty_sqlite_url)
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def away():
+    database = Database.open("postgresql://127.0.0.1:1/nobody")
+    yield database
+    database.dispose()
+
+
+def test_a_process_goes_on_as_soon_as_the_schema_is_there(empty, monkeypatch):
+    paused = []
+    monkeypatch.setattr(waiting.time, "sleep", lambda _: paused.append(migrate.upgrade(empty)))
+
+    waiting.await_schema(empty, 60)
+
+    assert len(paused) == 1
+
+
+def test_one_that_waited_long_enough_says_what_is_missing(empty):
+    with pytest.raises(DatabaseUnavailable, match="run `quantmill migrate`"):
+        waiting.await_schema(empty, 0)
+
+
+@pytest.mark.parametrize("wait", [waiting.await_schema, waiting.await_database])
+def test_a_database_that_is_away_is_waited_for_too(away, monkeypatch, wait):
+    paused = []
+    monkeypatch.setattr(waiting.time, "sleep", paused.append)
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: float(len(paused)))
+
+    with pytest.raises(DatabaseUnavailable, match="nobody"):
+        wait(away, 2)
+
+    assert paused == [waiting.PAUSE_SECONDS] * 2
