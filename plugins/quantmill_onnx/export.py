@@ -151,7 +151,9 @@ def _metadata(graph: OnnxGraph, plan: Plan, params: OnnxParams) -> Iterator[tupl
     yield "quantmill.reduced", json.dumps([row.name for row in plan.tensors if row.scheme.endswith("-REDUCED")])
     if params.mode == "static":
         cut = {"percentile": params.percentile} if params.calibration_method == "percentile" else {}
-        told = {"method": params.calibration_method, **cut, **plan.inputs}
+        told: dict[str, str | float] = {"method": params.calibration_method, **cut}
+        if params.samples is not None:
+            told["samples"] = plan.inputs["samples"]
         yield "quantmill.calibration", json.dumps(told, sort_keys=True)
 
 

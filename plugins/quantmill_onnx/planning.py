@@ -16,7 +16,8 @@ from quantmill_onnx.layout import activation_parts, parts_of, scheme_of
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.samples import read_samples
 from quantmill_onnx.sites import Site, activations, find_sites
-from quantmill_onnx.tokens import require_text
+from quantmill_onnx.tasks import forecast
+from quantmill_onnx.tokens import require_text, takes_text
 
 LEAST_OPSET = 11  # MatMulInteger and DynamicQuantizeLinear
 LEAST_OPSET_STATIC = 13  # DequantizeLinear with a scale for each output
@@ -82,9 +83,13 @@ def _problems(graph: OnnxGraph) -> Iterator[str]:
 def plan(index: ModelIndex, params: OnnxParams) -> Plan:
     """Quantizes the constant matrices of products, and tables that are looked up; all else stays as it is.
 
+    Of a checkpoint of transformers a forecast: its graph is planned once it has been made.
+
     Raises SourceRejected for a model that is no ONNX graph, quantized already or without anything to quantize,
     ParamsRejected for a pattern that matches no node.
     """
+    if index.graph is None:
+        return forecast(index, params)
     graph = require_graph(index)
     _check_patterns(graph, params)
     sites = find_sites(graph, params)
@@ -179,7 +184,7 @@ def _warnings(index: ModelIndex, graph: OnnxGraph, params: OnnxParams) -> Iterat
         yield "verification loads the graph and does not run it, as least_cosine asks for it"
     elif index.nbytes > RUN_LIMIT:
         yield f"verification does not run the graph: its weights take more than {RUN_LIMIT} bytes"
-    elif params.mode != "static" and len(dynamic_dimensions(graph)) > DYNAMIC_LIMIT:
+    elif params.samples is None and not takes_text(graph) and len(dynamic_dimensions(graph)) > DYNAMIC_LIMIT:
         yield "verification loads the graph and does not run it: its inputs have more than two dynamic dimensions"
 
 

@@ -1,4 +1,4 @@
-"""ONNX: integer products and weight-only blocks for ONNX Runtime, from an ONNX model."""
+"""ONNX: integer products and weight-only blocks for ONNX Runtime, from an ONNX model or a checkpoint."""
 
 from __future__ import annotations
 
@@ -51,12 +51,13 @@ def _block_bounds() -> dict[str, BlockBound]:
 ONNX = Method(
     name="onnx",
     version="0.1.0",
-    summary="8-bit integer products, or blocks of 4 and 8 bits, for ONNX Runtime; from an ONNX model",
+    summary="8-bit integer products, or blocks of 4 and 8 bits, for ONNX Runtime; from an ONNX model or a checkpoint",
     params=OnnxParams,
     plan=lazy("quantmill_onnx.planning:plan"),
     settle=lazy("quantmill_onnx.settling:settle"),
     quantize=lazy("quantmill_onnx.algorithm:quantize"),
     write=lazy("quantmill_onnx.export:write"),
+    convert=lazy("quantmill_onnx.exporting:convert"),
     place=lazy("quantmill_onnx.export:place"),
     read=lazy("quantmill_onnx.reader:read"),
     inspect=lazy("quantmill_onnx.inspection:inspect"),

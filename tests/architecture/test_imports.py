@@ -45,7 +45,9 @@ MAY_IMPORT = {
     "quantmill_gptq.columns": room(CONTRACT, libraries="numpy torch"),
     "quantmill_hqq": room(f"{CONTRACT} quantmill_kernels", libraries="numpy ml_dtypes pydantic"),
     "quantmill_onnx": room(
-        f"{CONTRACT} quantmill_kernels", libraries="numpy pydantic", lazily="onnx onnxruntime torch transformers"
+        f"{CONTRACT} quantmill_kernels",
+        libraries="numpy pydantic",
+        lazily="onnx onnx_ir onnxruntime torch transformers",
     ),
     "quantmill_repack": room(f"{CONTRACT} quantmill_kernels", libraries="numpy pydantic"),
     "quantmill.contract": room(libraries="numpy ml_dtypes pydantic pluggy"),
@@ -149,6 +151,7 @@ COMES_WITH = {
     "starlette": "fastapi is made of it",
     "referencing": "jsonschema takes its registries",
     "tokenizers": "transformers is made of it",
+    "onnx_ir": "onnxscript is made of it",
 }
 # extras that no environment of ours holds: their import names by the distribution's
 NOT_INSTALLED = {"lm_eval": "lm-eval", "llama_cpp": "llama-cpp-python"}

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -138,14 +139,19 @@ def verify(artifact: options.LocalArtifact, against: options.Against, as_json: o
     from quantmill.checkpoints import open_checkpoint
     from quantmill.jobs.plan import plan_folder
     from quantmill.verification import verify as verify_weights
+    from quantmill.worker.conversion import opened
 
     description, method = read_description(artifact)
     check_digests(artifact, description)
     planned = plan_folder(method, against, description["params"])
-    with open_checkpoint(against) as checkpoint:
-        result = verify_weights(
-            checkpoint, as_described(planned.plan, description), method, planned.params, artifact
-        ).to_json()
+    with (
+        TemporaryDirectory(prefix="quantmill-") as beside,
+        open_checkpoint(against) as source,
+        opened(source, method, planned.params, beside=Path(beside)) as worked,
+    ):
+        plan = as_described(worked.plan(method, planned.params), description)
+        verification = verify_weights(worked.checkpoint, plan, method, planned.params, artifact)
+        result = worked.with_conversion(verification).to_json()
     if as_json:
         show_json({"digest": description["digest"], "verification": result})
     else:

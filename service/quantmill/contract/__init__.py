@@ -5,7 +5,7 @@ from quantmill.contract.errors import ErrorKind, QuantmillError
 from quantmill.contract.facts import Fact, FormatFacts, HardwareNeed, Measured, Scheme, ShapeRule
 from quantmill.contract.hookspecs import hookimpl
 from quantmill.contract.inputs import InputFile
-from quantmill.contract.method import Method, Runtime, lazy
+from quantmill.contract.method import Conversion, Method, Runtime, lazy
 from quantmill.contract.reading import WHOLE_ROW, BlockBound, DecodedRows, Inspection, Observation, ReadTensor
 from quantmill.contract.session import Note, Session
 from quantmill.contract.tensors import (
@@ -24,6 +24,7 @@ __all__ = [
     "BlockBound",
     "CalibratedBlock",
     "CalibrationNeed",
+    "Conversion",
     "DecodedRows",
     "ErrorKind",
     "Fact",

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from quantmill.contract.facts import HardwareNeed
 from quantmill.contract.placement import Placement
 from quantmill.contract.reading import BlockBound, Inspection, ReadTensor
-from quantmill.contract.session import Session
+from quantmill.contract.session import Figure, Session
 from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, QuantizedTensor
 
 API_VERSION = 1
@@ -23,6 +23,22 @@ F = TypeVar("F")
 
 class PlanFunction(Protocol):
     def __call__(self, index: ModelIndex, params: Any) -> Plan: ...
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A source that has become one of another kind.
+
+    observed  what was compared of the two and how far apart they are: finite numbers and short texts
+    warnings  what of the source is not in it
+    """
+
+    observed: Mapping[str, Figure]
+    warnings: tuple[str, ...] = ()
+
+
+class ConvertFunction(Protocol):
+    def __call__(self, session: Session, params: Any, folder: Path) -> Conversion: ...
 
 
 class SettleFunction(Protocol):
@@ -82,6 +98,11 @@ class Method:
     """A compression method, ready to be listed, validated and planned without importing anything heavy.
 
     plan      index, params -> Plan. Pure: the same answer for the same headers, no weight is read.
+    convert   session, params, folder -> Conversion. Where a plan says what the source becomes first
+              (`Plan.converts`), the host calls it at the beginning of an attempt, with that plan. What it writes into
+              the empty folder is opened as any source is, planned, and takes the source's place: quantizing,
+              verification and evaluation go by it. It must have been compared with what it was made from. The same
+              bytes each time.
     settle    session, params -> Plan. Where a plan leaves schemes open (`candidates`), the host calls it once, before
               the first unit, with the weights and statistics at hand; its answer must be an outcome of `session.plan`
               (`Plan.settles`), the same each time. The host keeps it for later attempts.
@@ -128,6 +149,7 @@ class Method:
     runtimes: tuple[Runtime, ...]
     inspect: lazy[InspectFunction] | None = None
     place: lazy[PlaceFunction] | None = None
+    convert: lazy[ConvertFunction] | None = None
     settle: lazy[SettleFunction] | None = None
     ladder: tuple[Mapping[str, Any], ...] = ()
     promote: lazy[PromoteFunction] | None = None

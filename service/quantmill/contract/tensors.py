@@ -242,6 +242,9 @@ class Plan:
     Where schemes are chosen to fit a size, `limit_bytes` is what all tensors may take, and `predicted_loss` what the
     choice is thought to cost: nats per token of divergence from the source. Until the method has settled it by the
     weights, the rows that it chooses for have candidates.
+
+    `converts` says what the source becomes before it is quantized, in words; then the rows are a forecast by the
+    source's own names, and the plan of what it has become replaces this one.
     """
 
     tensors: tuple[TensorPlan, ...]
@@ -253,6 +256,7 @@ class Plan:
     limit_bytes: int | None = None
     predicted_loss: float | None = None
     folds: tuple[Fold, ...] = ()
+    converts: str = ""
     by_name: Mapping[str, TensorPlan] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -276,7 +280,7 @@ class Plan:
     @cached_property
     def settled(self) -> bool:
         """Whether every tensor's scheme is decided."""
-        return not any(tensor.candidates for tensor in self.tensors)
+        return not self.converts and not any(tensor.candidates for tensor in self.tensors)
 
     def settles(self, open_plan: Plan) -> bool:
         """Whether this is one of the outcomes that `open_plan` leaves open."""
@@ -302,6 +306,7 @@ class Plan:
             "limit_bytes": self.limit_bytes,
             "predicted_loss": self.predicted_loss,
             "folds": [{**vars(fold), "consumers": list(fold.consumers)} for fold in self.folds] or None,
+            "converts": self.converts or None,
         }
         return _without_none(plain)
 
@@ -317,6 +322,7 @@ class Plan:
             limit_bytes=data.get("limit_bytes"),
             predicted_loss=data.get("predicted_loss"),
             folds=tuple(Fold(**{**fold, "consumers": tuple(fold["consumers"])}) for fold in data.get("folds", ())),
+            converts=data.get("converts", ""),
         )
 
 

@@ -11,8 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import replace
+from contextlib import AbstractContextManager, closing
 from typing import Any
 
 from quantmill.calibration.samples import Samples
@@ -27,6 +26,7 @@ from quantmill.files.atomic import exhaustion_reported
 from quantmill.plugins import Plugins
 from quantmill.verification import Verification, verify
 from quantmill.worker.calibrated import CalibrationRun, calibration_of, kind_of_worker, usable, windows_of_task
+from quantmill.worker.conversion import Worked, opened
 from quantmill.worker.environment import capture_environment, peak_memory_bytes
 from quantmill.worker.messages import (
     Findings,
@@ -56,13 +56,18 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
     text = Text.read(task.evaluation_text) if task.evaluation_text is not None else None
 
     send(Progressed(phase=Phase.FETCH))
-    with open_checkpoint(task.source) as checkpoint:
+    with open_checkpoint(task.source) as source, worked_on(task, method, params, source, send, canceled) as worked:
+        checkpoint = worked.checkpoint
         if text is not None:
             require(checkpoint, text, task.evaluation)  # now, not after hours of work
         samples = windows_of_task(task, checkpoint)
-        source_digest = identify_source(checkpoint, task, send)
+        source_digest = identify_source(source, task, send)
+        worked.name_source(source_digest)
         send(Progressed(phase=Phase.PLAN))
-        plan = plan_of(task, method.plan.load()(checkpoint.index, params))
+        planned = worked.plan(method, params)
+        plan = plan_of(task, planned, worked.forecast)
+        if worked.conversion is not None and plan.to_json() != task.plan:
+            send(PlanSettled(plan=plan.to_json()))
         if not plan.settled:
             plan = settle(task, method, params, checkpoint, plan, samples, source_digest, send, canceled)
             send(PlanSettled(plan=plan.to_json()))
@@ -84,6 +89,7 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
         send(Progressed(phase=Phase.VERIFY))
         progress = reporter(send, Phase.VERIFY)
         verification = verify(checkpoint, plan, method, params, task.export_folder, progress, task.threads)
+        verification = worked.with_conversion(verification)
 
         check_canceled(canceled)
         measured = None
@@ -103,18 +109,43 @@ def identify_source(checkpoint: Checkpoint, task: Start, send: Send) -> str:
             expected=task.source_digest,
             found=digest,
         )
-    checkpoint.index = replace(checkpoint.index, digest=digest)  # for the files that name their source
     send(SourceKnown(digest=digest))
     return digest
 
 
-def plan_of(task: Start, plan: Plan) -> Plan:
-    """The plan of the job: `plan`, or what an earlier attempt has settled it to."""
+def worked_on(
+    task: Start,
+    method: Method,
+    params: Any,
+    source: Checkpoint,
+    send: Send,
+    canceled: threading.Event,
+) -> AbstractContextManager[Worked]:
+    """What the method works on: the source, or what it becomes beside the export folder."""
+    return opened(
+        source,
+        method,
+        params,
+        beside=task.export_folder.parent,
+        threads=task.threads,
+        canceled=canceled,
+        converting=lambda what: send(Progressed(phase=Phase.FETCH, message=f"making {what}"[:200])),
+    )
+
+
+def plan_of(task: Start, plan: Plan, forecast: Plan | None = None) -> Plan:
+    """The plan of the job: `plan`, or what an earlier attempt has settled it to.
+
+    `forecast` is what a job was submitted with whose source becomes another one first.
+    """
     if not task.plan:
         return plan
     known = Plan.from_json(task.plan)
+    if known == forecast:
+        return plan
     if known != plan and not known.settles(plan):
-        raise SourceRejected("the source's headers have changed since the job was submitted; submit a new job")
+        became = ", or this worker makes another graph of it than an earlier one did" if forecast is not None else ""
+        raise SourceRejected(f"the source's headers have changed since the job was submitted{became}; submit a new job")
     return known
 
 

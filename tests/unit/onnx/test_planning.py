@@ -179,6 +179,5 @@ def test_a_graph_that_cannot_be_quantized_is_refused_and_says_why(tmp_path: Path
     assert named in refused.value.detail
 
 
-def test_a_checkpoint_is_refused_and_told_how_it_becomes_a_graph(tmp_path: Path) -> None:
-    with pytest.raises(SourceRejected, match="no ONNX model; export it first"):
-        planned(SyntheticLlama(blocks=1).write(tmp_path / "model"))
+def test_a_checkpoint_is_planned_as_the_graph_that_it_becomes(tmp_path: Path) -> None:
+    assert "LlamaForCausalLM" in planned(SyntheticLlama(blocks=1).write(tmp_path / "model")).converts

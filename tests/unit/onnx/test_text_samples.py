@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from tests.onnx_jobs import of_kind, onnx_job
 from tests.onnx_models import SmallModel
 from tests.small_tokenizers import VOCABULARY, wordpiece
 
@@ -19,10 +18,7 @@ from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.errors import Canceled, ParamsRejected, RequestRejected, SourceRejected
 from quantmill.contract.onnx import OnnxGraph, read_graph
 from quantmill.domain.calibration import CalibrationOptions
-from quantmill.domain.evaluation import EvaluationOptions
-from quantmill.plugins import load_plugins
-from quantmill.worker.messages import Finished, Start
-from quantmill.worker.pipeline import run
+from quantmill.worker.messages import Finished
 from quantmill_onnx.calibration import activation_ranges
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.plugin import ONNX
@@ -183,40 +179,10 @@ def test_a_canceled_job_ends_within_the_pass(model: Path) -> None:
     assert len(seen) == 3
 
 
-@pytest.fixture
-def job(model: Path, tmp_path: Path) -> Callable[[], Finished]:
-    def start() -> Finished:
-        said: list[Any] = []
-        task = Start(
-            source=model,
-            method="onnx",
-            params={"mode": "static"},
-            seed=0,
-            threads=1,
-            device="cpu",
-            plan={},
-            source_digest=None,
-            evaluation_text=None,
-            evaluation=EvaluationOptions(),
-            calibration=CalibrationOptions(str(model.parent / "text.txt"), samples=4, window=16),
-            statistics_cache=tmp_path / "statistics",
-            statistics_cache_bytes=1 << 30,
-            evaluation_cache=tmp_path / "evaluation",
-            evaluation_cache_bytes=1 << 30,
-            memory_bytes=None,
-            unit_store=tmp_path / "units",
-            export_folder=tmp_path / "artifact",
-            finished=(),
-        )
-        run(task, load_plugins(), said.append, threading.Event())
-        (finished,) = (each for each in said if isinstance(each, Finished))
-        return finished
+def test_a_job_is_calibrated_on_its_text(model: Path, tmp_path: Path) -> None:
+    options = CalibrationOptions(str(model.parent / "text.txt"), samples=4, window=16)
 
-    return start
-
-
-def test_a_job_is_calibrated_on_its_text(job: Callable[[], Finished]) -> None:
-    finished = job()
+    (finished,) = of_kind(Finished, onnx_job(model, tmp_path, {"mode": "static"}, calibration=options))
 
     assert finished.calibration["options"]["windows"] == 4
     assert finished.calibration["options"]["window"] == 16
