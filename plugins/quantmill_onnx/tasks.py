@@ -87,7 +87,7 @@ def forecast(index: ModelIndex, params: OnnxParams) -> Plan:
     task = task_of(index)
     rows = tuple(_row(info, params) for info in index.tensors.values())
     need = None
-    if params.mode == "static" and params.samples is None:
+    if params.reads_samples and params.samples is None:
         if task.kind == "image":
             _reject("a text does not calibrate a model of images; give an .npz file")
         if TOKENIZER not in index.files:
@@ -121,9 +121,7 @@ def _row(info: TensorInfo, params: OnnxParams) -> TensorPlan:
     site = Site(Stored(as_float, "", 0), (Use(NO_NODE, "table" if table else "out_in"),))
     nbytes = sum(part.nbytes for part in parts_of(site, params))
     why = "a table that is looked up: a scale for each row" if table else ""
-    return TensorPlan(
-        info.name, info.shape, info.dtype, "quantize", scheme_of(site, params), f"{info.name}_quantized", nbytes, why
-    )
+    return TensorPlan(info.name, info.shape, info.dtype, "quantize", scheme_of(site, params), info.name, nbytes, why)
 
 
 def _reasons_to_keep(info: TensorInfo, params: OnnxParams) -> Iterator[str]:

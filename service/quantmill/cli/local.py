@@ -124,6 +124,8 @@ def settled(method: Method, folder: Path, planned: Planned) -> Planned:
 
     if planned.plan.settled or method.settle is None:
         return planned
+    if planned.plan.converts:
+        raise RequestRejected("what decides this plan is measured on what the source becomes, by the job itself")
     if planned.plan.calibration is not None:
         raise RequestRejected("what decides this plan is measured on calibration text, by the job itself")
     with open_checkpoint(folder) as checkpoint:

@@ -66,7 +66,7 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
         send(Progressed(phase=Phase.PLAN))
         planned = worked.plan(method, params)
         plan = plan_of(task, planned, worked.forecast)
-        if worked.conversion is not None and plan.to_json() != task.plan:
+        if worked.conversion is not None and plan.settled and plan.to_json() != task.plan:
             send(PlanSettled(plan=plan.to_json()))
         if not plan.settled:
             plan = settle(task, method, params, checkpoint, plan, samples, source_digest, send, canceled)
