@@ -160,26 +160,35 @@ def install(
 
     def make(kind: Kind, **settings: object) -> Installation:
         data_dir = tmp_path / f"{kind}-{len(made)}"
-        data_dir.mkdir()
-        values = {
-            **QUICK,
-            "data_dir": data_dir,
-            "source_roots": (DATA, tmp_path_factory.getbasetemp()),
-            "port": free_port(),
-            **settings,
-        }
+        commands = {"serve": ["serve"]}
         if kind == "celery":
-            values["database_url"] = request.getfixturevalue("postgres_url")
-            values["broker_url"] = request.getfixturevalue("redis_url")
+            settings["database_url"] = request.getfixturevalue("postgres_url")
+            settings["broker_url"] = request.getfixturevalue("redis_url")
             commands = {"scheduler": ["scheduler"], "worker-1": ["worker"], "worker-2": ["worker"]}
-        else:
-            commands = {"serve": ["serve"]}
-        made.append(Installation(Settings(**values), commands))
+        made.append(installed(data_dir, tmp_path_factory.getbasetemp(), commands, **settings))
         return made[-1]
 
     yield make
     for installation in made:
         installation.close()
+
+
+def installed(data_dir: Path, sources: Path, commands: dict[str, list[str]], **settings: object) -> Installation:
+    data_dir.mkdir()
+    values = {**QUICK, "data_dir": data_dir, "source_roots": (DATA, sources), "port": free_port(), **settings}
+    return Installation(Settings(**values), commands)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """One running `quantmill serve` for tests whose subject is not how jobs are dispatched."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(PLUGINS)
+        folder = tmp_path_factory.mktemp("service")
+        made = installed(folder / "data", tmp_path_factory.getbasetemp(), {"serve": ["serve"]})
+        made.start()
+        yield made
+        made.close()
 
 
 @pytest.fixture(params=KINDS)

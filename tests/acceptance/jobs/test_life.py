@@ -13,7 +13,6 @@ import pytest
 from quantmill.contract.errors import IllegalTransition
 from quantmill.dispatch.celery_app import CeleryDispatcher
 from quantmill.domain.escalation import Escalation
-from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.jobs import Outcome, Phase, State
 from quantmill.jobs.cancel import cancel
 from quantmill.store import artifacts, jobs, units
@@ -60,80 +59,12 @@ def test_a_job_with_a_text_says_what_was_lost_and_the_next_one_need_not_run_the_
     assert kept == 2  # the hidden states, and what the source writes
 
 
-def test_an_artifact_says_on_what_it_was_measured_and_what_was_left_out(installation, tmp_path_factory):
-    text = tmp_path_factory.mktemp("text") / "text.txt"
-    text.write_text(EVALUATION_TEXT.read_text()[:4000])
-    options = EvaluationOptions(window=256, stride=128, prompts=0, context=100)
-    job = installation.wait(installation.submit("Q4_0", evaluation_text=str(text), evaluation=options).id)
-
-    with installation.services.database.read() as tx:
-        artifact = artifacts.get_artifact(tx, job.artifact_digest)
-        metrics = {metric.name: metric for metric in artifacts.metrics_of(tx, job.artifact_digest)}
-    assert job.request.evaluation == options
-    measured = json.loads(installation.services.blobs.path(artifact.description.digest).read_bytes())["measured"]
-    assert (measured["options"]["window"], measured["options"]["stride"]) == (256, 128)
-    assert (measured["text"]["documents"], measured["text"]["languages"]) == (1, {"en": 1.0})
-    assert metrics["predicted_memory"].unit == "byte at 100 tokens"
-    assert "continuation_agreement" not in metrics
-    assert [each["what"] for each in measured["left_out"]] == ([] if "generation_speed" in metrics else ["speed"])
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [({"tasks": ("piqa",)}, "pip install 'quantmill[lm-eval]'"), ({"device": "cuda:77"}, "'cuda:77' is not a device")],
-)
-def test_what_this_worker_lacks_ends_the_job_before_anything_is_quantized(
-    installation, tmp_path_factory, options, said
-):
-    text = tmp_path_factory.mktemp("text") / "text.txt"
-    text.write_text(EVALUATION_TEXT.read_text()[:4000])
-    asked = EvaluationOptions(**options)
-    job = installation.wait(installation.submit("Q4_0", evaluation_text=str(text), evaluation=asked).id)
-
-    assert (job.state, job.error["kind"]) == (State.FAILED, "user")
-    assert said in job.error["detail"]
-    assert job.source_digest is None  # it was not even read
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [(b"too short", "a window takes 512"), (b"caf\xe9 " * 999, "is not UTF-8: byte 3"), (b"\n" * 99, "is empty")],
-    ids=["shorter than a window", "another encoding", "white space"],
-)
-def test_a_text_that_cannot_be_evaluated_ends_the_job_before_anything_is_quantized(
-    installation, tmp_path_factory, content, said
-):
-    text = tmp_path_factory.mktemp("text") / "text.txt"
-    text.write_bytes(content)
-    job = installation.wait(installation.submit("Q4_0", evaluation_text=str(text)).id)
-
-    assert (job.state, job.error["kind"]) == (State.FAILED, "data")
-    assert said in job.error["detail"]
-    assert job.source_digest is None
-
-
 def test_an_artifact_that_meets_its_gates_is_published_with_what_was_observed(installation):
     job = installation.wait(installation.submit("Q8_0", gates=("size_mb <= 9", "rmse < 0.01")).id)
 
     assert job.state is State.SUCCEEDED
     assert [gate.passed for gate in job.gates] == [True, True]
     assert job.gates[0].observed == pytest.approx(4.6, abs=0.5)
-
-
-def test_an_artifact_that_misses_a_gate_is_not_published_and_what_was_measured_is_kept(installation, tmp_path_factory):
-    text = tmp_path_factory.mktemp("text") / "text.txt"
-    text.write_text(EVALUATION_TEXT.read_text()[:4000])
-    gates = ("size_mb <= 9", "kld.mean <= 0.0001")
-    job = installation.wait(installation.submit("Q4_0", evaluation_text=str(text), gates=gates).id)
-
-    assert job.state is State.FAILED
-    assert (job.error["kind"], job.error["type"]) == ("policy", "/problems/GateFailed")
-    assert [gate.passed for gate in job.gates] == [True, False]
-    assert job.gates[1].observed > 0.0001
-    assert {"kld_mean", "perplexity", "size"} <= {metric["name"] for metric in job.error["metrics"]}
-    assert installation.events(job.id)[-1].payload["error"] == job.error
-    with installation.services.database.read() as tx:
-        assert artifacts.list_artifacts(tx, after=None, limit=10) == []
 
 
 def test_a_job_that_misses_its_gates_goes_on_with_the_next_larger_type_until_they_are_met(installation):
