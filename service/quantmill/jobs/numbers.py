@@ -6,9 +6,10 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal, get_args
 
-from quantmill.domain.jobs import State
+from quantmill.domain.jobs import Outcome, State
 from quantmill.hardware.routing import Reason
 from quantmill.jobs.autoscaling import loads
 from quantmill.services import Services
@@ -52,8 +53,9 @@ def _queue_load(services: Services) -> Counted:
 
 
 def _attempts(services: Services) -> Counted:
+    """From 0 on: of a series that begins with 1, Prometheus sees no increase."""
     with services.database.read() as tx:
-        return numbers.attempts_by_outcome(tx)
+        return dict.fromkeys(product(services.plugins.methods, Outcome), 0.0) | numbers.attempts_by_outcome(tx)
 
 
 def _oldest_queued(services: Services) -> Counted:

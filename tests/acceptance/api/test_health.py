@@ -75,6 +75,7 @@ def test_metrics_tell_attempts_queues_and_how_long_things_have_waited(api, submi
 
     assert numbers['quantmill_queue_jobs{queue="cpu",state="running"}'] == 1
     assert numbers['quantmill_attempts_total{method="gguf",outcome="failed"}'] == 1
+    assert numbers['quantmill_attempts_total{method="fp8",outcome="lost"}'] == 0
     assert 0 < numbers["quantmill_oldest_queued_age_seconds"] < 60
     assert 0 < numbers["quantmill_outbox_age_seconds"] < 60
     assert numbers["quantmill_plugin_load_failures"] == 0

@@ -38,6 +38,7 @@ KINDS = (
     Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims"),
     Kind("", "v1", "Pod", "pods"),
     Kind("", "v1", "Event", "events"),
+    Kind("apiregistration.k8s.io", "v1", "APIService", "apiservices", namespaced=False),
     Kind("apps", "v1", "Deployment", "deployments"),
     Kind("apps", "v1", "ReplicaSet", "replicasets"),
     Kind("apps", "v1", "StatefulSet", "statefulsets"),
