@@ -8,11 +8,14 @@
 #include "../stored.h"
 #include "../unit.h"
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 namespace quantmill {
 namespace {
 
 constexpr size_t width = 16;
-constexpr size_t piece = 512;  // source values widened at a time, in the first cache
 
 using Eight = float __attribute__((vector_size(32)));
 using Doubles = double __attribute__((vector_size(64)));
@@ -22,7 +25,22 @@ Eight magnitude_of(const Eight& value) {
     return reinterpret_cast<Eight>(reinterpret_cast<Bits>(value) & 0x7FFFFFFF);
 }
 
-Eight larger_of(const Eight& a, const Eight& b) { return a > b ? a : b; }
+// GCC makes two instructions of this comparison, and three of the conversion below.
+Eight larger_of(const Eight& a, const Eight& b) {
+#if defined(__AVX2__)
+    return _mm256_max_ps(a, b);
+#else
+    return a > b ? a : b;
+#endif
+}
+
+Doubles doubles_of(const Eight& values) {
+#if defined(__AVX512F__)
+    return _mm512_cvtps_pd(values);
+#else
+    return __builtin_convertvector(values, Doubles);
+#endif
+}
 
 Eight eight_at(const float* values) {
     Eight loaded;
@@ -30,16 +48,27 @@ Eight eight_at(const float* values) {
     return loaded;
 }
 
+// The products of two floats are exact in float64, so that adding them at once rounds as two steps do.
+void add_product(const Doubles& a, const Doubles& b, Doubles& sum) {
+#if defined(__AVX512F__)
+    sum = _mm512_fmadd_pd(a, b, sum);
+#else
+    sum += a * b;
+#endif
+}
+
 double sum_of(const Doubles& even, const Doubles& odd) {
     const Doubles both = even + odd;
-    return ((both[0] + both[4]) + (both[2] + both[6])) + ((both[1] + both[5]) + (both[3] + both[7]));
+    const Doubles fours = both + __builtin_shufflevector(both, both, 4, 5, 6, 7, 0, 1, 2, 3);
+    const Doubles pairs = fours + __builtin_shufflevector(fours, fours, 2, 3, 0, 1, 6, 7, 4, 5);
+    return pairs[0] + pairs[1];
 }
 
 float largest_of(const Eight& a, const Eight& b) {
     const Eight both = larger_of(a, b);
-    float largest = both[0];
-    for (int lane = 1; lane < 8; ++lane) largest = both[lane] > largest ? both[lane] : largest;
-    return largest;
+    const Eight fours = larger_of(both, __builtin_shufflevector(both, both, 4, 5, 6, 7, 0, 1, 2, 3));
+    const Eight pairs = larger_of(fours, __builtin_shufflevector(fours, fours, 2, 3, 0, 1, 6, 7, 4, 5));
+    return pairs[0] > pairs[1] ? pairs[0] : pairs[1];
 }
 
 // Sums in two halves of eight lanes; those of the whole span, and those of the block at hand.
@@ -57,21 +86,13 @@ void add(const float* values, const float* sources, Sums& sums, BlockSums& block
     for (int half = 0; half < 2; ++half) {
         const Eight value = eight_at(values + 8 * half), wanted = eight_at(sources + 8 * half);
         const Eight difference = value - wanted;
-        const Doubles wide = __builtin_convertvector(difference, Doubles), source = __builtin_convertvector(wanted, Doubles);
-        block.error[half] += wide * wide;
-        sums.source[half] += source * source;
-        sums.product[half] += wide * source;
+        const Doubles wide = doubles_of(difference), source = doubles_of(wanted);
+        add_product(wide, wide, block.error[half]);
+        add_product(source, source, sums.source[half]);
+        add_product(wide, source, sums.product[half]);
         block.peak[half] = larger_of(magnitude_of(wanted), block.peak[half]);
         sums.largest[half] = larger_of(magnitude_of(difference), sums.largest[half]);
     }
-}
-
-// Less than sixteen of them: the rest of the lanes is zero, which adds to nothing.
-void add_rest(const float* values, const float* sources, size_t n, Sums& sums, BlockSums& block) {
-    float padded_values[width] = {}, padded_sources[width] = {};
-    std::memcpy(padded_values, values, n * sizeof(float));
-    std::memcpy(padded_sources, sources, n * sizeof(float));
-    add(padded_values, padded_sources, sums, block);
 }
 
 template <Source source>
@@ -79,17 +100,24 @@ const uint8_t* at(const void* sources, size_t i) {
     return static_cast<const uint8_t*>(sources) + i * size_of(source);
 }
 
+// Less than sixteen of them: the rest of the lanes is zero, which adds to nothing.
+template <Source source>
+void add_rest(const float* values, const uint8_t* sources, size_t n, Sums& sums, BlockSums& block) {
+    float padded_values[width] = {}, padded_sources[width] = {};
+    std::memcpy(padded_values, values, n * sizeof(float));
+    widen<source>(sources, n, padded_sources);
+    add(padded_values, padded_sources, sums, block);
+}
+
 template <Source source>
 void add_block(const float* values, const void* sources, size_t start, size_t n, Sums& sums, BlockSums& block) {
-    float widened[piece];
-    for (size_t first = 0; first < n; first += piece) {
-        const size_t some = n - first < piece ? n - first : piece;
-        const float* const of_block = values + start + first;
-        widen<source>(at<source>(sources, start + first), some, widened);
-        size_t i = 0;
-        for (; i + width <= some; i += width) add(of_block + i, widened + i, sums, block);
-        if (i < some) add_rest(of_block + i, widened + i, some - i, sums, block);
+    size_t i = 0;
+    for (; i + width <= n; i += width) {
+        float widened[width];
+        widen<source>(at<source>(sources, start + i), width, widened);
+        add(values + start + i, widened, sums, block);
     }
+    if (i < n) add_rest<source>(values + start + i, at<source>(sources, start + i), n - i, sums, block);
 }
 
 size_t not_finite(const float* values, size_t n) {
