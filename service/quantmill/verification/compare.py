@@ -114,10 +114,9 @@ def _error(
     values: FloatArray, source: NDArray[Any], bound: BlockBound, floor: float, lengths: tuple[int, int], start: int
 ) -> TensorError:
     block, group = lengths
-    wanted = source if source.dtype.name in COMPARABLE else source.astype(np.float32)
     squared_error, squared_source, product, largest, not_finite, at, squares, allowed = quantmill_kernels.compare(
         np.ascontiguousarray(values).reshape(-1),
-        np.ascontiguousarray(wanted).reshape(-1),
+        _comparable(source).reshape(-1),
         block=block,
         group=group,
         relative=bound.relative,
@@ -126,6 +125,11 @@ def _error(
     )
     worst = Block(start + at, block, math.sqrt(squares / block), allowed)
     return TensorError(worst, not_finite, squared_error, squared_source, product, largest)
+
+
+def _comparable(source: NDArray[Any]) -> NDArray[Any]:
+    """Rows of the source as the kernels read them."""
+    return np.ascontiguousarray(source if source.dtype.name in COMPARABLE else source.astype(np.float32))
 
 
 def ratio(squared_error: float, squared_source: float) -> float:
@@ -144,5 +148,5 @@ def distinct_values(source: NDArray[Any] | DecodedRows) -> int:
 
 def _peak(source: Callable[[int, int], NDArray[Any]], pieces: Iterable[Piece]) -> float:
     """The largest magnitude of a tensor."""
-    found = (source(first, last).astype(np.float32) for first, last in pieces)
-    return max((float(np.abs(piece).max()) for piece in found), default=0.0)
+    found = (quantmill_kernels.absmax(_comparable(source(first, last))) for first, last in pieces)
+    return max(found, default=0.0)
