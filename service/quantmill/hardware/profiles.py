@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -86,7 +87,12 @@ class Machine:
     @classmethod
     def of_json(cls, fields: Mapping[str, Any]) -> Machine:
         """The machine that `to_json` was of; what another version wrote beside it is left out."""
-        return TypeAdapter(cls).validate_python(dict(fields))
+        return _machine_fields().validate_python(dict(fields))
+
+
+@functools.cache  # the scheduler reads every worker's each round, and an adapter takes milliseconds to make
+def _machine_fields() -> TypeAdapter[Machine]:
+    return TypeAdapter(Machine)
 
 
 def machine_of(

@@ -9,6 +9,7 @@ autoscaler that is told so starts a worker.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -52,12 +53,22 @@ class WorkerNeed:
 
     @classmethod
     def of_text(cls, text: str) -> WorkerNeed:
-        return TypeAdapter(cls).validate_json(text)
+        return _need_fields().validate_json(text)
 
 
 def hardware_need(fields: Mapping[str, Any]) -> HardwareNeed:
     """A HardwareNeed that went through JSON."""
-    return TypeAdapter(HardwareNeed).validate_python(dict(fields))
+    return _hardware_fields().validate_python(dict(fields))
+
+
+@functools.cache  # each takes milliseconds to make, and every round of the scheduler needs them
+def _need_fields() -> TypeAdapter[WorkerNeed]:
+    return TypeAdapter(WorkerNeed)
+
+
+@functools.cache
+def _hardware_fields() -> TypeAdapter[HardwareNeed]:
+    return TypeAdapter(HardwareNeed)
 
 
 def _up(size: int, step: int) -> int:
