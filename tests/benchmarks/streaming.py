@@ -42,6 +42,7 @@ from quantmill.worker.messages import Message, Progressed, Start
 
 CASES = ("fp8:scheme=FP8_DYNAMIC", "bnb:quant_type=nf4")
 CHUNK = 4 << 20
+POLL_SECONDS = 0.25  # looking more often takes processor time that would count as the job's
 PHASES = ("fetch", "plan", "quantize", "export", "verify", "publish")
 
 
@@ -95,14 +96,14 @@ def copied(source: Path, nbytes: int, folder: Path) -> Spent:
 
 def run(source: Path, method: str, params: Mapping[str, Any], threads: int, data_dir: Path) -> Ran:
     """One job through the embedded service in a fresh data folder."""
-    settings = Settings(data_dir=data_dir, source_roots=(source,), threads=threads, scheduler_seconds=0.05)
+    settings = Settings(data_dir=data_dir, source_roots=(source,), threads=threads, scheduler_seconds=0.5)
     services = Services.open(settings)
     migrate.upgrade(services.database)
     processor = processor_seconds()
     with disk_watched(data_dir) as most, Embedded(services):
         job = submit(services, JobRequest(source=str(source), method=method, params=dict(params)))
         while job.state not in FINAL:
-            time.sleep(0.05)
+            time.sleep(POLL_SECONDS)
             with services.database.read() as tx:
                 job = jobs.get_job(tx, job.id)
     processor = processor_seconds() - processor
@@ -117,11 +118,11 @@ def run(source: Path, method: str, params: Mapping[str, Any], threads: int, data
 
 @contextmanager
 def disk_watched(folder: Path) -> Iterator[list[int]]:
-    """The most bytes that the files below `folder` take together, looked at twenty times a second."""
+    """The most bytes that the files below `folder` take together, looked at four times a second."""
     most, over = [0], threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.05):
+        while not over.wait(POLL_SECONDS):
             most[0] = max(most[0], disk_of(folder))
 
     watcher = threading.Thread(target=watch)
