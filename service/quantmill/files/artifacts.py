@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -17,10 +19,11 @@ from quantmill.contract.errors import ArtifactDamaged, PluginBroken, RequestReje
 from quantmill.contract.tensors import Plan
 from quantmill.domain.artifacts import DESCRIPTION_FILE, Artifact, ArtifactFile, Metric
 from quantmill.files.atomic import exhaustion_reported, part_of, sync_folder
-from quantmill.files.blobs import BlobStore, copy_file, digest_of
+from quantmill.files.blobs import BlobStore, KnownDigest, copy_file, digest_early, digest_of
 from quantmill.files.manifest import manifest_digest
 
 DESCRIPTION_SCHEMA = "quantmill.artifact.v1"
+EARLY_BYTES = 1 << 20  # smaller files are digested at once where they are stored
 OCTETS = "application/octet-stream"
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -31,16 +34,52 @@ MEDIA_TYPES = {
 }
 
 
-def store_folder(folder: Path, blobs: BlobStore, *, move: bool = False) -> tuple[ArtifactFile, ...]:
+class EarlyDigests:
+    """Digests the large files of `folder` in a thread of its own, while others still read them; `close` ends it.
+
+    A file that is written to afterwards is digested anew where it is stored.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stop = threading.Event()
+        self._known: dict[str, KnownDigest] = {}
+        self._thread = threading.Thread(target=self._run, name="digests", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> Mapping[str, KnownDigest]:
+        """What is known of the files, by their paths below the folder, once all are digested."""
+        self._thread.join()
+        return self._known
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            for path in sorted(_files_below(self._folder)):
+                if (self._folder / path).lstat().st_size < EARLY_BYTES or self._stop.is_set():
+                    continue
+                known = digest_early(self._folder / path, self._stop)
+                if known is not None:
+                    self._known[path] = known
+        except (OSError, PluginBroken):  # verification and storing say what is wrong with the folder
+            return
+
+
+def store_folder(
+    folder: Path, blobs: BlobStore, *, move: bool = False, known: Mapping[str, KnownDigest] = MappingProxyType({})
+) -> tuple[ArtifactFile, ...]:
     """Store every file below `folder`, in the order of their paths; with `move` they are gone from it afterwards.
 
-    Raises PluginBroken when there is no file, or something that is not a plain file: a link, a device, a name that
-    is not portable. ResourceExhausted when there is no room.
+    `known` are digests of some, by their paths. Raises PluginBroken when there is no file, or something that is not a
+    plain file: a link, a device, a name that is not portable. ResourceExhausted when there is no room.
     """
     paths = sorted(_files_below(folder))
     if not paths:
         raise PluginBroken("The method wrote no files.")
-    return tuple(_store(folder, path, blobs, move) for path in paths)
+    return tuple(_store(folder, path, blobs, move, known.get(path)) for path in paths)
 
 
 def materialize(artifact: Artifact, blobs: BlobStore, folder: Path) -> None:
@@ -150,8 +189,8 @@ def _is_portable(path: str) -> bool:
     return path.isprintable() and "\\" not in path and all(part not in {"", ".", ".."} for part in parts)
 
 
-def _store(folder: Path, path: str, blobs: BlobStore, move: bool) -> ArtifactFile:
-    blob = blobs.put_file(folder / path, move=move)
+def _store(folder: Path, path: str, blobs: BlobStore, move: bool, known: KnownDigest | None) -> ArtifactFile:
+    blob = blobs.put_file(folder / path, move=move, known=known)
     return ArtifactFile(path, blob.digest, blob.size, MEDIA_TYPES.get(PurePosixPath(path).suffix, OCTETS))
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from quantmill.contract.errors import ArtifactDamaged, NotFound
 from quantmill.files.atomic import exhaustion_reported, open_new, sync_folder
 
 CHUNK = 4 << 20
+EARLY_CHUNK = 1 << 19  # stays in the processor's cache
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
@@ -33,6 +35,18 @@ class Blob:
 
     digest: str
     size: int
+
+
+@dataclass(frozen=True)
+class KnownDigest:
+    """What a file's bytes came to, and by what to tell that nobody has written to it since: a rename keeps both."""
+
+    blob: Blob
+    inode: int
+    mtime_ns: int
+
+    def holds(self, status: os.stat_result) -> bool:
+        return (status.st_ino, status.st_mtime_ns, status.st_size) == (self.inode, self.mtime_ns, self.blob.size)
 
 
 class BlobStore:
@@ -46,18 +60,21 @@ class BlobStore:
         self.root = root
         self._durable = durable
 
-    def put_file(self, path: Path, *, expect: str | None = None, move: bool = False) -> Blob:
+    def put_file(
+        self, path: Path, *, expect: str | None = None, move: bool = False, known: KnownDigest | None = None
+    ) -> Blob:
         """Store the bytes of the regular file `path`; with `move` it is gone afterwards.
 
-        The digest is computed from the stored copy. Storing the same bytes again is harmless and repairs a damaged
-        blob. Raises ArtifactDamaged when the digest is not `expect`, ResourceExhausted when there is no room, OSError
-        when `path` is a link or not a regular file; then nothing is stored and `path` is still there.
+        The digest is computed from the stored copy, or is `known` where that is the very file, unchanged. Storing the
+        same bytes again is harmless and repairs a damaged blob. Raises ArtifactDamaged when the digest is not `expect`,
+        ResourceExhausted when there is no room, OSError when `path` is a link or not a regular file; then nothing is
+        stored and `path` is still there.
         """
         with self._incoming() as part:
             if not (move and _moved(path, part)):
                 copy_file(path, part)
             try:
-                blob = self._publish(part, expect)
+                blob = self._publish(part, expect, known)
             except BaseException:
                 if move and not path.exists():
                     part.replace(path)
@@ -131,13 +148,14 @@ class BlobStore:
             finally:
                 part.unlink(missing_ok=True)
 
-    def _publish(self, part: Path, expect: str | None) -> Blob:
+    def _publish(self, part: Path, expect: str | None, known: KnownDigest | None = None) -> Blob:
         """Give the whole file `part` its final name. Renaming over an equal blob changes nothing for its readers."""
         with _open_regular(part) as file:
             os.fchmod(file.fileno(), 0o444)
             if self._durable:
                 os.fsync(file.fileno())
-            blob = Blob(digest_of(file), os.fstat(file.fileno()).st_size)
+            status = os.fstat(file.fileno())
+            blob = known.blob if known is not None and known.holds(status) else Blob(digest_of(file), status.st_size)
         if expect is not None:
             _check(expect, blob.digest, "The file to be stored")
         final = self.path(blob.digest)
@@ -151,6 +169,22 @@ class BlobStore:
 def digest_of(file: BinaryIO) -> str:
     """`sha256:<hex>` of the bytes from the file's position to its end."""
     return f"sha256:{hashlib.file_digest(cast(BufferedReader, file), 'sha256').hexdigest()}"
+
+
+def digest_early(path: Path, stop: threading.Event) -> KnownDigest | None:
+    """The digest of the regular file `path`, whose bytes are on the disk then; None where `stop` came first.
+
+    Raises OSError when `path` is a link, no regular file, or gone.
+    """
+    digest, chunk = hashlib.sha256(), memoryview(bytearray(EARLY_CHUNK))
+    with _open_regular(path) as file:
+        status = os.fstat(file.fileno())
+        os.fsync(file.fileno())
+        while length := os.readv(file.fileno(), [chunk]):
+            if stop.is_set():
+                return None
+            digest.update(chunk[:length])
+    return KnownDigest(Blob(f"sha256:{digest.hexdigest()}", status.st_size), status.st_ino, status.st_mtime_ns)
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ from quantmill.contract.tensors import Plan
 from quantmill.domain.artifacts import DESCRIPTION_FILE, Artifact, ArtifactFile, Metric
 from quantmill.domain.gates import GateVerdict
 from quantmill.domain.jobs import Job, Outcome, Phase
-from quantmill.files.artifacts import describe, description_bytes, store_folder
+from quantmill.files.artifacts import EarlyDigests, describe, description_bytes, store_folder
 from quantmill.files.manifest import manifest_digest
 from quantmill.services import Services
 from quantmill.store import artifacts, gates, jobs
@@ -35,8 +35,15 @@ def calibration_input(job: Job, result: Finished) -> tuple[str, str] | None:
     return result.calibration["text"]["digest"], job.request.calibration.text
 
 
-def publish(services: Services, job: Job, result: Finished, folder: Path, verdicts: Sequence[GateVerdict] = ()) -> Job:
-    """Store the folder's files as blobs and move the job to succeeded.
+def publish(
+    services: Services,
+    job: Job,
+    result: Finished,
+    folder: Path,
+    verdicts: Sequence[GateVerdict] = (),
+    digests: EarlyDigests | None = None,
+) -> Job:
+    """Store the folder's files as blobs and move the job to succeeded; `digests` are under way or there.
 
     Blobs are written before the transaction and named by their content: an attempt that turns out to be fenced leaves
     bytes that nobody refers to, never a reference without bytes. Raises IllegalTransition when the epoch has passed.
@@ -44,7 +51,8 @@ def publish(services: Services, job: Job, result: Finished, folder: Path, verdic
     with services.database.write() as tx:
         jobs.record_progress(tx, job.id, job.epoch, Phase.PUBLISH, None, event=True)
         source_digest = jobs.get_job(tx, job.id).source_digest or ""
-    files = store_folder(folder, services.blobs, move=True)
+    known = digests.wait() if digests is not None else {}
+    files = store_folder(folder, services.blobs, move=True, known=known)
     now = datetime.now(UTC)
     metrics = metrics_of(result)
     description = describe(

@@ -31,6 +31,7 @@ from quantmill.domain.artifacts import Metric
 from quantmill.domain.escalation import Step, refusal_of
 from quantmill.domain.gates import GateVerdict, judge
 from quantmill.domain.jobs import FINAL, Job, Outcome, Phase, Progress, State
+from quantmill.files.artifacts import EarlyDigests
 from quantmill.files.blobs import BlobStore
 from quantmill.hardware.routing import WorkerNeed
 from quantmill.services import Services
@@ -84,6 +85,7 @@ class Attempt:
     cancel_steps: list[tuple[float, signal.Signals]] | None = None
     phase: Phase | None = None
     carry: str | None = None  # digest of the hidden states behind the newest block
+    digests: EarlyDigests | None = None  # of the artifact's files, from the time that they are complete
 
 
 class Supervisor:
@@ -162,6 +164,8 @@ class Supervisor:
                 step = self._settle(attempt, self._follow(attempt))
             finally:
                 child.close()
+                if attempt.digests is not None:
+                    attempt.digests.close()
                 shutil.rmtree(work, ignore_errors=True)
 
     def _start_message(self, job: Job, folder: Path, export_folder: Path) -> Start:
@@ -250,6 +254,8 @@ class Supervisor:
         if not new_phase and now - attempt.progress_written < PROGRESS_SECONDS:
             return
         attempt.phase, attempt.progress_written = message.phase, now
+        if message.phase is Phase.VERIFY and attempt.digests is None:
+            attempt.digests = EarlyDigests(attempt.export_folder)
         progress = Progress(message.done, message.total, message.message) if message.total else None
         with self._services.database.write() as tx:
             jobs.record_progress(tx, attempt.job.id, attempt.job.epoch, message.phase, progress, event=True)
@@ -310,7 +316,7 @@ class Supervisor:
         verdicts = judge(job.request.gates, metrics)
         try:
             if all(verdict.passed for verdict in verdicts):
-                publish(self._services, job, result, attempt.export_folder, verdicts)
+                publish(self._services, job, result, attempt.export_folder, verdicts, attempt.digests)
                 return None
             missed = Step(job.request.params, size_of(metrics), verdicts)
             if (going_on := self._escalate(job, missed, Plan.from_json(result.plan), metrics)) is not None:

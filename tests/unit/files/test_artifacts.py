@@ -11,12 +11,13 @@ import pytest
 from quantmill.contract.errors import ArtifactDamaged, PluginBroken, RequestRejected
 from quantmill.contract.tensors import Plan, TensorPlan, Unit
 from quantmill.domain.artifacts import Artifact, ArtifactFile, Metric
-from quantmill.files.artifacts import describe, description_bytes, materialize, store_folder
+from quantmill.files.artifacts import EarlyDigests, describe, description_bytes, materialize, store_folder
 from quantmill.files.blobs import BlobStore
 from quantmill.files.manifest import manifest, manifest_digest
 
 EMPTY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 HELLO = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+TWO_MEBIBYTES_OF_ZEROS = "sha256:5647f05ec18958947d32874eeb788fa396a05d0bab7c1b71f112ceb7e9b31eee"
 
 
 @pytest.fixture
@@ -53,6 +54,22 @@ def test_a_stored_folder_can_give_its_files_away(written: Path, blobs: BlobStore
 
     assert not (written / "model.gguf").exists()
     assert blobs.exists(HELLO)
+
+
+def test_large_files_are_digested_while_others_read_them(written: Path, blobs: BlobStore) -> None:
+    (written / "onnx" / "weights").write_bytes(bytes(2 << 20))
+    early = EarlyDigests(written)
+
+    assert [*early.wait()] == ["onnx/weights"]
+    assert store_folder(written, blobs, move=True, known=early.wait())[-1].digest == TWO_MEBIBYTES_OF_ZEROS
+
+
+def test_of_a_folder_that_goes_away_nothing_is_known(tmp_path: Path) -> None:
+    early = EarlyDigests(tmp_path / "gone")
+
+    early.close()
+
+    assert early.wait() == {}
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
 from quantmill.contract.errors import ArtifactDamaged, NotFound
-from quantmill.files.blobs import Blob, BlobStore
+from quantmill.files.blobs import Blob, BlobStore, KnownDigest, digest_early
 
 HELLO = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
 
@@ -149,3 +150,41 @@ def test_what_a_killed_process_left_half_stored_is_swept_once_it_is_old(tmp_path
     assert not old.exists()
     assert young.exists()
     assert store.exists(kept)
+
+
+def known_of(path: Path, digest: str) -> KnownDigest:
+    status = path.stat()
+    return KnownDigest(Blob(digest, status.st_size), status.st_ino, status.st_mtime_ns)
+
+
+def test_a_file_whose_digest_is_known_is_not_read_again(blobs: BlobStore, hello: Path) -> None:
+    told = f"sha256:{'5' * 64}"
+
+    assert blobs.put_file(hello, move=True, known=known_of(hello, told)).digest == told
+
+
+def test_a_file_that_was_written_to_since_is_digested_anew(blobs: BlobStore, hello: Path) -> None:
+    known = known_of(hello, f"sha256:{'5' * 64}")
+    os.utime(hello, ns=(0, known.mtime_ns + 1))
+
+    assert blobs.put_file(hello, move=True, known=known).digest == HELLO
+
+
+def test_a_copy_of_a_file_whose_digest_is_known_is_digested_itself(blobs: BlobStore, hello: Path) -> None:
+    assert blobs.put_file(hello, known=known_of(hello, f"sha256:{'5' * 64}")).digest == HELLO
+
+
+def test_an_early_digest_is_the_files_and_none_once_it_was_stopped(hello: Path) -> None:
+    stop = threading.Event()
+
+    assert digest_early(hello, stop) == known_of(hello, HELLO)
+    stop.set()
+    assert digest_early(hello, stop) is None
+
+
+def test_nothing_is_digested_through_a_link(hello: Path) -> None:
+    link = hello.with_name("link")
+    link.symlink_to(hello)
+
+    with pytest.raises(OSError, match=r"[Ll]ink"):
+        digest_early(link, threading.Event())
