@@ -51,6 +51,10 @@ class BnbParams(BaseModel):
                     raise ValueError(f"{name} is for nf4 and fp4; int8 has one scale per row, stored as float32")
             if self.quant_storage != "uint8":
                 raise ValueError("quant_storage is for nf4 and fp4; int8 is stored as int8")
+            if self.compute_dtype == "float32":
+                raise ValueError(
+                    "compute_dtype float32 is for nf4 and fp4; LLM.int8 casts what it multiplies to float16"
+                )
         return self
 
     @property
