@@ -80,7 +80,11 @@ GGUF = Method(
     runtimes=(
         Runtime("llama.cpp", "llama-cli -m {file}"),
         Runtime("llama-cpp-python", "python -m llama_cpp.server --model {file}"),
-        Runtime("transformers", "AutoModelForCausalLM.from_pretrained('{folder}', gguf_file='{file}')"),
+        Runtime(
+            "transformers",
+            "AutoModelForCausalLM.from_pretrained('{folder}', gguf_file='{file}')",
+            unless={"type": "NVFP4"},  # it passes the factors by
+        ),
     ),
     ladder=tuple(
         {"type": type_, "target_bpw": None, "target_size_mb": None}  # a budget goes on with the next larger mix

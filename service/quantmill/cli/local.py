@@ -190,7 +190,7 @@ def evaluate(
         functools.partial(method.weights, artifact),
         artifact,
         sum(file["size"] for file in description["files"]),
-        [runtime.name for runtime in method.runtimes],
+        [runtime.name for runtime in method.runtimes_of(description["params"])],
     )
     used = threads or options.settings().threads
     seen = read_documents(calibration) if calibration else None
@@ -346,7 +346,8 @@ def show_result(
 ) -> None:
     from quantmill.api.schemas import ArtifactView
 
-    commands = {runtime.name: command(runtime.command, artifact, output) for runtime in method.runtimes}
+    runtimes = method.runtimes_of(job.request.params)
+    commands = {runtime.name: command(runtime.command, artifact, output) for runtime in runtimes}
     if as_json:
         view = ArtifactView.with_metrics(artifact, metrics).model_dump(mode="json")
         show_json({"job": str(job.id), "state": job.state.value, "output": str(output), "run": commands, **view})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar, cast
@@ -86,11 +86,13 @@ class lazy(Generic[F]):  # noqa: N801  reads as a function where plugins use it
 class Runtime:
     """A program that loads this method's artifacts as they are.
 
-    `command` shows a user how; `{file}` stands for the artifact's main file and `{folder}` for the artifact.
+    `command` shows a user how; `{file}` stands for the artifact's main file and `{folder}` for the artifact. `unless`
+    are parameters, by name, whose artifacts it does not load: one of them is enough.
     """
 
     name: str
     command: str
+    unless: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,14 @@ class Method:
     unit: Literal["tensor", "block", "graph"] = "tensor"
     determinism: Literal["bitwise", "seeded", "none"] = "bitwise"
     api_version: int = API_VERSION
+
+    def runtimes_of(self, params: Mapping[str, Any]) -> tuple[Runtime, ...]:
+        """The programs that load what is made with these parameters."""
+        return tuple(
+            runtime
+            for runtime in self.runtimes
+            if not any(name in params and params[name] == value for name, value in runtime.unless.items())
+        )
 
     def weights(self, folder: Path, names: Collection[str] | None = None) -> Iterator[tuple[str, FloatArray]]:
         """What `read` gives, as (source name, values) one at a time: what evaluation runs on."""

@@ -336,7 +336,7 @@ def evaluate(
     weights = functools.partial(method.weights, task.export_folder)
     return measure(
         checkpoint,
-        Artifact(weights, task.export_folder, nbytes, [runtime.name for runtime in method.runtimes]),
+        Artifact(weights, task.export_folder, nbytes, [runtime.name for runtime in method.runtimes_of(task.params)]),
         text,
         task.evaluation,
         calibration=calibration,

@@ -35,6 +35,13 @@ def test_the_default_type_is_q4_k_m() -> None:
     assert GgufParams().type == "Q4_K_M"
 
 
+@pytest.mark.parametrize(
+    ("params", "loads"), [({}, True), ({"type": "Q4_0"}, True), ({"type": "NVFP4"}, False)], ids=str
+)
+def test_transformers_is_named_where_it_computes_what_the_file_stands_for(params: dict[str, str], loads: bool) -> None:
+    assert ("transformers" in [runtime.name for runtime in GGUF.runtimes_of(params)]) is loads
+
+
 @pytest.mark.parametrize("name", TYPES)
 def test_a_tensor_type_is_what_ggml_says(name: str) -> None:
     id_ = gguf.GGMLQuantizationType[name]
