@@ -5,6 +5,7 @@
 docs/hardware.md   runtimes, formats and devices, from quantmill.hardware and the plugins
 README.md          the table of formats and hardware, likewise
 docs/settings.md   the table of settings, from quantmill.settings
+docs/metrics.md    the table of metrics, from quantmill.jobs.numbers and quantmill.api.traffic
 
 The chart's schema and table are made by helm/model.
 """
@@ -15,10 +16,12 @@ from pathlib import Path
 
 from pydantic_core import PydanticUndefined
 
+from quantmill.api.traffic import DURATION, REQUESTS
 from quantmill.contract.facts import Fact, HardwareNeed, Scheme, ShapeRule
 from quantmill.hardware.catalogue import catalogue
 from quantmill.hardware.choices import CHOICES
 from quantmill.hardware.facts import combine
+from quantmill.jobs.numbers import NUMBERS
 from quantmill.plugins import load_plugins
 from quantmill.settings import Settings
 
@@ -40,6 +43,16 @@ def settings_table() -> str:
         default = COMPUTED_DEFAULTS[name] if computed else "none" if field.default is None else f"`{field.default}`"
         rows.append(f"| `QUANTMILL_{name.upper()}` | {default} | {field.description or ''} |")
     return "\n".join(rows)
+
+
+def metrics_table() -> str:
+    told = [(f"quantmill_{number.name}", number.says, number.labels, number.kind) for number in NUMBERS]
+    told += [(*REQUESTS, "counter"), (*DURATION, "histogram")]
+    rows = [
+        (f"`{name}{'_total' * (kind == 'counter')}`", kind, ", ".join(labels), says)
+        for name, says, labels, kind in told
+    ]
+    return _table(("metric", "kind", "labels", "meaning"), rows)
 
 
 # Hardware
@@ -166,6 +179,7 @@ def generated() -> dict[Path, str]:
         ROOT / "docs" / "hardware.md": _between_marks(ROOT / "docs" / "hardware.md", hardware_tables()),
         ROOT / "README.md": _between_marks(ROOT / "README.md", formats_table()),
         ROOT / "docs" / "settings.md": _between_marks(ROOT / "docs" / "settings.md", settings_table()),
+        ROOT / "docs" / "metrics.md": _between_marks(ROOT / "docs" / "metrics.md", metrics_table()),
     }
 
 

@@ -224,6 +224,8 @@ FIRES: dict[str, tuple[str, dict[str, str], int, bool]] = {
         20,
         False,
     ),
+    "no worker comes": ("QuantmillNoWorkersCome", {'jobs_waiting{reason="waiting_workers"}': "1x40"}, 35, True),
+    "workers came": ("QuantmillNoWorkersCome", {'jobs_waiting{reason="waiting_workers"}': "1x20 0x20"}, 35, False),
     "three lost": ("QuantmillWorkersLost", {LOST: "0x10 1 2 3x60"}, 20, True),
     "one lost": ("QuantmillWorkersLost", {LOST: "0x10 1x60"}, 20, False),
     "three lost long ago": ("QuantmillWorkersLost", {LOST: "0x10 3x100"}, 90, False),

@@ -9,6 +9,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER = "other"  # what is no route or method of ours: callers must not be able to make up labels
+REQUESTS = ("quantmill_http_requests", "Requests answered, by the route's pattern", ("route", "method", "code"))
+DURATION = (
+    "quantmill_http_request_duration_seconds",
+    "Seconds until an answer begins: of an event stream, until its first byte",
+    ("route", "method"),
+)
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -17,19 +23,8 @@ class Traffic:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._answered = Counter(
-            "quantmill_http_requests",
-            "Requests answered, by the route's pattern",
-            ("route", "method", "code"),
-            registry=self.registry,
-        )
-        self._seconds = Histogram(
-            "quantmill_http_request_duration_seconds",
-            "Seconds until an answer begins: an event stream counts until its first byte",
-            ("route", "method"),
-            buckets=BUCKETS,
-            registry=self.registry,
-        )
+        self._answered = Counter(*REQUESTS, registry=self.registry)
+        self._seconds = Histogram(*DURATION, buckets=BUCKETS, registry=self.registry)
 
     def count(self, scope: Scope, code: int, seconds: float) -> None:
         """One answer to the request of `scope`."""
