@@ -27,6 +27,11 @@ Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free
 SourceRoot = Annotated[list[Path] | None, typer.Option(help="A folder that sources may be read from; may be repeated.")]
 Queue = Annotated[str | None, typer.Option(help="The queue that this worker serves.")]
 Slots = Annotated[int | None, typer.Option(min=1, help="Jobs that this worker runs at a time.")]
+JobCount = Annotated[int | None, typer.Option("--jobs", min=1, help="End after so many jobs.")]
+Idle = Annotated[float | None, typer.Option(min=0, help="End when there was no job for so many seconds.")]
+Wait = Annotated[
+    float | None, typer.Option(min=0, help="Change nothing: wait so many seconds for another process to do it.")
+]
 
 
 def serve(
@@ -61,17 +66,20 @@ def worker(
     queue: Queue = None,
     slots: Slots = None,
     threads: options.Threads = None,
+    jobs: JobCount = None,
+    idle_seconds: Idle = None,
     data_dir: options.DataDir = None,
     as_json: options.Json = False,
 ) -> int:
-    """Run jobs that the scheduler sends through the broker, until SIGTERM."""
+    """Run jobs that the scheduler sends through the broker, until SIGTERM or as many as asked for."""
     from quantmill.dispatch.celery_app import run_worker
+    from quantmill.dispatch.retirement import Retirement
 
     log_to_stderr(as_json=as_json)
     given = {"queue": queue, "slots": slots, "threads": threads, "data_dir": data_dir}
     with terminated_as_interrupt(), opened(given) as services:
         ready_database(services)
-        return run_worker(services)
+        return run_worker(services, Retirement(jobs, idle_seconds))
 
 
 def scheduler(data_dir: options.DataDir = None, as_json: options.Json = False) -> None:
@@ -88,15 +96,18 @@ def scheduler(data_dir: options.DataDir = None, as_json: options.Json = False) -
         Scheduler(services, CeleryDispatcher(services.settings)).run(stop)
 
 
-def migrate(data_dir: options.DataDir = None, as_json: options.Json = False) -> None:
+def migrate(wait: Wait = None, data_dir: options.DataDir = None, as_json: options.Json = False) -> None:
     """Bring the database to this version's schema. Run it before the new version serves."""
-    from quantmill.cli.waiting import await_database
+    from quantmill.cli.waiting import await_database, await_schema
     from quantmill.store.migrate import schema_of, upgrade
 
     log_to_stderr(as_json=as_json)
     with terminated_as_interrupt(), opened({"data_dir": data_dir}) as services:
-        await_database(services.database, services.settings.schema_wait_seconds)
-        upgrade(services.database)
+        if wait is None:
+            await_database(services.database, services.settings.schema_wait_seconds)
+            upgrade(services.database)
+        else:
+            await_schema(services.database, wait)
         where = services.database.engine.url.render_as_string(hide_password=True)
         schema = schema_of(services.database).there
     show_json({"database": where, "current": True, "schema": schema}) if as_json else say(f"{where} is at {schema}")

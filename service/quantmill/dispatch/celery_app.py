@@ -16,6 +16,7 @@ from celery.signals import worker_shutting_down
 
 from quantmill.contract.errors import RequestRejected
 from quantmill.dispatch.registration import Registration, worker_name
+from quantmill.dispatch.retirement import Retirement
 from quantmill.services import Services
 from quantmill.settings import Settings
 from quantmill.worker.capacity import Capacity
@@ -70,8 +71,8 @@ class CeleryDispatcher:
         self._app.send_task(TASK, kwargs={"job_id": str(job_id), "epoch": epoch}, queue=queue, retry=False)
 
 
-def run_worker(services: Services) -> int:
-    """Serve a queue until SIGTERM; running jobs are then handed back with their units kept."""
+def run_worker(services: Services, retirement: Retirement) -> int:
+    """Serve a queue until SIGTERM, or until `retirement`; running jobs are then handed back with their units kept."""
     settings = services.settings
     app = make_app(settings)
     capacity = Capacity(services, worker_name())
@@ -79,11 +80,12 @@ def run_worker(services: Services) -> int:
 
     def run_attempt(job_id: str, epoch: int, **later: Any) -> None:
         """`later` takes arguments that a newer scheduler may send."""
-        supervisor.run_attempt(UUID(job_id), epoch)
+        with retirement.postponed() as at_work:
+            at_work.claimed = supervisor.run_attempt(UUID(job_id), epoch)
 
     app.task(run_attempt, name=TASK)
     worker_shutting_down.connect(lambda **_: supervisor.stop(), weak=False)
-    with Registration(services, capacity):
+    with Registration(services, capacity), retirement:
         worker = app.Worker(
             pool="threads",
             concurrency=settings.slots,

@@ -11,7 +11,7 @@ import structlog
 
 log = structlog.get_logger()
 
-RunAttempt = Callable[[UUID, int], None]
+RunAttempt = Callable[[UUID, int], object]
 
 
 class LocalDispatcher:

@@ -101,24 +101,27 @@ class Supervisor:
         """Hand every running job back to the queue; its finished units are kept."""
         self._stopping.set()
 
-    def run_attempt(self, job_id: UUID, epoch: int) -> None:
-        """Claim (job, epoch) and see it through. Does nothing when somebody else was faster or the job has moved on;
-        a job that this worker cannot run, or not now, goes back to the scheduler unclaimed."""
+    def run_attempt(self, job_id: UUID, epoch: int) -> bool:
+        """Claim (job, epoch) and see it through; whether it was claimed. Does nothing when somebody else was faster or
+        the job has moved on; a job that this worker cannot run, or not now, goes back to the scheduler unclaimed."""
         if self._stopping.is_set():
-            return
+            return False
         try:
             with self._services.database.read() as tx:
                 need = WorkerNeed.of_text(jobs.get_job(tx, job_id).need)
         except NotFound:
-            return
+            return False
         with (
             structlog.contextvars.bound_contextvars(job_id=str(job_id), epoch=epoch),
             self._capacity.promised(need) as unmet,
         ):
             if unmet:
                 self._decline(job_id, epoch, unmet)
-            elif (job := self._claim(job_id, epoch)) is not None:
-                self._hold(job)
+                return False
+            if (job := self._claim(job_id, epoch)) is None:
+                return False
+            self._hold(job)
+            return True
 
     def _claim(self, job_id: UUID, epoch: int) -> Job | None:
         with self._services.database.write() as tx:

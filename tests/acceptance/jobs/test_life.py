@@ -220,6 +220,17 @@ def test_a_worker_that_is_asked_to_stop_hands_its_job_back_with_its_units(instal
     assert resumed_at == kept > 5
 
 
+def test_a_worker_that_was_started_for_one_job_ends_after_it(install):
+    installation = install("celery", slots=1)
+    installation.commands["worker-1"] += ["--jobs", "1", "--idle-seconds", "60"]
+    installation.start("scheduler", "worker-1")
+    first, second = installation.submit("Q4_0"), installation.submit("Q4_0")
+
+    assert installation.processes["worker-1"].wait(60) == 0
+    states = {installation.job(job.id).state for job in (first, second)}
+    assert states == {State.SUCCEEDED, State.QUEUED}
+
+
 def test_a_stopped_serve_hands_its_job_back(install):
     installation = install("embedded")
     installation.start()

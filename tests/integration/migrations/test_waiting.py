@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quantmill.cli import waiting
+from quantmill.cli import serving, waiting
 from quantmill.contract.errors import DatabaseUnavailable
 from quantmill.store import migrate
 from quantmill.store.database import Database
@@ -48,3 +48,12 @@ def test_a_database_that_is_away_is_waited_for_too(away, monkeypatch, wait):
         wait(away, 2)
 
     assert paused == [waiting.PAUSE_SECONDS] * 2
+
+
+def test_who_only_waits_changes_nothing(tmp_path):
+    with pytest.raises(DatabaseUnavailable, match="run `quantmill migrate`"):
+        serving.migrate(wait=0, data_dir=tmp_path)
+
+    serving.migrate(data_dir=tmp_path)
+
+    serving.migrate(wait=0, data_dir=tmp_path)
