@@ -16,6 +16,21 @@ CORE = "io.k8s.api.core.v1"
 NETWORKING = "io.k8s.api.networking.v1"
 
 Affinity = Annotated[dict[str, Any], defined(f"{CORE}.Affinity")]
+ConfigMapSource = Annotated[dict[str, Any], defined(f"{CORE}.ConfigMapVolumeSource")]
+ContainerPort = Annotated[dict[str, Any], defined(f"{CORE}.ContainerPort")]
+CsiSource = Annotated[dict[str, Any], defined(f"{CORE}.CSIVolumeSource")]
+DownwardApiSource = Annotated[dict[str, Any], defined(f"{CORE}.DownwardAPIVolumeSource")]
+EmptyDirSource = Annotated[dict[str, Any], defined(f"{CORE}.EmptyDirVolumeSource")]
+EnvFrom = Annotated[dict[str, Any], defined(f"{CORE}.EnvVarSource")]
+EnvFromSource = Annotated[dict[str, Any], defined(f"{CORE}.EnvFromSource")]
+EphemeralSource = Annotated[dict[str, Any], defined(f"{CORE}.EphemeralVolumeSource")]
+Lifecycle = Annotated[dict[str, Any], defined(f"{CORE}.Lifecycle")]
+PersistentVolumeClaimSource = Annotated[dict[str, Any], defined(f"{CORE}.PersistentVolumeClaimVolumeSource")]
+PodResourceClaim = Annotated[dict[str, Any], defined(f"{CORE}.PodResourceClaim")]
+Probe = Annotated[dict[str, Any], defined(f"{CORE}.Probe")]
+ProjectedSource = Annotated[dict[str, Any], defined(f"{CORE}.ProjectedVolumeSource")]
+ResourceClaim = Annotated[dict[str, Any], defined(f"{CORE}.ResourceClaim")]
+SecretSource = Annotated[dict[str, Any], defined(f"{CORE}.SecretVolumeSource")]
 Toleration = Annotated[dict[str, Any], defined(f"{CORE}.Toleration")]
 TopologySpreadConstraint = Annotated[dict[str, Any], defined(f"{CORE}.TopologySpreadConstraint")]
 NetworkPolicyPeer = Annotated[dict[str, Any], defined(f"{NETWORKING}.NetworkPolicyPeer")]
@@ -61,6 +76,8 @@ def _without_prose(node: Any) -> Any:
         kept["$ref"] = kept["$ref"].replace("#/$defs/", "#/definitions/")
     if isinstance(kept.get("type"), list):
         [kept["type"]] = [each for each in kept["type"] if each != "null"]
+    if kept.get("type") == "object" and not {"properties", "additionalProperties"} & kept.keys():
+        kept["additionalProperties"] = False  # who manages which field is not for users to say
     return kept
 
 

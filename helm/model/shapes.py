@@ -19,7 +19,7 @@ def _required_nowhere(schema: dict[str, Any]) -> None:
 
 
 class Section(Item):
-    """A map of values whose defaults stand in values.yaml, for all fields but those that have one here."""
+    """A map none of whose keys must be given. Defaults stand in values.yaml, but those that stand here."""
 
     model_config = ConfigDict(json_schema_extra=_required_nowhere)
 
@@ -60,14 +60,18 @@ MountPath = Annotated[str, text(r"^/[^:]+$")]
 SubPath = Annotated[str, text(r"^[^/]", **{"not": {"pattern": r"(^|/)\.\.(/|$)"}})]
 Variable = Annotated[str, text(r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
-_LABEL = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-LabelKey = Annotated[str, text(rf"^([a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_LABEL}$")]
-LabelValue = Annotated[str, text(rf"^({_LABEL})?$")]
+# counted repetitions would make each check of the values ten times as slow in Go's regular expressions
+_LABEL = r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
+LabelKey = Annotated[str, text(rf"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?{_LABEL}$")]
+LabelValue = Annotated[str, text(rf"^({_LABEL})?$", 63)]
 Labels = dict[LabelKey, LabelValue]
 Annotations = dict[LabelKey, str]
 
 Registry = Annotated[str, text(r"^[^/\s]+(/[^/\s]+)*$")]
 OptionalRegistry = Annotated[str, text(r"^$|^[^/\s]+(/[^/\s]+)*$")]
+Namespace = Annotated[str, text(r"^$|^[a-z0-9]+([._/-]+[a-z0-9]+)*$")]
+"""Of images in a registry: the path before the repository."""
+
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 
 
@@ -76,7 +80,7 @@ class Image(Section):
 
     registry: Registry
     repository: Annotated[str, text(r"^[a-z0-9]+([._/-]+[a-z0-9]+)*$")]
-    tag: Annotated[str, text(r"^$|^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$", **{"not": {"const": "latest"}})]
+    tag: Annotated[str, text(r"^$|^[A-Za-z0-9_][A-Za-z0-9._-]*$", 128, **{"not": {"const": "latest"}})]
     digest: Annotated[str, text(r"^$|^sha256:[0-9a-f]{64}$")]
     pull_policy: PullPolicy
 
@@ -84,5 +88,5 @@ class Image(Section):
 class Resources(Section):
     """Requests and limits of a container."""
 
-    requests: dict[str, Quantity]
-    limits: dict[str, Quantity]
+    requests: dict[LabelKey, Quantity]
+    limits: dict[LabelKey, Quantity]

@@ -7,21 +7,22 @@ from pydantic import Field
 from helm.model.additions import ExternalSecret, ExtraObject, Tests
 from helm.model.api import Api
 from helm.model.config import Config
-from helm.model.installation import Global, ServiceAccount
+from helm.model.installation import Global, Offline, Proxy, ServiceAccount, TrustedCA
 from helm.model.monitoring import Metrics
 from helm.model.network import HttpRoute, Ingress, NetworkPolicy, Route
-from helm.model.pods import PodSecurityContext
+from helm.model.pods import Extras, PodSecurityContext
 from helm.model.scheduler import Migrations, Scheduler
-from helm.model.shapes import Image, Labels, Name, OptionalName, Section, ShortName
+from helm.model.shapes import Image, Name, ObjectName, OptionalName, ShortName
 from helm.model.stores import Artifacts, Broker, Database, Source
 from helm.model.workers import Workers
 
 
-class Values(Section):
-    enabled: bool = Field(default=True, description="read by a parent chart only")
+class Values(Extras):
+    enabled: bool = True  # read by a parent chart only
     global_: Global = Field(alias="global")
     name_override: OptionalName
     fullname_override: OptionalName
+    cluster_domain: ObjectName
     image: Image
     config: Config
     database: Database
@@ -30,7 +31,9 @@ class Values(Section):
     sources: dict[ShortName, Source]
     service_account: ServiceAccount
     pod_security_context: PodSecurityContext
-    common_labels: Labels
+    trusted_ca: TrustedCA = Field(alias="trustedCA")
+    proxy: Proxy
+    offline: Offline
     api: Api
     scheduler: Scheduler
     workers: Workers

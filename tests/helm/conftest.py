@@ -14,14 +14,11 @@ Document = dict[str, Any]
 Render = Callable[..., list[Document]]
 
 CHART = Path(__file__).parents[2] / "helm" / "quantmill"
-VALUES = Path(__file__).parent / "values"
-PROFILES = ["default", *sorted(path.stem for path in VALUES.glob("*.yaml"))]
+PROFILES = {path.stem.removesuffix("-values"): path for path in sorted(CHART.glob("ci/*-values.yaml"))}
 
 
 def values_of(profile: str) -> dict[str, Any]:
-    if profile == "default":
-        return {}
-    return yaml.safe_load((VALUES / f"{profile}.yaml").read_text())
+    return dict(yaml.safe_load(PROFILES[profile].read_text()))
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +46,7 @@ def render(chart: helm.Chart) -> Render:
 
 @pytest.fixture(scope="session", params=PROFILES)
 def values(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The values of each profile in tests/helm/values, and none at all."""
+    """The values of each profile in helm/quantmill/ci."""
     return values_of(request.param)
 
 

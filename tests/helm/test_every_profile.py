@@ -1,37 +1,34 @@
-"""What holds for every pod and object, whatever the values: each test runs for every file in tests/helm/values."""
+"""What holds for every pod and object, whatever the values: each test runs for every file in helm/quantmill/ci."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import helm_python as helm
 import pytest
+import yaml
+from tests.helm.manifests import WORKLOADS, containers, environment, of_kind, of_pod, pods, references, template
 from tests.helm.validity import validate
 
 from quantmill.settings import Settings
 
 Document = dict[str, Any]
+Render = Callable[..., list[Document]]
 
 KUBERNETES = ["1.27", "1.30", "1.33", "1.37"]
-WORKLOADS = {"Deployment", "Job"}
-# variables of the process, beside the settings of quantmill
-PROCESS = {"HOME", "LOGNAME", "TMPDIR", "USER"}
+OURS = {"api", "scheduler", "worker", "migrate", "wait-schema"}
+LONG_LIVED = ("api", "scheduler", "worker")
+RESTRICTED_VOLUMES = {
+    "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret",
+}  # fmt: skip
+CLUSTER_SCOPED = {"Namespace", "CustomResourceDefinition", "PriorityClass", "StorageClass", "PersistentVolume"}
 
 
-def of_kind(documents: list[Document], *kinds: str) -> list[Document]:
-    return [document for document in documents if document["kind"] in kinds]
-
-
-def pods(documents: list[Document]) -> list[Document]:
-    """Templates of workloads, and the pods of `helm test`."""
-    return [*of_kind(documents, "Pod"), *(workload["spec"]["template"] for workload in of_kind(documents, *WORKLOADS))]
-
-
-def containers(documents: list[Document]) -> list[Document]:
-    return [container for pod in pods(documents) for container in pod["spec"]["containers"]]
+def ours(documents: list[Document]) -> list[Document]:
+    return [container for container in containers(documents) if container["name"] in OURS]
 
 
 @pytest.mark.parametrize("kubernetes", KUBERNETES)
@@ -57,9 +54,7 @@ def test_pods_keep_to_pod_security_restricted(documents: list[Document]) -> None
         assert security["runAsNonRoot"] is True
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}
         assert {"hostNetwork", "hostPID", "hostIPC"}.isdisjoint(pod["spec"])
-        assert {key for volume in pod["spec"]["volumes"] for key in volume} <= {
-            "name", "emptyDir", "persistentVolumeClaim",
-        }  # fmt: skip
+        assert {key for volume in pod["spec"].get("volumes", []) for key in volume} <= {"name"} | RESTRICTED_VOLUMES
 
 
 def test_containers_have_no_privilege_and_a_read_only_root(documents: list[Document]) -> None:
@@ -78,14 +73,18 @@ def test_no_pod_carries_a_token_or_the_addresses_of_services(documents: list[Doc
 
 
 def test_everything_that_a_process_writes_to_is_a_volume(documents: list[Document]) -> None:
-    for container in containers(documents):
+    for container in ours(documents):
         writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
-        assert writable == {"/var/lib/quantmill", "/cache", "/tmp"}
-        assert {environment(container)[name] for name in ("HOME", "TMPDIR")} <= writable
+        assert {"/var/lib/quantmill", "/cache", "/tmp"} <= writable
+        variables = environment(container)
+        folders = [value for name, value in variables.items() if name in {"HOME", "TMPDIR"} or "CACHE" in name]
+        caches = [folder for folder in folders if isinstance(folder, str) and not folder.startswith("/etc/")]
+        assert caches
+        assert {f"/{folder.split('/')[1]}" for folder in caches} <= writable
 
 
 def test_scratch_volumes_are_limited(documents: list[Document]) -> None:
-    volumes = [volume for pod in pods(documents) for volume in pod["spec"]["volumes"] if "emptyDir" in volume]
+    volumes = [volume for pod in pods(documents) for volume in pod["spec"].get("volumes", []) if "emptyDir" in volume]
 
     assert volumes
     assert all("sizeLimit" in volume["emptyDir"] for volume in volumes)
@@ -104,26 +103,67 @@ def test_images_are_pinned_by_tag_or_digest(documents: list[Document]) -> None:
         assert not name.endswith(":latest")
 
 
+def test_every_image_comes_from_the_mirror_where_there_is_one(chart: helm.Chart, values: dict[str, Any]) -> None:
+    mirror = {"imageRegistry": "reg.test:5000", "imageNamespace": "x/y"}
+    texts = chart.render({**values, "global": {**values.get("global", {}), **mirror}}, name="r").values()
+
+    images = [line.split()[-1] for text in texts for line in text.splitlines() if line.strip("- ").startswith("image:")]
+    assert images
+    assert [image for image in images if not image.startswith("reg.test:5000/x/y/")] == []
+
+
+def test_pull_secrets_stand_in_every_pod(documents: list[Document], values: dict[str, Any]) -> None:
+    expected = [{"name": name} for name in values.get("global", {}).get("imagePullSecrets", [])]
+
+    assert all(pod["spec"].get("imagePullSecrets", []) == expected for pod in pods(documents))
+
+
 def test_every_variable_is_a_setting_of_the_service(documents: list[Document]) -> None:
     settings = {f"QUANTMILL_{name.upper()}" for name in Settings.model_fields}
     config = settings_of(documents).keys()
-    env = {name for container in containers(documents) for name in environment(container)}
+    env = {name for container in ours(documents) for name in environment(container) if name.startswith("QUANTMILL_")}
 
-    assert config <= settings
-    assert env <= settings | PROCESS
+    assert config | env <= settings
 
 
 def test_no_variable_is_set_twice(documents: list[Document]) -> None:
     for container in containers(documents):
-        counted = Counter(entry["name"] for entry in container["env"])
-        assert counted.most_common(1)[0][1] == 1
+        assert repeated(entry["name"] for entry in container.get("env", [])) == []
+
+
+def test_no_name_port_or_path_is_there_twice_in_a_pod(documents: list[Document]) -> None:
+    for pod in pods(documents):
+        assert repeated(container["name"] for container in of_pod(pod)) == []
+        assert repeated(volume["name"] for volume in pod["spec"].get("volumes", [])) == []
+        assert repeated(port["name"] for each in of_pod(pod) for port in each.get("ports", [])) == []
+        for container in of_pod(pod):
+            assert repeated(mount["mountPath"] for mount in container["volumeMounts"]) == []
+
+
+def test_every_mount_has_its_volume(documents: list[Document]) -> None:
+    for pod in pods(documents):
+        volumes = {volume["name"] for volume in pod["spec"].get("volumes", [])}
+        assert {mount["name"] for container in of_pod(pod) for mount in container["volumeMounts"]} == volumes
+
+
+def test_ports_have_a_name_and_a_protocol(documents: list[Document]) -> None:
+    ports = [port for container in containers(documents) for port in container.get("ports", [])]
+    ports += [port for service in of_kind(documents, "Service") for port in service["spec"]["ports"]]
+
+    assert all({"name", "protocol"} <= port.keys() for port in ports)
+
+
+def test_processes_that_stay_are_probed(documents: list[Document]) -> None:
+    for container in containers(documents):
+        if container["name"] in LONG_LIVED:
+            assert {"startupProbe", "livenessProbe"} <= container.keys()
 
 
 def test_the_service_reads_back_every_setting_that_a_pod_gets(
     documents: list[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings_of(documents)
-    for container in containers(documents):
+    for container in ours(documents):
         with monkeypatch.context() as process:
             literal = {name: value for name, value in environment(container).items() if isinstance(value, str)}
             for name, value in {**config, **literal}.items():
@@ -132,9 +172,9 @@ def test_the_service_reads_back_every_setting_that_a_pod_gets(
 
 
 def test_urls_come_from_secrets_alone(documents: list[Document]) -> None:
-    for container in containers(documents):
+    for container in ours(documents):
         urls = {name: value for name, value in environment(container).items() if name.endswith("_URL")}
-        assert ("QUANTMILL_DATABASE_URL" in urls) is (container["name"] != "test")
+        assert "QUANTMILL_DATABASE_URL" in urls
         assert all(value.keys() == {"secretKeyRef"} for value in urls.values())
 
 
@@ -146,7 +186,9 @@ def test_no_password_stands_outside_a_secret(documents: list[Document]) -> None:
 
 def test_every_reference_is_rendered_or_named_in_the_values(documents: list[Document], values: dict[str, Any]) -> None:
     rendered = {(document["kind"], document["metadata"]["name"]) for document in documents}
-    expected_outside = {("Secret", "r-quantmill-database"), ("Secret", "r-quantmill-broker")}
+    expected_outside = {
+        ("Secret", "r-quantmill-database"), ("Secret", "r-quantmill-broker"), ("ServiceAccount", "default"),
+    }  # fmt: skip
 
     for kind, name in references(documents):
         assert (kind, name) in rendered | expected_outside or name in str(values)
@@ -158,7 +200,7 @@ def test_selectors_find_exactly_their_own_pods(documents: list[Document]) -> Non
     for deployment in of_kind(documents, "Deployment"):
         selector = deployment["spec"]["selector"]["matchLabels"]
         matching = [candidate for candidate in labels if selector.items() <= candidate.items()]
-        assert matching == [deployment["spec"]["template"]["metadata"]["labels"]]
+        assert matching == [template(deployment)["metadata"]["labels"]]
 
 
 def test_the_service_finds_the_api_and_its_port(documents: list[Document]) -> None:
@@ -168,6 +210,16 @@ def test_the_service_finds_the_api_and_its_port(documents: list[Document]) -> No
     assert [pod["spec"]["containers"][0]["name"] for pod in found] == ["api"]
     ports = {port["name"] for port in found[0]["spec"]["containers"][0]["ports"]}
     assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+
+
+def test_nothing_that_outlives_an_upgrade_names_a_version(documents: list[Document], chart_path: Path) -> None:
+    versions = yaml.safe_load((chart_path / "Chart.yaml").read_text())
+    lasting = [deployment["spec"]["selector"] for deployment in of_kind(documents, "Deployment", "StatefulSet")]
+    lasting += of_kind(documents, "PersistentVolumeClaim")
+    lasting += [template(workload)["metadata"]["labels"] for workload in of_kind(documents, *WORKLOADS)]
+
+    for version in (versions["version"], versions["appVersion"]):
+        assert all(version not in str(part) for part in lasting)
 
 
 def test_every_pod_is_selected_by_exactly_one_network_policy(documents: list[Document]) -> None:
@@ -189,29 +241,29 @@ def test_a_budget_never_forbids_to_move_the_only_pod(documents: list[Document]) 
     autoscaled = {scaler["spec"]["scaleTargetRef"]["name"] for scaler in of_kind(documents, "HorizontalPodAutoscaler")}
     for budget in of_kind(documents, "PodDisruptionBudget"):
         selector = budget["spec"]["selector"]["matchLabels"]
-        [deployment] = [
-            each for each in of_kind(documents, "Deployment") if selects(selector, each["spec"]["template"])
-        ]
+        [deployment] = [each for each in of_kind(documents, "Deployment") if selects(selector, template(each))]
         assert deployment["metadata"]["name"] in autoscaled or deployment["spec"]["replicas"] > 1
 
 
-def test_no_replicas_stand_beside_an_autoscaler(documents: list[Document]) -> None:
-    autoscaled = {scaler["spec"]["scaleTargetRef"]["name"] for scaler in of_kind(documents, "HorizontalPodAutoscaler")}
+def test_who_is_scaled_has_no_number_of_replicas(documents: list[Document]) -> None:
+    scalers = of_kind(documents, "HorizontalPodAutoscaler", "ScaledObject")
+    scaled = {scaler["spec"]["scaleTargetRef"]["name"] for scaler in scalers}
 
     for deployment in of_kind(documents, "Deployment"):
-        assert ("replicas" in deployment["spec"]) is (deployment["metadata"]["name"] not in autoscaled)
+        assert ("replicas" in deployment["spec"]) != (deployment["metadata"]["name"] in scaled)
 
 
-def test_nothing_belongs_to_the_whole_cluster(documents: list[Document]) -> None:
-    assert not [document["kind"] for document in documents if document["kind"].startswith("Cluster")]
+def test_nothing_reaches_beyond_the_namespace(documents: list[Document]) -> None:
+    kinds = {document["kind"] for document in documents}
+
+    assert not {kind for kind in kinds if kind.startswith("Cluster")} | kinds & CLUSTER_SCOPED
+    assert {document["metadata"].get("namespace", "ns") for document in documents} == {"ns"}
 
 
-def test_nothing_that_outlives_an_upgrade_names_a_version(documents: list[Document]) -> None:
-    lasting = [deployment["spec"]["selector"] for deployment in of_kind(documents, "Deployment")]
-    lasting += of_kind(documents, "PersistentVolumeClaim")
-    lasting += [workload["spec"]["template"]["metadata"]["labels"] for workload in of_kind(documents, *WORKLOADS)]
-
-    assert all("0.1.0" not in str(part) for part in lasting)
+def test_every_object_says_what_it_belongs_to(render: Render, values: dict[str, Any]) -> None:
+    for document in render({**values, "extraObjects": {}}):
+        labels = document["metadata"]["labels"]
+        assert {"app.kubernetes.io/name", "app.kubernetes.io/instance"} <= labels.keys()
 
 
 def test_the_data_folder_is_one_claim_for_all_but_the_migration(documents: list[Document]) -> None:
@@ -231,26 +283,11 @@ def selects(labels: dict[str, str], pod: Document) -> bool:
 
 def settings_of(documents: list[Document]) -> dict[str, str]:
     """What the ConfigMaps hold that containers take their environment from."""
-    named = {source["configMapRef"]["name"] for each in containers(documents) for source in each.get("envFrom", [])}
+    sources = [source for each in containers(documents) for source in each.get("envFrom", [])]
+    named = {source["configMapRef"]["name"] for source in sources if "configMapRef" in source}
     maps = [document["data"] for document in of_kind(documents, "ConfigMap") if document["metadata"]["name"] in named]
     return {name: value for data in maps for name, value in data.items()}
 
 
-def environment(container: Document) -> dict[str, Any]:
-    """Each variable with its literal value, or with what stands under valueFrom."""
-    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]}
-
-
-def references(documents: list[Document]) -> Iterator[tuple[str, str]]:
-    for pod in pods(documents):
-        for volume in pod["spec"]["volumes"]:
-            if "persistentVolumeClaim" in volume:
-                yield "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]
-        if "serviceAccountName" in pod["spec"]:
-            yield "ServiceAccount", pod["spec"]["serviceAccountName"]
-    for container in containers(documents):
-        for source in container.get("envFrom", []):
-            yield "ConfigMap", source["configMapRef"]["name"]
-        for value in environment(container).values():
-            if isinstance(value, dict) and "secretKeyRef" in value:
-                yield "Secret", value["secretKeyRef"]["name"]
+def repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, times in Counter(names).items() if times > 1]

@@ -129,12 +129,14 @@ def upgrade_from_released(values: Values) -> Objects:
 
 
 def known(values: Values, defaults: Values) -> Values:
-    """The part of `values` that the chart with `defaults` has names for."""
-    return {
+    """The part of `values` that the chart with `defaults` has names for. A pool has the names of pools' defaults."""
+    found = {
         name: known(value, defaults[name]) if isinstance(value, dict) and defaults[name] else value
         for name, value in values.items()
-        if name in defaults
+        if name in defaults and name != "pools"
     }
+    pools = {name: known(pool, defaults["defaults"]) for name, pool in values.get("pools", {}).items()}
+    return {**found, "pools": pools} if pools else found
 
 
 def autoscale(cluster: Cluster) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.helm.manifests import environment, of_kind, one, template
 from typer.main import get_command
 
 from quantmill.cli.app import app
@@ -23,14 +24,14 @@ Render = Callable[..., list[Document]]
 DIGEST = "sha256:" + "a" * 64
 
 
-def named(documents: list[Document], kind: str, name: str) -> Document:
-    [found] = [item for item in documents if (item["kind"], item["metadata"]["name"]) == (kind, name)]
-    return found
-
-
 def pod(documents: list[Document], component: str) -> Document:
-    kind = "Job" if component == "migrate" else "Deployment"
-    return named(documents, kind, f"r-quantmill-{component}")["spec"]["template"]
+    """The pod template of a component; the name of the migration's Job ends with what it does."""
+    [found] = [
+        item
+        for item in of_kind(documents, "Deployment", "Job")
+        if item["metadata"]["name"] == f"r-quantmill-{component}" or (component == "migrate" and item["kind"] == "Job")
+    ]
+    return template(found)
 
 
 def container(documents: list[Document], component: str) -> Document:
@@ -38,20 +39,22 @@ def container(documents: list[Document], component: str) -> Document:
 
 
 def env(documents: list[Document], component: str) -> dict[str, Any]:
-    entries = container(documents, component)["env"]
-    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in entries}
+    return environment(container(documents, component))
 
 
 # What a plain installation consists of
 
 
 def test_a_plain_installation_is_an_api_a_scheduler_one_pool_and_a_migration(render: Render) -> None:
-    assert sorted((item["kind"], item["metadata"]["name"]) for item in render()) == [
+    documents = render()
+    [job] = of_kind(documents, "Job")
+
+    assert sorted((item["kind"], item["metadata"]["name"]) for item in documents) == [
         ("ConfigMap", "r-quantmill"),
         ("Deployment", "r-quantmill-api"),
         ("Deployment", "r-quantmill-scheduler"),
         ("Deployment", "r-quantmill-worker-cpu"),
-        ("Job", "r-quantmill-migrate"),
+        ("Job", job["metadata"]["name"]),
         ("NetworkPolicy", "r-quantmill-api"),
         ("NetworkPolicy", "r-quantmill-migrate"),
         ("NetworkPolicy", "r-quantmill-scheduler"),
@@ -92,8 +95,8 @@ def test_every_command_line_is_one_that_quantmill_understands(render: Render, co
 
 
 def test_names_follow_the_release_and_can_be_replaced(render: Render) -> None:
-    named(render({"fullnameOverride": "mill"}), "Deployment", "mill-api")
-    named(render({"nameOverride": "compression"}), "Deployment", "r-compression-api")
+    one(render({"fullnameOverride": "mill"}), "Deployment", "mill-api")
+    one(render({"nameOverride": "compression"}), "Deployment", "r-compression-api")
 
 
 def test_names_stay_short_enough_for_labels(render: Render) -> None:
@@ -169,13 +172,13 @@ def test_pull_secrets_reach_every_pod(render: Render) -> None:
 
 
 def test_large_numbers_reach_the_service_as_digits(render: Render) -> None:
-    config = {"job_timeout_seconds": 8_640_000, "runner_memory_bytes": 103_079_215_104, "lease_seconds": 2.5}
+    config = {"job_timeout_seconds": 8_640_000, "runner_memory_bytes": 103_079_215_104, "lease_seconds": 25.5}
 
-    data = named(render({"config": config}), "ConfigMap", "r-quantmill")["data"]
+    data = one(render({"config": config}), "ConfigMap", "r-quantmill")["data"]
 
     assert data["QUANTMILL_JOB_TIMEOUT_SECONDS"] == "8640000"
     assert data["QUANTMILL_RUNNER_MEMORY_BYTES"] == "103079215104"
-    assert data["QUANTMILL_LEASE_SECONDS"] == "2.5"
+    assert data["QUANTMILL_LEASE_SECONDS"] == "25.5"
 
 
 def test_existing_secrets_are_used_by_name_and_key(render: Render) -> None:
@@ -189,7 +192,7 @@ def test_existing_secrets_are_used_by_name_and_key(render: Render) -> None:
 def test_a_url_in_the_values_becomes_a_secret(render: Render) -> None:
     documents = render({"broker": {"external": {"url": "redis://h/0", "urlKey": "u"}}})
 
-    assert named(documents, "Secret", "r-quantmill-broker")["stringData"] == {"u": "redis://h/0"}
+    assert one(documents, "Secret", "r-quantmill-broker")["stringData"] == {"u": "redis://h/0"}
     assert env(documents, "api")["QUANTMILL_BROKER_URL"] == {"secretKeyRef": {"name": "r-quantmill-broker", "key": "u"}}
 
 
@@ -216,40 +219,11 @@ def test_an_unrelated_value_restarts_no_worker(render: Render) -> None:
     assert pod(render(), "worker-cpu") == pod(render(unrelated), "worker-cpu")
 
 
-# Migration
-
-
-def test_the_migration_runs_before_installs_and_upgrades(render: Render) -> None:
-    annotations = named(render(), "Job", "r-quantmill-migrate")["metadata"]["annotations"]
-
-    assert annotations["helm.sh/hook"] == "pre-install,pre-upgrade"
-    assert annotations["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded"
-
-
-def test_the_migration_needs_nothing_that_its_own_release_makes(render: Render) -> None:
-    documents = render({"database": {"external": {"url": "postgresql://h/d"}}})
-    migrate = pod(documents, "migrate")["spec"]
-
-    assert "serviceAccountName" not in migrate
-    assert "envFrom" not in migrate["containers"][0]
-    assert all("emptyDir" in volume for volume in migrate["volumes"])
-    secret = named(documents, "Secret", env(documents, "migrate")["QUANTMILL_DATABASE_URL"]["secretKeyRef"]["name"])
-    hook = secret["metadata"]["annotations"]
-    assert hook["helm.sh/hook"] == "pre-install,pre-upgrade"
-    assert int(hook["helm.sh/hook-weight"]) < 0
-
-
-def test_the_migration_uses_an_account_that_was_there_before(render: Render) -> None:
-    documents = render({"serviceAccount": {"create": False, "name": "mill"}})
-
-    assert pod(documents, "migrate")["spec"]["serviceAccountName"] == "mill"
-
-
 # Storage and sources
 
 
 def test_the_claim_is_shared_and_survives_the_release(render: Render) -> None:
-    claim = named(render(), "PersistentVolumeClaim", "r-quantmill-data")
+    claim = one(render(), "PersistentVolumeClaim", "r-quantmill-data")
 
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
     assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
@@ -259,10 +233,9 @@ def test_an_existing_claim_is_used_instead(render: Render) -> None:
     documents = render({"artifacts": {"pvc": {"existingClaim": "team"}}})
 
     assert not [item for item in documents if item["kind"] == "PersistentVolumeClaim"]
-    assert pod(documents, "worker-cpu")["spec"]["volumes"][0] == {
-        "name": "data",
-        "persistentVolumeClaim": {"claimName": "team"},
-    }
+    assert {"name": "data", "persistentVolumeClaim": {"claimName": "team"}} in pod(documents, "worker-cpu")["spec"][
+        "volumes"
+    ]
 
 
 def test_sources_are_mounted_read_only_where_models_are_read(render: Render) -> None:
@@ -282,7 +255,7 @@ def test_sources_are_mounted_read_only_where_models_are_read(render: Render) -> 
     ],
 )
 def test_jobs_may_read_the_sources_and_nothing_else(render: Render, sources: dict[str, Any], roots: list[str]) -> None:
-    data = named(render({"sources": sources}), "ConfigMap", "r-quantmill")["data"]
+    data = one(render({"sources": sources}), "ConfigMap", "r-quantmill")["data"]
 
     assert json.loads(data["QUANTMILL_SOURCE_ROOTS"]) == roots
 
@@ -309,7 +282,7 @@ def test_openshift_chooses_the_group_of_volumes_itself(render: Render) -> None:
 
 def pool(render: Render, values: dict[str, Any], name: str = "gpu", **defaults: Any) -> Document:
     documents = render({"workers": {"defaults": defaults, "pools": {name: values}}})
-    return named(documents, "Deployment", f"r-quantmill-worker-{name}")
+    return one(documents, "Deployment", f"r-quantmill-worker-{name}")
 
 
 def variables(deployment: Document) -> dict[str, Any]:
@@ -320,7 +293,7 @@ def variables(deployment: Document) -> dict[str, Any]:
 def test_a_pool_serves_the_queue_of_its_hardware_unless_told_otherwise(render: Render) -> None:
     documents = render({"workers": {"pools": {"zinc": {}, "alpha": {"queue": "batch"}}}})
     queues = {
-        name: variables(named(documents, "Deployment", f"r-quantmill-worker-{name}")).get("QUANTMILL_QUEUE")
+        name: variables(one(documents, "Deployment", f"r-quantmill-worker-{name}")).get("QUANTMILL_QUEUE")
         for name in ("alpha", "cpu", "zinc")
     }
 
@@ -410,7 +383,7 @@ def test_the_readme_installs_the_secrets_that_the_chart_reads(chart: Any, chart_
     documents = [
         item for path, text in files.items() if path.endswith(".yaml") for item in yaml.safe_load_all(text) if item
     ]
-    api = named(documents, "Deployment", "quantmill-api")["spec"]["template"]["spec"]["containers"][0]
+    api = one(documents, "Deployment", "quantmill-api")["spec"]["template"]["spec"]["containers"][0]
 
     for entry in api["env"]:
         if "valueFrom" in entry:

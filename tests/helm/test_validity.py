@@ -29,6 +29,16 @@ BROKEN = {
     "no key in the store": ("ExternalSecret", "data/0/remoteRef/key", MISSING),
     "a Route to a pod": ("Route", "to/kind", "Pod"),
     "a Route with Ingress's TLS": ("Route", "tls/secretName", "s"),
+    "a number for KEDA's scalers": ("ScaledObject", "triggers/0/metadata/targetValue", 1),
+    "a trigger without its token": ("ScaledObject", "triggers/0/authenticationRef", MISSING),
+    "a trigger with another's keys": ("ScaledObject", "triggers/0/type", "prometheus"),
+    "a window of two hours": (
+        "ScaledObject",
+        "advanced/horizontalPodAutoscalerConfig/behavior/scaleDown/stabilizationWindowSeconds",
+        7200,
+    ),
+    "a pod with a key of no pod": ("ScaledJob", "jobTargetRef/template/spec/restartpolicy", "Never"),
+    "a token from nowhere": ("TriggerAuthentication", "secretTargetRef/0/name", MISSING),
 }
 
 

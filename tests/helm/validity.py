@@ -26,6 +26,10 @@ def _validate(text: str, kubernetes: str) -> None:
     document = json.loads(text)
     if document["kind"] in CUSTOM:
         _schema(document["kind"]).validate(document)
+        if document["kind"] == "ScaledJob":
+            validator("batch/v1", "Job", kubernetes).validate(
+                {"apiVersion": "batch/v1", "kind": "Job", "spec": document["spec"]["jobTargetRef"]}
+            )
     else:
         validator(document["apiVersion"], document["kind"], kubernetes).validate(document)
 

@@ -26,12 +26,71 @@
 {{- toYaml (mustMergeOverwrite (include "quantmill.settings" .Values.config | fromYaml) $decided) -}}
 {{- end -}}
 
-{{/* What a process under any user id on a read-only root cannot find out itself; caches go below HOME. */}}
+{{/* What a process under any user id on a read-only root cannot find out itself. Every cache lies below HOME. */}}
 {{- define "quantmill.processEnv" -}}
-HOME: /cache
-LOGNAME: quantmill
-TMPDIR: /tmp
-USER: quantmill
+{{- $process := dict
+    "CUDA_CACHE_PATH" "/cache/cuda"
+    "HF_HOME" "/cache/huggingface"
+    "HOME" "/cache"
+    "LOGNAME" "quantmill"
+    "MPLCONFIGDIR" "/cache/matplotlib"
+    "NUMBA_CACHE_DIR" "/cache/numba"
+    "TMPDIR" "/tmp"
+    "TORCHINDUCTOR_CACHE_DIR" "/cache/torchinductor"
+    "TRITON_CACHE_DIR" "/cache/triton"
+    "USER" "quantmill"
+    "XDG_CACHE_HOME" "/cache/xdg"
+-}}
+{{- include "quantmill.byName" (list $process (include "quantmill.networkEnv" . | fromYaml) (include "quantmill.hubEnv" . | fromYaml)) -}}
+{{- end -}}
+
+{{/* Proxies and trusted certificates. */}}
+{{- define "quantmill.networkEnv" -}}
+{{- $env := dict -}}
+{{- range $scheme := list "http" "https" -}}
+{{- with index $.Values.proxy (printf "%sProxy" $scheme) -}}
+{{- $_ := set $env (printf "%s_proxy" $scheme) . -}}
+{{- $_ := set $env (printf "%s_PROXY" (upper $scheme)) . -}}
+{{- end -}}
+{{- end -}}
+{{- if $env -}}
+{{- $cluster := list "localhost" "127.0.0.1" "::1" ".svc" (printf ".%s" .Values.clusterDomain) (printf "%s-api" (include "quantmill.fullname" .)) -}}
+{{- $never := concat .Values.proxy.noProxy $cluster | join "," -}}
+{{- $_ := set $env "no_proxy" $never -}}
+{{- $_ := set $env "NO_PROXY" $never -}}
+{{- end -}}
+{{- if include "quantmill.trustedVolume" . -}}
+{{- $bundle := printf "%s/%s" (include "quantmill.trustedDir" .) .Values.trustedCA.key -}}
+{{- range $name := list "CURL_CA_BUNDLE" "REQUESTS_CA_BUNDLE" "SSL_CERT_FILE" -}}
+{{- $_ := set $env $name $bundle -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $env -}}
+{{- end -}}
+
+{{/* What Hugging Face's libraries are told of the network. */}}
+{{- define "quantmill.hubEnv" -}}
+{{- $env := dict -}}
+{{- if .Values.offline.enabled -}}
+{{- range $name := list "DO_NOT_TRACK" "HF_DATASETS_OFFLINE" "HF_HUB_DISABLE_TELEMETRY" "HF_HUB_OFFLINE" "TRANSFORMERS_OFFLINE" -}}
+{{- $_ := set $env $name "1" -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.offline.hubEndpoint -}}
+{{- $_ := set $env "HF_ENDPOINT" . -}}
+{{- end -}}
+{{- toYaml $env -}}
+{{- end -}}
+
+{{/* Maps by name, later ones first where both have a name; what stands under a name is replaced as a whole. */}}
+{{- define "quantmill.byName" -}}
+{{- $merged := dict -}}
+{{- range . -}}
+{{- range $name, $item := . -}}
+{{- $_ := set $merged $name $item -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $merged -}}
 {{- end -}}
 
 {{/* A container's `env` list from a map of name -> string, or -> the map that stands under valueFrom. */}}

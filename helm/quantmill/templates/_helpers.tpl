@@ -49,11 +49,5 @@ quantmill/pool: {{ . }}
 -}}
 {{- with .component }}{{- $_ := set $labels "app.kubernetes.io/component" . }}{{- end }}
 {{- with .pool }}{{- $_ := set $labels "quantmill/pool" . }}{{- end }}
-{{- toYaml (mustMergeOverwrite (deepCopy .root.Values.commonLabels) $labels) -}}
-{{- end -}}
-
-{{/* One pool with its defaults filled in, as YAML: (dict "root" $ "name" pool). */}}
-{{- define "quantmill.pool" -}}
-{{- $pool := index .root.Values.workers.pools .name | default dict -}}
-{{- toYaml (mustMergeOverwrite (deepCopy .root.Values.workers.defaults) (deepCopy $pool)) -}}
+{{- toYaml (mustMergeOverwrite (deepCopy .root.Values.global.labels) $labels) -}}
 {{- end -}}

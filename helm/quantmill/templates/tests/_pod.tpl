@@ -12,6 +12,7 @@
     "args" .args
     "env" (dict "QUANTMILL_DATA_DIR" (include "quantmill.dataDir" $root) "QUANTMILL_SERVER" $server)
     "data" .data
+    "ends" true
     "pod" (dict "restartPolicy" "Never")
 ) | fromYaml -}}
 {{- $hook := dict "helm.sh/hook" "test" "helm.sh/hook-delete-policy" "before-hook-creation,hook-succeeded" -}}
