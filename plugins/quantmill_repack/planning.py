@@ -9,6 +9,10 @@ from quantmill_repack.layouts import LAYOUTS, is_out_of_order, parts_of, scheme_
 from quantmill_repack.params import RepackParams
 
 UNCHANGED = "not quantized in the source"
+GGUF = (
+    "the source is a GGUF file, which is not repacked: it has neither the config.json nor the tokenizer.json that the "
+    "result needs; give the checkpoint whose codes it keeps"
+)
 OUT_OF_ORDER = (
     "its groups do not follow each other (desc_act); gptq keeps their order, and compressed-tensors 0.19 and vLLM no "
     "longer read it (weight_g_idx)"
@@ -21,9 +25,11 @@ def plan(index: ModelIndex, params: RepackParams) -> Plan:
     The peak memory is that of the largest weight: its codes, its values in float32 while they are looked through, and
     what is stored.
 
-    Raises SourceRejected for a source without quantized weights, ParamsRejected for a target that cannot hold a weight
-    exactly, or holds it as no program reads it.
+    Raises SourceRejected for a GGUF file and for a source without quantized weights, ParamsRejected for a target that
+    cannot hold a weight exactly, or holds it as no program reads it.
     """
+    if index.gguf is not None:
+        raise SourceRejected(GGUF, architecture=index.architecture)
     if not index.stored:
         raise SourceRejected("the source holds no quantized weights that can be repacked", key=QUANTIZATION)
     rows = tuple(_row(index, info, params) for info in index.tensors.values())
