@@ -45,7 +45,8 @@ def quantize(session: Session, params: Fp8Params) -> Iterator[QuantizedTensor]:
             if session.plan.by_name[name].action == "keep":
                 yield kept_tensor(session.tensor(name))
             elif name in stacked:
-                yield _stack(session.tensor(name), stacked[name], scheme, session.plan.by_name[name], session.threads)
+                fed, row = inputs.of_stack(stacked[name]) if inputs else {}, session.plan.by_name[name]
+                yield _stack(session.tensor(name), stacked[name], scheme, row, fed, session.threads)
             else:
                 scale = shared.of(name) if shared else None
                 calibrated: dict[str, NDArray[Any]] = {"input_scale": inputs.of(name)} if inputs else {}
@@ -81,8 +82,15 @@ class SharedScales:
         return quantmill_kernels.absmax(self._session.tensor(name).values, threads=self._session.threads)
 
 
-def _stack(source: SourceTensor, stack: Stack, scheme: Fp8Scheme, row: TensorPlan, threads: int) -> QuantizedTensor:
-    """The experts of a stack one by one, each made when it is written."""
+def _stack(
+    source: SourceTensor,
+    stack: Stack,
+    scheme: Fp8Scheme,
+    row: TensorPlan,
+    fed: Mapping[str, NDArray[Any]],
+    threads: int,
+) -> QuantizedTensor:
+    """The experts of a stack one by one, each made when it is written; `fed` are the scales of their inputs."""
 
     def made(expert: int) -> Parts:
         weights = stack.of_expert(source.values, expert)
@@ -90,11 +98,15 @@ def _stack(source: SourceTensor, stack: Stack, scheme: Fp8Scheme, row: TensorPla
         return {
             key_of(expert, position, part): values
             for position, weight in enumerate(weights)
-            for part, values in _quantized(weight, scheme, shared, {}, threads).parts.items()
+            for part, values in _quantized(weight, scheme, shared, _fed(weight, fed), threads).parts.items()
         }
 
     pieces = [[part.part for part in parts_of_expert(stack, n, scheme)] for n in range(stack.experts)]
     return QuantizedTensor(row.name, row.scheme, row.shape, PieceByPiece(pieces, made, row.nbytes))
+
+
+def _fed(weight: SourceTensor, scales: Mapping[str, NDArray[Any]]) -> Parts:
+    return {"input_scale": scales[weight.info.name]} if scales else {}
 
 
 def _shared_by(weights: Sequence[SourceTensor], scheme: Fp8Scheme, threads: int) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from quantmill.contract.calibration import CalibrationNeed
 from quantmill.contract.errors import ParamsRejected
-from quantmill.contract.experts import Stack
+from quantmill.contract.experts import Stack, stacks
 from quantmill.contract.linears import Linear, plan_linears, promote_linears
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
 from quantmill_fp8.caches import attentions, carried
@@ -23,7 +23,7 @@ def plan(index: ModelIndex, params: Fp8Params) -> Plan:
     Linears are fed in the source model.
 
     Raises what `plan_linears` and `carried` do, and ParamsRejected for a Linear whose features the scheme's blocks do
-    not divide, and for static scales of experts in one tensor.
+    not divide, and for static scales of experts in one tensor that is transposed.
     """
     scheme = scheme_of(params)
     made = plan_linears(
@@ -54,7 +54,13 @@ def _with_cache_scales(plan: Plan, names: Mapping[str, str]) -> Plan:
 
 
 def _needed(plan: Plan, index: ModelIndex, params: Fp8Params) -> CalibrationNeed:
-    quantized = tuple(row.name for row in plan.tensors if row.action == "quantize")
+    found = stacks(index)
+    rows = [row.name for row in plan.tensors if row.action == "quantize"]
+    quantized = tuple(
+        name
+        for row in rows
+        for name in ([f"{module}.weight" for module in found[row].modules] if row in found else [row])
+    )
     return CalibrationNeed(
         ("absmax" if params.percentile == 100 else "magnitudes",),
         weights=quantized if scheme_of(params).is_static else (),
@@ -80,8 +86,8 @@ def _stack_row(stack: Stack, scheme: Fp8Scheme, name: str) -> TensorPlan | str:
     info = stack.tensor
     if info.dtype not in SCALE_DTYPES:
         return _other_dtype(info.dtype)
-    if scheme.is_static:
-        message = f"{info.name} holds all experts of a block, whose inputs calibration does not tell apart"
+    if scheme.is_static and stack.transposed:
+        message = f"{info.name} holds all experts of a block as (in, out), whose inputs calibration does not tell apart"
         raise ParamsRejected(
             f"{message}; choose FP8_DYNAMIC or name the tensor in skip_modules",
             [{"pointer": "/params/scheme", "code": "stacked_experts", "message": message}],

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
@@ -25,6 +26,7 @@ from quantmill.calibration.known import KnownStatistics, StatisticsCache, Writin
 from quantmill.calibration.resident import Tensors, aligned, resident
 from quantmill.contract.calibration import CalibratedBlock, CalibrationNeed, Statistics, cached_names
 from quantmill.contract.errors import CalibrationMissing, SourceRejected
+from quantmill.contract.experts import Stack, stacks
 from quantmill.contract.sensitivity import Sensitivity
 from quantmill.contract.tensors import ModelIndex, Plan, SourceTensor, Unit
 
@@ -151,7 +153,7 @@ class Engine:
 
     def _source_pass(self, need: CalibrationNeed, writing: Writing) -> None:
         """The statistics of every wanted Linear, block by block."""
-        where = self._decoder.block_of()
+        where = self._block_of()
         unknown = sorted(set(need.weights) - where.keys())
         if unknown:
             raise CalibrationMissing(f"{unknown[0]!r} is in no block of the model ({len(unknown)} in all)")
@@ -172,6 +174,24 @@ class Engine:
             if self._progress is not None:
                 self._progress(number + 1, last + 1)
         writing.note(routed, found)
+
+    def _block_of(self) -> dict[str, int]:
+        """The block of each source tensor that is in one, and of the experts that `need.weights` tells apart."""
+        where = self._decoder.block_of()
+        for name, stack in self._apart.items():
+            where |= {f"{module}.weight": where[name] for module in stack.modules}
+        return where
+
+    @cached_property
+    def _apart(self) -> Mapping[str, Stack]:
+        """The stacks whose experts are asked for one by one."""
+        need = self._plan.calibration
+        wanted = set(need.weights if need is not None else ())
+        return {
+            name: stack
+            for name, stack in stacks(self._index).items()
+            if not stack.transposed and any(f"{module}.weight" in wanted for module in stack.modules)
+        }
 
     def _attentions(self, need: CalibrationNeed, where: Mapping[str, int]) -> dict[int, str]:
         """The attention of each block whose keys and values are wanted."""
@@ -333,7 +353,7 @@ class Engine:
     def _block(self, number: int, unit: str, before: Activations) -> Iterator[RunningBlock]:
         with self._timed("load"), ExitStack() as stack:
             weights = aligned(self._tensors, self._index)
-            loaded = stack.enter_context(resident(self._decoder, number, self._tensors, weights))
+            loaded = stack.enter_context(resident(self._decoder, number, self._tensors, weights, self._apart))
             stack = stack.pop_all()
         with stack:
             calls = [self._call(length, number) for length in self._lengths]

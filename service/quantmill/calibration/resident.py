@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from quantmill.calibration.origins import Origin, unsupported
 from quantmill.calibration.taps import CacheTap, Taps
 from quantmill.calibration.weights import Weights
 from quantmill.contract.errors import CalibrationMissing
+from quantmill.contract.experts import Stack
 from quantmill.contract.tensors import FloatArray, ModelIndex
 
 HEAD = threading.Lock()  # the head is reached through the whole model, with stand-ins for its blocks
@@ -113,15 +115,22 @@ def aligned(tensors: Tensors, index: ModelIndex) -> Weights:
 
 
 @contextmanager
-def resident(decoder: Decoder, number: int, tensors: Tensors, weights: Weights) -> Iterator[Resident]:
+def resident(
+    decoder: Decoder,
+    number: int,
+    tensors: Tensors,
+    weights: Weights,
+    apart: Mapping[str, Stack] = MappingProxyType({}),
+) -> Iterator[Resident]:
     """Read a block, or with the number after the last one the final norm and the head.
 
-    Raises ArchitectureUnsupported where its weights are not those of the architecture.
+    `apart` are stacks of the source, by name, whose experts are seen one by one. Raises ArchitectureUnsupported where
+    its weights are not those of the architecture.
     """
     head = number == len(decoder.blocks)
     names = decoder.head_names() if head else decoder.block_names(number)
     with decoder.loaded(names, weights):
-        found = _Found()
+        found = _Found(apart)
         for place, parameter in _parameters(decoder, names):
             found.add(decoder, place, parameter, tensors)
         name = "the head" if head else decoder.block_prefix(number).rstrip(".")
@@ -137,7 +146,8 @@ def _parameters(decoder: Decoder, names: Collection[str]) -> Iterator[tuple[str,
 class _Found:
     """What the parameters of a block are."""
 
-    def __init__(self) -> None:
+    def __init__(self, apart: Mapping[str, Stack]) -> None:
+        self._apart = apart
         self.weights: dict[str, torch.Tensor] = {}
         self.places: dict[int, tuple[str, ...]] = {}
         self.inputs_of: dict[int, int] = {}
@@ -148,19 +158,36 @@ class _Found:
         origin = decoder.origin(place)
         if origin is not None and origin.converter is not None:
             self.weights |= stacked(decoder, place, origin, parameter, tensors)
-            level = _level(place, origin, parameter)
-            self.experts.append(level)
-            self.places |= dict(zip(level.places, level.names, strict=True))
-            self.inputs_of |= dict.fromkeys(level.places, parameter.shape[2])
+            self._add_level(_level(place, origin, parameter), parameter)
             return
         name = origin.names[0] if origin is not None else place
         self.weights[name] = parameter
+        if name in self._apart:
+            stack = self._apart[name]
+            self.weights |= _slices(stack, parameter)
+            names = tuple(stack.names(expert) for expert in range(stack.experts))
+            self._add_level(Experts(place.rpartition(".")[0], names, _places(parameter)), parameter)
         if parameter.ndim == 2:
             owner = decoder.model.get_submodule(place.rpartition(".")[0])
             self.places[parameter.data_ptr()] = (name,)
             self.inputs_of[parameter.data_ptr()] = parameter.shape[0 if isinstance(owner, Conv1D) else 1]
             if isinstance(owner, Conv1D):
                 self.crosswise |= {name}
+
+    def _add_level(self, level: Experts, parameter: torch.Tensor) -> None:
+        self.experts.append(level)
+        self.places |= dict(zip(level.places, level.names, strict=True))
+        self.inputs_of |= dict.fromkeys(level.places, parameter.shape[2])
+
+
+def _slices(stack: Stack, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The weights of each expert of a stack (experts, out, in), in place."""
+    rows = stack.shape[0]
+    return {
+        name: parameter[expert, position * rows : (position + 1) * rows]
+        for expert in range(stack.experts)
+        for position, name in enumerate(stack.names(expert))
+    }
 
 
 def stacked(
@@ -197,7 +224,11 @@ def _by_pattern(origin: Origin) -> list[list[str]]:
 
 def _level(place: str, origin: Origin, parameter: torch.Tensor) -> Experts:
     names = tuple(zip(*_by_pattern(origin), strict=True))
-    return Experts(place.rpartition(".")[0], names, tuple(part.data_ptr() for part in parameter))
+    return Experts(place.rpartition(".")[0], names, _places(parameter))
+
+
+def _places(parameter: torch.Tensor) -> tuple[int, ...]:
+    return tuple(part.data_ptr() for part in parameter)
 
 
 def require_of_block(name: str, weights: Mapping[str, torch.Tensor]) -> None:

@@ -74,7 +74,7 @@ class CalibrationNeed:
     """What a plan needs of calibration.
 
     of_source  kinds of statistics that the source model's own pass gives to `Session.statistics`
-    weights    for which weights that pass gives them
+    weights    for which weights that pass gives them; experts of a stack that is not transposed may be named one by one
     of_blocks  kinds that the method asks blocks for; units with a `block` are walked by `Session.blocks`
     caches     attentions (modules) of whose keys and values that pass gives them too, under their `cached_names`
     windows    whether the method runs the model itself, on the windows of tokens that `Session.windows` gives
@@ -210,14 +210,18 @@ def calibration_cost(index: ModelIndex, plan: Plan, *, windows: int, window: int
     block. Disk: hidden states before and after a block, and the statistics of the source's own pass, or of one block
     where the walk makes it.
     """
+    from quantmill.contract.experts import weights_of_experts  # it needs tensors, which need this module
+
     need = plan.calibration
     if need is None:
         return CalibrationCost(0, 0)
     if not need.runs_blocks:
         return CalibrationCost(8 * windows * window, 0)
     of_source: Counter[str] = Counter()
+    shapes = {name: info.shape for name, info in weights_of_experts(index).items()}
+    shapes |= {row.name: row.shape for row in plan.tensors}
     for name in need.weights:
-        of_source[_block(name)] += statistics_bytes(need.of_source, _inputs(plan.by_name[name].shape))
+        of_source[_block(name)] += statistics_bytes(need.of_source, _inputs(shapes[name]))
     widest = max((max(info.shape) for info in index.tensors.values() if _block(info.name) != info.name), default=0)
     for attention in need.caches:
         of_source[_block(attention)] += 2 * statistics_bytes(need.of_source, widest)

@@ -110,6 +110,16 @@ def stacks(index: ModelIndex) -> Mapping[str, Stack]:
     return {name: found[name] for name in index.tensors if name in found}
 
 
+def weights_of_experts(index: ModelIndex) -> Mapping[str, TensorInfo]:
+    """The weights of all experts that the checkpoint holds in stacks, as if it held them one by one."""
+    return {
+        info.name: info
+        for stack in stacks(index).values()
+        for expert in range(stack.experts)
+        for info in stack.infos(expert)
+    }
+
+
 def _of_block(index: ModelIndex, module: str, layout: Layout) -> dict[str, Stack]:
     """Both stacks of a block, where their shapes fit each other."""
     together = (f"{module}.{DOWN}", f"{module}.{GATE_UP}")

@@ -118,20 +118,16 @@ def test_one_expert_is_in_memory_at_a_time(sources: Callable[..., Path]) -> None
 
 
 @pytest.mark.parametrize(
-    ("params", "pointer", "message"),
+    ("architecture", "params", "pointer", "message"),
     [
-        (
-            {"scheme": "FP8"},
-            "/params/scheme",
-            "holds all experts of a block, whose inputs calibration does not tell apart",
-        ),
-        ({"skip_modules": ["*.expert.*"]}, "/skip_modules/0", "matches no Linear"),
+        ("Llama4ForCausalLM", {"scheme": "FP8"}, "/params/scheme", "whose inputs calibration does not tell apart"),
+        (QWEN, {"skip_modules": ["*.expert.*"]}, "/skip_modules/0", "matches no Linear"),
     ],
 )
 def test_what_cannot_be_is_refused_when_it_is_planned(
-    params: dict[str, Any], pointer: str, message: str, sources: Callable[..., Path]
+    architecture: str, params: dict[str, Any], pointer: str, message: str, sources: Callable[..., Path]
 ) -> None:
-    with open_checkpoint(sources()) as checkpoint, pytest.raises(ParamsRejected, match=message) as refused:
+    with open_checkpoint(sources(architecture)) as checkpoint, pytest.raises(ParamsRejected, match=message) as refused:
         plan(checkpoint.index, FP8.params(**params))
     assert refused.value.fields["errors"][0]["pointer"] == pointer
 

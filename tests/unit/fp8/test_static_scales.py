@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,14 +13,18 @@ import ml_dtypes
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from safetensors.numpy import load_file, save_file
+from tests.random_models import RANDOM_MODELS
 
 from quantmill.calibration.engine import calibrate
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.calibration import Statistics, magnitude_buckets, require_calibration
 from quantmill.contract.errors import RequestRejected
+from quantmill.contract.model_folder import ModelFolder
 from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.contract.tensors import ModelIndex, TensorInfo
 from quantmill.contract.testing import Run, calibration_ids
+from quantmill.verification import verify
 from quantmill_fp8.inputs import InputScales
 from quantmill_fp8.params import Fp8Params
 from quantmill_fp8.planning import plan
@@ -26,6 +32,7 @@ from quantmill_fp8.plugin import FP8
 
 ATTENTION = "model.layers.0.self_attn"
 EXPERTS = "model.layers.0.mlp.experts"
+ONE_EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(gate|up|down)_proj\.weight$")
 LINEARS = [
     *(f"{ATTENTION}.{name}_proj.weight" for name in "qkvo"),
     *(f"{EXPERTS}.{number}.{name}_proj.weight" for number in range(2) for name in ("gate", "up", "down")),
@@ -113,6 +120,46 @@ def test_a_percentile_leaves_rare_inputs_out() -> None:
     rare = scales({name: 448.0}, "F32", percentile=99)[name]
 
     assert 1 / 448 <= rare <= 1.008 / 448
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return RANDOM_MODELS["qwen3moe"].write(tmp_path_factory.mktemp("mixture") / "one-by-one")
+
+
+def stacked(source: Path, folder: Path) -> Path:
+    """The same checkpoint with the experts of a block in two tensors."""
+    shutil.copytree(source, folder)
+    tensors = load_file(folder / "model.safetensors")
+    named = [(match, name) for name in [*tensors] if (match := ONE_EXPERT.match(name))]
+    of = {(match[1], int(match[2]), match[3]): tensors.pop(name) for match, name in named}
+    for module in {module for module, _, _ in of}:
+        numbers = range(len([each for each in of if each[0] == module and each[2] == "down"]))
+        gate_up = [np.concatenate([of[module, number, leaf] for leaf in ("gate", "up")]) for number in numbers]
+        tensors[f"{module}.gate_up_proj"] = np.stack(gate_up)
+        tensors[f"{module}.down_proj"] = np.stack([of[module, number, "down"] for number in numbers])
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def static_arrays(source: Path, folder: Path, **asked: Any) -> dict[str, bytes]:
+    """What the verified artifact stores."""
+    with open_checkpoint(source) as checkpoint:
+        run = Run(FP8, FP8.params(scheme="FP8", **asked), checkpoint, calibrate, folder.parent)
+        run.write(run.quantize(), folder)
+        verify(checkpoint, run.plan, FP8, run.params, folder)
+    with ModelFolder(folder) as artifact:
+        return {name: artifact.values(name).tobytes() for name in artifact.tensors}
+
+
+@pytest.mark.parametrize("asked", [{}, {"percentile": 99.0, "strategy": "tensor"}], ids=["channel", "percentile"])
+def test_experts_in_one_tensor_get_the_scales_of_experts_one_by_one(
+    asked: dict[str, Any], mixture: Path, tmp_path: Path
+) -> None:
+    one_by_one = static_arrays(mixture, tmp_path / "one-by-one", **asked)
+
+    assert static_arrays(stacked(mixture, tmp_path / "source"), tmp_path / "stacked", **asked) == one_by_one
+    assert len([name for name in one_by_one if name.endswith(".down_proj.input_scale")]) > 2
 
 
 def test_a_folder_has_the_scales_of_what_the_source_s_linears_are_fed(tmp_path: Path) -> None:
