@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import WithJsonSchema
 
+from helm.model.pods import OwnAccount
 from helm.model.shapes import AtLeastOne, OptionalObjectName, Resources, Section, text
 
 Duration = Annotated[str, text(r"^([0-9]+(s|m|h))+$")]
@@ -42,5 +43,6 @@ class Tests(Section):
     """Pods of `helm test`."""
 
     enabled: bool
+    service_account: OwnAccount
     resources: Resources
     compression: CompressionTest

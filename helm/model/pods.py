@@ -32,6 +32,7 @@ from helm.model.shapes import (
     Labels,
     MountPath,
     Name,
+    OptionalName,
     OptionalObjectName,
     Resources,
     Section,
@@ -112,9 +113,17 @@ class JobExtras(Section):
     extra_init_containers: dict[Name, ExtraInitContainer]
 
 
+class OwnAccount(Section):
+    """The ServiceAccount of one component."""
+
+    name: OptionalName
+    annotations: Annotations
+
+
 class Placement(Section):
     """Where pods run, and what they are called."""
 
+    service_account: OwnAccount
     resources: Resources
     pod_annotations: Annotations
     pod_labels: Labels

@@ -118,8 +118,10 @@ def test_only_a_random_model_is_written_to_the_data_folder(render: Render) -> No
     random = one(render(), "Pod", "r-quantmill-test-compress")
     given = one(render({"tests": {"compression": {"source": "llama"}}}), "Pod", "r-quantmill-test-compress")
 
-    assert at(random, "spec.volumes.1.persistentVolumeClaim") == {"claimName": "r-quantmill-data"}
-    assert "emptyDir" in at(given, "spec.volumes.1")
+    [made] = [volume for volume in random["spec"]["volumes"] if volume["name"] == "data"]
+    [none] = [volume for volume in given["spec"]["volumes"] if volume["name"] == "data"]
+    assert made["persistentVolumeClaim"] == {"claimName": "r-quantmill-data"}
+    assert "emptyDir" in none
 
 
 # Extra objects

@@ -65,7 +65,11 @@ def test_a_plain_installation_is_an_api_a_scheduler_one_pool_and_a_migration(ren
         ("Pod", "r-quantmill-test-ready"),
         ("PodDisruptionBudget", "r-quantmill-api"),
         ("Service", "r-quantmill-api"),
-        ("ServiceAccount", "r-quantmill"),
+        ("ServiceAccount", "r-quantmill-api"),
+        ("ServiceAccount", "r-quantmill-migrate"),
+        ("ServiceAccount", "r-quantmill-scheduler"),
+        ("ServiceAccount", "r-quantmill-test"),
+        ("ServiceAccount", "r-quantmill-worker-cpu"),
     ]
 
 

@@ -131,7 +131,7 @@ def test_a_hook_needs_nothing_that_its_own_release_makes(render: Render) -> None
     documents = render({"database": {"external": {"url": "postgresql://h/d"}}, **migrations(mode="hook")})
     migrate = template(job(documents))["spec"]
 
-    assert "serviceAccountName" not in migrate
+    assert migrate["serviceAccountName"] == "default"
     assert "envFrom" not in migrate["containers"][0]
     assert all("emptyDir" in volume for volume in migrate["volumes"])
     url = environment(migrate["containers"][0])["QUANTMILL_DATABASE_URL"]

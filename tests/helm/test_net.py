@@ -231,3 +231,25 @@ def test_what_makes_no_sense_is_refused(chart: helm.Chart, values: dict[str, Any
         chart.render(values)
 
     assert message in str(refusal.value)
+
+
+def notes(chart: helm.Chart, values: dict[str, Any]) -> str:
+    return chart.render(values, name="r", namespace="ns")["quantmill/templates/NOTES.txt"]
+
+
+def test_the_notes_name_every_way_from_outside(chart: helm.Chart) -> None:
+    text = notes(
+        chart,
+        {
+            "ingress": {"enabled": True, "hosts": ["a.example"]},
+            "httpRoute": {"enabled": True, "parentRefs": [PARENT], "hostnames": ["b.example"]},
+            "route": {"enabled": True, "host": "c.example"},
+        },
+    )
+
+    assert "  http://a.example\n  b.example, by the Gateway\n  https://c.example\nfor the paths /v1, " in text
+
+
+def test_the_notes_tell_how_to_test(chart: helm.Chart) -> None:
+    assert "\nSee whether it works:\n  helm test r --namespace ns" in notes(chart, {})
+    assert "helm test" not in notes(chart, {"tests": {"enabled": False}})

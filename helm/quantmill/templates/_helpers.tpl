@@ -11,9 +11,12 @@
 {{- .Values.fullnameOverride | default $default | trunc 34 | trimSuffix "-" -}}
 {{- end -}}
 
+{{/* The ServiceAccount of a component: (dict "root" $ "component" name "pool" name or "" "values" the component's). */}}
 {{- define "quantmill.serviceAccountName" -}}
-{{- $default := .Values.serviceAccount.create | ternary (include "quantmill.fullname" .) "default" -}}
-{{- .Values.serviceAccount.name | default $default -}}
+{{- $made := printf "%s-%s" (include "quantmill.fullname" .root) (list .component .pool | compact | join "-") -}}
+{{- $all := .root.Values.serviceAccount -}}
+{{- $default := $all.create | ternary $made ($all.name | default "default") -}}
+{{- dig "serviceAccount" "name" "" .values | default $default -}}
 {{- end -}}
 
 {{/* The Secret of a URL: (dict "root" $ "store" "database" | "broker"). */}}

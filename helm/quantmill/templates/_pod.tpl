@@ -12,6 +12,7 @@
      sources      true: the sources are mounted
      schema       wait | migrate: what an init container does about the database's schema; "" for none
      ends         true: the pod ends by itself, so nothing may run beside its container
+     account      the ServiceAccount, where it is not that of the component
      container    map merged into the container: ports, probes, lifecycle
      pod          map merged into the pod spec: restartPolicy ...
 */}}
@@ -39,6 +40,7 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
+  serviceAccountName: {{ .account | default (include "quantmill.serviceAccountName" .) }}
   automountServiceAccountToken: false
   # a Service called "quantmill" would set QUANTMILL_PORT=tcp://... in every pod
   enableServiceLinks: false

@@ -39,7 +39,7 @@
 {{- $_ := set $env "QUANTMILL_THREADS" (dict "resourceFieldRef" (dict "containerName" "worker" "resource" "limits.cpu" "divisor" "1")) -}}
 {{- end -}}
 {{- $args := list "worker" -}}
-{{- $spec := dict "serviceAccountName" (include "quantmill.serviceAccountName" .root) -}}
+{{- $spec := dict -}}
 {{- if $scaledJob -}}
 {{- $args = list "worker" "--jobs" "1" "--idle-seconds" (int64 $pool.idleSeconds | toString) -}}
 {{- $_ := set $spec "restartPolicy" "Never" -}}

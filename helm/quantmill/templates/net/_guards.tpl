@@ -39,8 +39,16 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- with $values.serviceAccount -}}
+{{- if and .create .name -}}
+{{- fail "serviceAccount.name is an account for all pods, and serviceAccount.create makes one for each component; set create to false, or name single accounts under api.serviceAccount, workers.defaults.serviceAccount ..." -}}
+{{- end -}}
+{{- end -}}
 {{- with $values.externalSecret -}}
 {{- if .enabled -}}
+{{- if and .database.key (eq $values.migrations.mode "hook") -}}
+{{- fail "migrations.mode hook runs before externalSecret.database can fill the Secret that it reads; choose another mode, or make that Secret beforehand" -}}
+{{- end -}}
 {{- if not .storeRef.name -}}
 {{- fail "externalSecret.storeRef.name is empty; name the store that has the URLs" -}}
 {{- end -}}

@@ -7,7 +7,7 @@
 {{- $pod := include "quantmill.podTemplate" (dict
     "root" $root
     "component" "test"
-    "values" (dict "resources" $root.Values.tests.resources "podLabels" dict)
+    "values" (merge (dict "podLabels" dict) $root.Values.tests)
     "command" (list "python3" "-c" ($root.Files.Get (printf "files/tests/%s" .script)))
     "args" .args
     "env" (dict "QUANTMILL_DATA_DIR" (include "quantmill.dataDir" $root) "QUANTMILL_SERVER" $server)
