@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.helm.manifests import environment, of_kind, one, template
+from tests.helm.manifests import environment, of_kind, of_pod, one, template
 from typer.main import get_command
 
 from quantmill.cli.app import app
@@ -22,6 +22,8 @@ Document = dict[str, Any]
 Render = Callable[..., list[Document]]
 
 DIGEST = "sha256:" + "a" * 64
+OTHER_DIGEST = "sha256:" + "b" * 64
+COMPONENTS = ("api", "scheduler", "worker-cpu", "migrate")
 
 
 def pod(documents: list[Document], component: str) -> Document:
@@ -77,7 +79,7 @@ def test_each_component_runs_its_command(render: Render) -> None:
     documents = render()
     commands = {
         component: " ".join(container(documents, component)["command"] + container(documents, component)["args"])
-        for component in ("api", "scheduler", "worker-cpu", "migrate")
+        for component in COMPONENTS
     }
 
     assert commands == {
@@ -149,20 +151,40 @@ def test_a_stopping_api_pod_still_answers_while_load_balancers_forget_it(render:
 # Images
 
 
-@pytest.mark.parametrize(
-    ("values", "image"),
-    [
-        ({}, "docker.io/quantmill/quantmill:0.1.0"),
-        ({"image": {"tag": "0.2.0"}}, "docker.io/quantmill/quantmill:0.2.0"),
-        ({"image": {"tag": "0.2.0", "digest": DIGEST}}, f"docker.io/quantmill/quantmill@{DIGEST}"),
-        ({"global": {"imageRegistry": "mirror:5000/hub"}}, "mirror:5000/hub/quantmill/quantmill:0.1.0"),
-    ],
-    ids=["chart's version", "tag", "digest wins", "mirror"],
-)
-def test_every_container_gets_the_image_of_the_values(render: Render, values: dict[str, Any], image: str) -> None:
-    documents = render(values)
+IMAGES = {
+    "the chart's version": ({}, "docker.io/quantmill/quantmill:0.1.0", "docker.io/quantmill/worker:0.1.0"),
+    "a tag": ({"image": {"tag": "0.2.0"}}, "docker.io/quantmill/quantmill:0.2.0", "docker.io/quantmill/worker:0.2.0"),
+    "a digest, which is of one image": (
+        {"image": {"tag": "0.2.0", "digest": DIGEST}},
+        f"docker.io/quantmill/quantmill@{DIGEST}",
+        "docker.io/quantmill/worker:0.2.0",
+    ),
+    "digests of both": (
+        {"image": {"digest": DIGEST}, "workers": {"defaults": {"image": {"digest": OTHER_DIGEST}}}},
+        f"docker.io/quantmill/quantmill@{DIGEST}",
+        f"docker.io/quantmill/worker@{OTHER_DIGEST}",
+    ),
+    "a mirror": (
+        {"global": {"imageRegistry": "mirror:5000"}},
+        "mirror:5000/quantmill/quantmill:0.1.0",
+        "mirror:5000/quantmill/worker:0.1.0",
+    ),
+    "a path in a mirror": (
+        {"global": {"imageRegistry": "mirror:5000", "imageNamespace": "hub/docker"}},
+        "mirror:5000/hub/docker/quantmill/quantmill:0.1.0",
+        "mirror:5000/hub/docker/quantmill/worker:0.1.0",
+    ),
+}
 
-    assert {container(documents, name)["image"] for name in ("api", "scheduler", "worker-cpu", "migrate")} == {image}
+
+@pytest.mark.parametrize(("values", "service", "worker"), IMAGES.values(), ids=IMAGES.keys())
+def test_every_container_gets_the_image_of_the_values(
+    render: Render, values: dict[str, Any], service: str, worker: str
+) -> None:
+    documents = render(values)
+    images = {name: {each["image"] for each in of_pod(pod(documents, name))} for name in COMPONENTS}
+
+    assert images == {"api": {service}, "scheduler": {service}, "migrate": {service}, "worker-cpu": {worker}}
 
 
 def test_pull_secrets_reach_every_pod(render: Render) -> None:
@@ -379,6 +401,27 @@ def test_the_notes_name_the_secrets_and_the_way_to_the_api(chart: Any) -> None:
     assert "r-quantmill-database (key url)" in notes
     assert "team-redis (key url)" in notes
     assert "kubectl --namespace ns port-forward service/r-quantmill-api 8642:8642" in notes
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, "  cpu: 1 pods, the queue of their hardware\n"),
+        ({"workers": {"pools": {"cpu": None}}}, "none: jobs wait until workers.pools has one"),
+        ({"migrations": {"mode": "none"}}, "Nothing here migrates the database: run `quantmill migrate`"),
+        ({"artifacts": {"pvc": {"accessModes": ["ReadWriteOnce"]}}}, "WARNING: artifacts.pvc.accessModes"),
+        (
+            {
+                "api": {"autoscalingToken": {"existingSecret": "t"}},
+                "workers": {"pools": {"gpu": {"queue": "q", "keda": {"enabled": True}, "gpu": {"enabled": True}}}},
+            },
+            "  gpu: 0 to 4 pods by KEDA, q, with GPUs\n",
+        ),
+    ],
+    ids=["plain", "no workers", "no migration", "one node", "scaled"],
+)
+def test_the_notes_tell_what_follows_from_the_values(chart: Any, values: dict[str, Any], told: str) -> None:
+    assert told in chart.render(values, name="r", namespace="ns")["quantmill/templates/NOTES.txt"]
 
 
 def test_the_readme_installs_the_secrets_that_the_chart_reads(chart: Any, chart_path: Any) -> None:
