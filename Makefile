@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NATIVE := $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)
 
-.PHONY: setup servers demo test lint bench conformance chart chart-package clean
+.PHONY: setup servers demo test lint bench conformance chart chart-package wheelhouses e2e-containers clean
 
 setup: $(VENV)/.installed
 
@@ -49,6 +49,15 @@ chart: setup
 # build/chart/quantmill-VERSION.tgz; the same files give the same bytes.
 chart-package: setup
 	$(BIN)/python -m helm.package build/chart
+
+# What images are built from, without network: build/images/service and build/images/worker (docs/containers.md).
+wheelhouses: setup
+	$(BIN)/python images/wheelhouse.py service build/images/service
+	$(BIN)/python images/wheelhouse.py worker build/images/worker
+
+# Builds the images and runs them with podman and runc; says what is missing where it cannot.
+e2e-containers: setup servers
+	PYTHONPATH=.:tests $(BIN)/python tests/e2e/containers.py
 
 clean:
 	rm -rf $(VENV) build .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
