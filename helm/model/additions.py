@@ -39,10 +39,16 @@ class CompressionTest(Section):
     timeout_seconds: AtLeastOne
 
 
+class WorkersTest(Section):
+    enabled: bool
+    timeout_seconds: AtLeastOne
+
+
 class Tests(Section):
     """Pods of `helm test`."""
 
     enabled: bool
     service_account: OwnAccount
     resources: Resources
+    workers: WorkersTest
     compression: CompressionTest

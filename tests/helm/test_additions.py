@@ -114,6 +114,30 @@ def test_a_model_is_compressed_where_that_can_be_done(
     assert [at(pod, "spec.containers.0.args") for pod in pods] == ([arguments] if arguments else [])
 
 
+WAITED_FOR: dict[str, tuple[dict[str, Any], list[str] | None]] = {
+    "the pool": ({}, ["300", "r-quantmill-worker-cpu-=1"]),
+    "pools": (
+        {"cpu": {"replicas": 2}, "big": {}},
+        ["300", "r-quantmill-worker-big-=1", "r-quantmill-worker-cpu-=2"],
+    ),
+    "not one that is off": ({"cpu": {"enabled": False}}, None),
+    "not one without pods": ({"cpu": {"replicas": 0}}, None),
+    "not one that is scaled": ({"cpu": {"keda": {"enabled": True}, "queue": "cpu"}}, None),
+}
+
+
+@pytest.mark.parametrize(("pools", "arguments"), WAITED_FOR.values(), ids=WAITED_FOR.keys())
+def test_workers_of_pools_with_a_fixed_number_are_waited_for(
+    render: Render, pools: dict[str, Any], arguments: list[str] | None
+) -> None:
+    token = {"autoscalingToken": {"existingSecret": "token"}}
+    documents = render({"api": token, "workers": {"pools": pools}})
+
+    pods = [item for item in documents if item["metadata"]["name"] == "r-quantmill-test-workers"]
+
+    assert [at(pod, "spec.containers.0.args") for pod in pods] == ([arguments] if arguments else [])
+
+
 def test_only_a_random_model_is_written_to_the_data_folder(render: Render) -> None:
     random = one(render(), "Pod", "r-quantmill-test-compress")
     given = one(render({"tests": {"compression": {"source": "llama"}}}), "Pod", "r-quantmill-test-compress")

@@ -65,6 +65,7 @@ def test_a_plain_installation_is_an_api_a_scheduler_one_pool_and_a_migration(ren
         ("PersistentVolumeClaim", "r-quantmill-data"),
         ("Pod", "r-quantmill-test-compress"),
         ("Pod", "r-quantmill-test-ready"),
+        ("Pod", "r-quantmill-test-workers"),
         ("PodDisruptionBudget", "r-quantmill-api"),
         ("Service", "r-quantmill-api"),
         ("ServiceAccount", "r-quantmill-api"),

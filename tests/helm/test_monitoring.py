@@ -209,6 +209,7 @@ def test_grafanas_sidecar_finds_the_dashboard(render: Render) -> None:
 LOST = 'attempts_total{method="gguf", outcome="lost"}'
 FAILED = 'attempts_total{method="gguf", outcome="failed"}'
 SUCCEEDED = 'attempts_total{method="fp8", outcome="succeeded"}'
+API = 'http_requests_total{route="/v1/jobs", code="%d"}'
 FIRES: dict[str, tuple[str, dict[str, str], int, bool]] = {
     "no API": ("QuantmillDown", {}, 6, True),
     "an API": ("QuantmillDown", {"build_info": "1x10"}, 6, False),
@@ -240,13 +241,19 @@ FIRES: dict[str, tuple[str, dict[str, str], int, bool]] = {
     "room": ("QuantmillDiskFull", {"data_free_bytes": "11x30", "data_size_bytes": "100x30"}, 15, False),
     "requests fail": (
         "QuantmillRequestsFail",
-        {'http_requests_total{code="500"}': "0+1x30", 'http_requests_total{code="200"}': "0+9x30"},
+        {API % 500: "0+1x30", API % 200: "0+9x30"},
         20,
         True,
     ),
     "requests are refused": (
         "QuantmillRequestsFail",
-        {'http_requests_total{code="404"}': "0+1x30", 'http_requests_total{code="200"}': "0+9x30"},
+        {API % 404: "0+1x30", API % 200: "0+9x30"},
+        20,
+        False,
+    ),
+    "probes fail": (
+        "QuantmillRequestsFail",
+        {'http_requests_total{route="/readyz", code="503"}': "0+9x30", API % 200: "0+1x30"},
         20,
         False,
     ),

@@ -64,6 +64,14 @@ def test_a_service_without_its_broker_is_not(degraded, run):
     assert run("ready.py", QUANTMILL_SERVER=degraded) == 1
 
 
+def test_workers_are_waited_for_by_the_names_of_their_pods(service, client, run, capsys):
+    [worker] = client.workers().items
+
+    assert run("workers.py", "0", f"{worker.host[:3]}=1", QUANTMILL_SERVER=service.url) == 0
+    assert capsys.readouterr().out == "1 workers of 1 pools have registered\n"
+    assert run("workers.py", "0", f"{worker.host[:3]}=2", "another-=1", QUANTMILL_SERVER=service.url) == 1
+
+
 def test_a_model_is_compressed_and_nothing_of_it_stays_among_the_sources(service, client, run, capsys):
     root = service.text.parent  # below a source root, as <data folder>/sources is
 
