@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from quantmill.jobs.submit import submit
 from quantmill.services import Services
 from quantmill.settings import Settings
 from quantmill.store import events, jobs, migrate
+from servers.postgresql import MIGRATED
 
 QUANTMILL = Path(sys.executable).with_name("quantmill")
 DATA = Path(__file__).parents[2] / "data"
@@ -143,7 +145,10 @@ def _is_runner(process: psutil.Process) -> bool:
 
 
 Kind = str
-KINDS = ("embedded", "celery")
+COMMANDS = {
+    "embedded": {"serve": ["serve"]},
+    "celery": {"scheduler": ["scheduler"], "worker-1": ["worker"], "worker-2": ["worker"]},
+}
 
 
 @pytest.fixture
@@ -159,13 +164,10 @@ def install(
     monkeypatch.syspath_prepend(PLUGINS)
 
     def make(kind: Kind, **settings: object) -> Installation:
-        data_dir = tmp_path / f"{kind}-{len(made)}"
-        commands = {"serve": ["serve"]}
         if kind == "celery":
             settings["database_url"] = request.getfixturevalue("postgres_url")
             settings["broker_url"] = request.getfixturevalue("redis_url")
-            commands = {"scheduler": ["scheduler"], "worker-1": ["worker"], "worker-2": ["worker"]}
-        made.append(installed(data_dir, tmp_path_factory.getbasetemp(), commands, **settings))
+        made.append(installed(kind, tmp_path / f"{kind}-{len(made)}", tmp_path_factory.getbasetemp(), **settings))
         return made[-1]
 
     yield make
@@ -173,30 +175,48 @@ def install(
         installation.close()
 
 
-def installed(data_dir: Path, sources: Path, commands: dict[str, list[str]], **settings: object) -> Installation:
+def installed(kind: Kind, data_dir: Path, sources: Path, **settings: object) -> Installation:
     data_dir.mkdir()
     values = {**QUICK, "data_dir": data_dir, "source_roots": (DATA, sources), "port": free_port(), **settings}
-    return Installation(Settings(**values), commands)
+    return Installation(Settings(**values), deepcopy(COMMANDS[kind]))
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """One running `quantmill serve` for tests whose subject is not how jobs are dispatched."""
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Installation]]:
+    """Start an installation of a kind for all tests of a module."""
+    made: list[Installation] = []
+
+    def start(kind: Kind, **settings: object) -> Installation:
+        data_dir = tmp_path_factory.mktemp("shared") / kind
+        made.append(installed(kind, data_dir, tmp_path_factory.getbasetemp(), **settings))
+        made[-1].start()
+        return made[-1]
+
     with pytest.MonkeyPatch.context() as patched:
         patched.syspath_prepend(PLUGINS)
-        folder = tmp_path_factory.mktemp("service")
-        made = installed(folder / "data", tmp_path_factory.getbasetemp(), {"serve": ["serve"]})
-        made.start()
-        yield made
-        made.close()
+        yield start
+        for installation in made:
+            installation.close()
 
 
-@pytest.fixture(params=KINDS)
-def installation(install: Callable[..., Installation], request: pytest.FixtureRequest) -> Installation:
-    """A running installation of either kind."""
-    made = install(request.param)
-    made.start()
-    return made
+@pytest.fixture(scope="module")
+def service(shared: Callable[..., Installation]) -> Installation:
+    """One running `quantmill serve` for tests whose subject is not how jobs are dispatched."""
+    return shared("embedded")
+
+
+@pytest.fixture(scope="module", params=COMMANDS)
+def installation(shared: Callable[..., Installation], request: pytest.FixtureRequest) -> Iterator[Installation]:
+    """A running installation of either kind, for tests that leave all its processes alone."""
+    if request.param == "embedded":
+        yield shared("embedded")
+        return
+    postgresql, redis_server = (request.getfixturevalue(name) for name in ("postgresql", "redis_server"))
+    name = postgresql.create(MIGRATED)
+    made = shared("celery", database_url=postgresql.url(name), broker_url=redis_server.url)
+    yield made
+    made.close()
+    postgresql.drop(name)
 
 
 def free_port() -> int:

@@ -1,4 +1,4 @@
-"""Jobs with a text: what is measured of their artifacts, and what ends them first."""
+"""Jobs with a text or gates: what is measured of their artifacts, and what ends them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from quantmill.domain.escalation import Escalation
 from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.domain.jobs import State
 from quantmill.store import artifacts
@@ -79,3 +80,25 @@ def test_an_artifact_that_misses_a_gate_is_not_published_and_what_was_measured_i
     with service.services.database.read() as tx:
         published = artifacts.list_artifacts(tx, after=None, limit=10)
     assert "model-Q5_0.gguf" not in {file.path for artifact in published for file in artifact.files}
+
+
+@pytest.mark.parametrize(
+    ("budget", "tried"),
+    [
+        (Escalation(2), ["Q4_0", "Q4_K_M"]),
+        (Escalation(5, size_mb=3.3), ["Q4_0", "Q4_K_M", "Q5_K_M"]),
+    ],
+)
+def test_a_job_that_used_up_its_budget_fails_with_all_that_was_tried(service, budget, tried):
+    job = service.wait(service.submit("Q4_0", gates=("rmse <= 0.001",), escalation=budget).id)
+
+    assert job.state is State.FAILED
+    assert job.error["type"] == "/problems/GateFailed"
+    assert [step["params"]["type"] for step in job.error["steps"]] == tried
+    assert job.gates[0].observed > 0.001
+
+
+def test_a_gate_that_a_larger_artifact_cannot_meet_is_not_escalated(service):
+    job = service.wait(service.submit("Q4_0", gates=("size_mb <= 1",), escalation=Escalation(5)).id)
+
+    assert (job.state, job.steps) == (State.FAILED, ())
