@@ -45,6 +45,9 @@ QUICK = {
     "slots": 3,
 }
 
+# Where no process is killed or sleeps, a busy machine must not take a lease away.
+PATIENT = {"lease_seconds": 60.0}
+
 
 class Installation:
     """Processes that share a database and a data folder; roles are started by name, and may be killed and restarted."""
@@ -188,7 +191,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., I
 
     def start(kind: Kind, **settings: object) -> Installation:
         data_dir = tmp_path_factory.mktemp("shared") / kind
-        made.append(installed(kind, data_dir, tmp_path_factory.getbasetemp(), **settings))
+        made.append(installed(kind, data_dir, tmp_path_factory.getbasetemp(), **PATIENT, **settings))
         made[-1].start()
         return made[-1]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from sqlalchemy import select
+from tests.acceptance.jobs.conftest import PATIENT
 
 from quantmill.contract.errors import RequestRejected
 from quantmill.domain.calibration import CalibrationOptions
@@ -88,7 +89,7 @@ def test_a_text_that_a_method_lacks_or_does_not_take_is_refused_at_once(install,
 
 def test_two_variants_of_a_comparison_are_calibrated_by_one_pass_and_can_be_made_again(install, short_text):
     """The second one waits for the first one's statistics. What stands in both texts is said of each."""
-    installation = install("embedded", slots=2)
+    installation = install("embedded", slots=2, **PATIENT)
     installation.start()
     variants = tuple(VariantRequest("gguf", {"type": each, "imatrix": "auto"}) for each in ("Q2_K", "Q4_K_M"))
     request = ComparisonRequest(
