@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,17 +11,14 @@ from numpy.typing import NDArray
 
 import quantmill_kernels
 from quantmill.contract.errors import RangeExceeded
-from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray, QuantizedTensor, SourceTensor
-from quantmill_onnx.calibration import activation_ranges
-from quantmill_onnx.layout import CODES, SCALE, ZERO, pack_nibbles, scheme_of
+from quantmill_onnx.layout import CODES, SCALE, ZERO, pack_nibbles
+from quantmill_onnx.observed import observe
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import require_graph
-from quantmill_onnx.ranges import Range, qparams
-from quantmill_onnx.samples import Feeds, read_samples
+from quantmill_onnx.ranges import Range
 from quantmill_onnx.sites import Site, activations, settled_sites
-from quantmill_onnx.tokens import TokenSamples
 
 CHUNK_VALUES = 1 << 18  # rounded at once
 
@@ -33,72 +29,51 @@ def quantize(session: Session, params: OnnxParams) -> Iterator[QuantizedTensor]:
     Raises RangeExceeded, naming the weight, for a value whose magnitude the format cannot hold.
     """
     sites = settled_sites(require_graph(session.index), params, session.plan)
-    taken = activations(sites) if params.mode == "static" else {}
-    ranges = _ranges(session, [each for names in taken.values() for each in names], params)
+    taken = activations(sites)
+    observed = cache(lambda: observe(session, sites, params))  # an attempt that needs nothing of it runs no sample
     for unit in session.units():
         for name in unit.tensors:  # no name holds a tensor across the yield: the plan counts one at a time
             row, site = session.plan.by_name[name], sites[name]
             if isinstance(site, str):
                 yield QuantizedTensor(name, row.scheme, row.shape, {"values": session.tensor(name).values})
-            else:
-                beside = _activations(session, name, taken.get(name, ()), ranges, params)
-                parts = quantized_parts(session.tensor(name), site, params, session.threads)
-                yield QuantizedTensor(name, row.scheme, row.shape, {**parts, **beside})
+                continue
+            scale = observed().scales.get(site.activation) if params.smooths else None
+            parts = dict(quantized_parts(session.tensor(name), site, params, session.threads, scale))
+            for number, activation in enumerate(taken[name] if params.observes else ()):
+                parts |= observed().parts(activation)
+                _note(session, name, number, observed().ranges.get(activation))
+            yield QuantizedTensor(name, row.scheme, row.shape, parts)
 
 
-def _ranges(session: Session, names: Sequence[str], params: OnnxParams) -> Callable[[], Mapping[str, Range]]:
-    """The activations' ranges, found when they are first asked for: an attempt that needs none runs no sample."""
-
-    @cache
-    def find() -> Mapping[str, Range]:
-        graph = require_graph(session.index)
-        return activation_ranges(
-            graph, names, samples_of(session, graph, params), params, session.threads, session.pause
-        )
-
-    return find
-
-
-def samples_of(session: Session, graph: OnnxGraph, params: OnnxParams) -> Feeds:
-    """Raises SourceRejected where they are no longer those that were planned with."""
-    if params.samples is None:
-        return TokenSamples(graph, session.windows())
-    samples = read_samples(Path(params.samples), graph)
-    samples.require_unchanged(session.plan.inputs["samples"])
-    return samples
-
-
-def _activations(
-    session: Session,
-    weight: str,
-    names: Sequence[str],
-    ranges: Callable[[], Mapping[str, Range]],
-    params: OnnxParams,
-) -> Mapping[str, NDArray[Any]]:
-    """Scale and zero point of the activations that the weight's products are the first to take."""
-    parts: dict[str, NDArray[Any]] = {}
-    for number, name in enumerate(names):
-        low, high = ranges()[name]
-        parts[f"{name}_{SCALE}"], parts[f"{name}_{ZERO}"] = qparams((low, high), params.activation_type == "s8")
+def _note(session: Session, weight: str, number: int, found: Range | None) -> None:
+    """The range of an activation that the weight's products are the first to take."""
+    if found is not None:
+        low, high = found
         session.note(weight, f"range of input {number}" if number else "range of its input", low=low, high=high)
-    return parts
 
 
-def quantized_parts(source: SourceTensor, site: Site, params: OnnxParams, threads: int) -> Mapping[str, NDArray[Any]]:
-    """The weight's arrays by their parts. Raises RangeExceeded, naming it, for a value that the format cannot hold."""
+def quantized_parts(
+    source: SourceTensor, site: Site, params: OnnxParams, threads: int, scale: FloatArray | None = None
+) -> Mapping[str, NDArray[Any]]:
+    """The weight's arrays by their parts; `scale` (inputs,) is what its rows are multiplied by first.
+
+    Raises RangeExceeded, naming it, for a value that the format cannot hold.
+    """
+    values = source.values
     try:
         if site.is_table:
-            return _by_row(source.values, site, params, threads)
+            return _by_row(values, site.is_product and params.reduced, threads)
         if params.mode == "weight_only":
-            return _blocks(_rows_of_outputs(source.values, site, params), params, threads)
-        return _by_channel(source.values, site, params, threads)
+            return _blocks(_rows_of_outputs(values, site, params), params, threads)
+        if scale is not None:
+            values = values * (scale if site.turned else scale[:, None])
+        return _by_channel(values, site, params, threads)
     except ValueError as error:  # finite, as the session promises, but beyond what the format holds
         name = site.weight.info.name
         raise RangeExceeded(f"{name}: {error}; exclude the nodes that use it", tensor=name) from error
 
 
-def _by_row(values: NDArray[Any], site: Site, params: OnnxParams, threads: int) -> Mapping[str, NDArray[Any]]:
-    reduced = scheme_of(site, params).endswith("REDUCED")
+def _by_row(values: NDArray[Any], reduced: bool, threads: int) -> Mapping[str, NDArray[Any]]:
     codes, scale, _ = quantmill_kernels.encode_int8_affine(values, axis=0, reduce_range=reduced, threads=threads)
     return {CODES: codes, SCALE: scale.reshape(-1, 1)}
 

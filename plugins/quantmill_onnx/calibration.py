@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from numpy.typing import NDArray
@@ -19,16 +20,19 @@ from numpy.typing import NDArray
 from quantmill.contract.errors import SourceRejected
 from quantmill.contract.onnx import GRAPH, MODEL, Node, OnnxGraph, Stored, require_names
 from quantmill.contract.protobuf import bytes_field, number_field
+from quantmill.contract.tensors import FloatArray
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.protos import external_tensor, node_proto, opset_proto, value_info_proto
 from quantmill_onnx.ranges import RANGES, Histogram, Range
 from quantmill_onnx.samples import Feed, Feeds
+from quantmill_onnx.smoothing import Channels
 
 FLOAT, INT64 = 1, 7  # TensorProto.DataType
 SLICE_BYTES = 64 << 20  # of activations that come out of one run
 LANES = 4  # samples that run at once
 ONNX_TYPES = {"F32": 1, "F16": 10, "BF16": 16}
 SEEN = "quantmill_seen"
+NO_FACTORS: Mapping[str, FloatArray] = MappingProxyType({})
 
 
 def activation_ranges(
@@ -38,28 +42,46 @@ def activation_ranges(
     params: OnnxParams,
     threads: int,
     pause: Callable[[], None] = lambda: None,
+    factors: Mapping[str, FloatArray] = NO_FACTORS,
 ) -> Mapping[str, Range]:
     """The range of each activation, by `params.calibration_method`; the same for any number of threads.
 
-    `pause` is called with each sample: what it raises ends the pass.
+    `factors` are what an activation's channels are multiplied by before it is rounded. `pause` is called with each
+    sample: what it raises ends the pass.
 
     Raises SourceRejected for samples that the graph does not run on, or that make values which are not finite.
     """
     find = RANGES[params.calibration_method]
-    found: dict[str, Range] = {}
-    for some in _slices(names, _sizes(graph, names, samples)):
-        histograms = {name: Histogram() for name in some}
-        for number, values in enumerate(_run_all(graph, some, "Identity", samples.feeds(), min(threads, LANES))):
-            pause()
-            for name in some:
-                _count(histograms[name], values[name], name, number)
-        found.update({name: find(histogram, params.percentile) for name, histogram in histograms.items()})
+    histograms = {name: Histogram() for name in names}
+    for number, name, values in _seen(graph, names, samples, threads, pause):
+        _count(histograms[name], values * factors[name] if name in factors else values, name, number)
+    return {name: find(histogram, params.percentile) for name, histogram in histograms.items()}
+
+
+def channels_of(
+    graph: OnnxGraph, names: Sequence[str], samples: Feeds, threads: int, pause: Callable[[], None] = lambda: None
+) -> Mapping[str, Channels]:
+    """The channels of each activation. Raises as `activation_ranges`."""
+    found = {name: Channels() for name in names}
+    for number, name, values in _seen(graph, names, samples, threads, pause):
+        _count(found[name], values, name, number)
     return found
 
 
-def _count(histogram: Histogram, values: NDArray[Any], name: str, number: int) -> None:
+def _seen(
+    graph: OnnxGraph, names: Sequence[str], samples: Feeds, threads: int, pause: Callable[[], None]
+) -> Iterator[tuple[int, str, FloatArray]]:
+    """Each activation on each sample, by the sample's number; some activations first, on all samples, then others."""
+    for some in _slices(names, _sizes(graph, names, samples)) if names else ():
+        for number, values in enumerate(_run_all(graph, some, "Identity", samples.feeds(), min(threads, LANES))):
+            pause()
+            for name in some:
+                yield number, name, values[name]
+
+
+def _count(found: Histogram | Channels, values: NDArray[Any], name: str, number: int) -> None:
     try:
-        histogram.add(values)
+        found.add(values)
     except ValueError as error:
         raise SourceRejected(f"sample {number} makes {name} what cannot be counted: {error}", sample=number) from error
 

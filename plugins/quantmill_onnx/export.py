@@ -17,7 +17,7 @@ from quantmill_onnx.layout import ONNX_TYPES, Part, activation_parts, kept_part,
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import require_graph
 from quantmill_onnx.protos import external_tensor, metadata_proto, opset_proto, tensor_head
-from quantmill_onnx.sites import Site, activations, settled_sites
+from quantmill_onnx.sites import Site, activations, settled_sites, smoothed
 
 MODEL_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
 INLINE_LIMIT = 256 << 20  # bytes of weights in the graph's own file; protobuf ends at 2 GiB, and loaders copy all of it
@@ -44,13 +44,13 @@ def place(plan: Plan, index: ModelIndex, params: OnnxParams) -> Placement:
     """Where `write` puts each byte."""
     graph = require_graph(index)
     sites = settled_sites(graph, params, plan)
-    taken = activations(sites) if params.mode == "static" else {}
+    taken, even = activations(sites), smoothed(graph, params)
     weights = [
         _Weight(row, part)
         for row in plan.tensors
         for part in (
             *_parts(sites[row.name], row, index, params),
-            *activation_parts(taken.get(row.name, ()), params),
+            *activation_parts(taken.get(row.name, ()), params, even),
         )
     ]
     rewritten = rewrite(graph, sites, params)
@@ -148,7 +148,7 @@ def _metadata(graph: OnnxGraph, plan: Plan, params: OnnxParams) -> Iterator[tupl
     sites = settled_sites(graph, params, plan)
     turned = [name for name, site in sites.items() if isinstance(site, Site) and is_transposed(site, params)]
     yield "quantmill.transposed", json.dumps(sorted(turned), ensure_ascii=False)
-    yield "quantmill.reduced", json.dumps([row.name for row in plan.tensors if row.scheme.endswith("-REDUCED")])
+    yield "quantmill.reduced", json.dumps([row.name for row in plan.tensors if "-REDUCED" in row.scheme])
     if params.mode == "static":
         cut = {"percentile": params.percentile} if params.calibration_method == "percentile" else {}
         told: dict[str, str | float] = {"method": params.calibration_method, **cut}

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from quantmill.contract.errors import SourceRejected
 from quantmill.contract.onnx import Node, OnnxGraph, require_names
 from quantmill.contract.strictjson import shown
-from quantmill_onnx.layout import CODES, RESTORED, SCALE, ZERO
+from quantmill_onnx.layout import CODES, RESTORED, SCALE, SMOOTHING, ZERO
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.protos import node_proto, tensor_proto
-from quantmill_onnx.sites import Site, Use
+from quantmill_onnx.sites import Site, Use, smoothed
 
 # Below this a row counts as zeros: no activation of a model is as small, and its reciprocal is still a float32
 LEAST_ROW = 1e-30
@@ -81,6 +81,7 @@ class _Writer:
         self.result = Rewritten()
         self.made: list[str] = []
         self._activations: dict[str, _Activation] = {}
+        self._smoothed = smoothed(graph, params)
         self._turned: dict[str, tuple[str, str]] = {}
 
     def replace(self, site: Site, use: Use) -> None:
@@ -96,8 +97,17 @@ class _Writer:
             self._static_product(site, node.inputs[0], output)
         else:
             self._integer_product(site, node.inputs[0], output)
-        if bias:
+        if bias and self.params.mode == "static":
+            self._less(output, bias, node.outputs[0])
+        elif bias:
             self._emit("Add", [output, bias], node.outputs[0])
+
+    def _less(self, product: str, bias: str, output: str) -> None:
+        """Product plus bias. ONNX Runtime makes a float Gemm of MatMul and Add, where it would fuse the MatMul."""
+        negative = f"{bias}_negative"
+        if negative not in self.made:
+            self._emit("Neg", [bias], negative)
+        self._emit("Sub", [product, negative], output)
 
     def _look_up(self, weight: str, node: Node) -> None:
         output, indices = node.outputs[0], node.inputs[1]
@@ -149,7 +159,7 @@ class _Writer:
         self._emit("MatMul", [self._static_activation(activation), weight], output)
 
     def _zeros(self, outputs: int | None) -> str:
-        """Zero points that are all zero: ONNX Runtime fuses a Gemm only where it finds some."""
+        """Zero points that are all zero: ONNX Runtime fuses a product only where it finds some."""
         name = f"{NO_OFFSET}_{outputs}" if outputs else NO_OFFSET
         if name not in self.result.constants:
             shape = (outputs,) if outputs else ()
@@ -160,10 +170,18 @@ class _Writer:
         """The activation in eight bits, by the range that samples gave it; once for all products that take it."""
         codes, scale, zero, restored = (f"{name}_{each}" for each in (CODES, SCALE, ZERO, RESTORED))
         if restored not in self.made:
-            self._emit("QuantizeLinear", [name, scale, zero], codes)
+            self._emit("QuantizeLinear", [self._smooth(name), scale, zero], codes)
             self._emit("DequantizeLinear", [codes, scale, zero], restored)
             self.made += [scale, zero]
         return restored
+
+    def _smooth(self, name: str) -> str:
+        """The activation with its channels divided by s."""
+        if name not in self._smoothed:
+            return name
+        self._emit("Mul", [name, f"{name}_{SMOOTHING}"], f"{name}_smooth")
+        self.made.append(f"{name}_{SMOOTHING}")
+        return f"{name}_smooth"
 
     def _matrix(self, table: str) -> tuple[str, str]:
         """A table's codes as (in, out), its scales as those of the outputs."""
@@ -177,9 +195,9 @@ class _Writer:
     def _activation(self, name: str) -> _Activation:
         """The codes of an activation, made once for all products that take it."""
         if name not in self._activations:
-            by_row = self.params.activations == "row"
-            row = self._row(name) if by_row else ""
-            values = f"{name}_unit" if by_row else name
+            by_row, smooth = self.params.activations == "row", self._smooth(name)
+            row = self._row(smooth) if by_row else ""
+            values = f"{smooth}_unit" if by_row else smooth
             found = _Activation(f"{values}_{CODES}", f"{values}_{SCALE}", f"{values}_{ZERO}", row)
             self._emit("DynamicQuantizeLinear", [values], found.codes, found.scale, found.zero_point)
             self._activations[name] = found

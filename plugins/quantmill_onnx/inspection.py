@@ -94,7 +94,7 @@ INTEGER = ("DynamicQuantizeLinear", "MatMulInteger", "Cast", "Mul")
 ROWS = ("ReduceMax", "ReduceMin", "Neg", "Max", "Div")
 ADDED = frozenset((*INTEGER, *ROWS, "MatMulNBits", "Gather", "Add", "Transpose", "Reshape"))
 AROUND = ("QuantizeLinear", "DequantizeLinear", "MatMul")  # a product of static ranges
-ADDED_STATIC = frozenset((*AROUND, "Gather", "Cast", "Mul", "Add", "Transpose", "Reshape"))
+ADDED_STATIC = frozenset((*AROUND, "Gather", "Cast", "Mul", "Neg", "Sub", "Transpose", "Reshape"))
 REPLACED = frozenset(("MatMul", "Gemm", "Gather", "Transpose"))
 
 

@@ -6,7 +6,7 @@ each row. Blocks: com.microsoft MatMulNBits, onnxruntime 1.31 docs/ContribOperat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -22,6 +22,7 @@ ONNX_TYPES = {"F32": 1, "U8": 2, "I8": 3, "F16": 10, "BF16": 16}
 BYTES = {"F32": 4, "U8": 1, "I8": 1, "F16": 2, "BF16": 2}
 
 CODES, SCALE, ZERO, RESTORED = "quantized", "scale", "zero_point", "dequantized"
+SMOOTHING = "smoothing"
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,16 @@ class Part:
         return prod(self.shape) * BYTES[self.dtype]
 
 
-def scheme_of(site: Site, params: OnnxParams) -> str:
-    """INT8-CHANNEL, INT8-TENSOR, INT8-ROW (with -ASYM, -REDUCED), or INT4-32, INT8-64-ASYM in blocks."""
+def scheme_of(site: Site, params: OnnxParams, smoothed: Collection[str]) -> str:
+    """INT8-CHANNEL, INT8-TENSOR, INT8-ROW (with -ASYM, -REDUCED, -SMOOTH), or INT4-32, INT8-64-ASYM in blocks."""
     if site.is_table:
-        is_product = any(use.form != "table" for use in site.uses)
-        return "INT8-ROW-REDUCED" if is_product and params.reduced else "INT8-ROW"
+        return "INT8-ROW-REDUCED" if site.is_product and params.reduced else "INT8-ROW"
     asymmetric = "" if params.symmetric else "-ASYM"
     if params.mode == "weight_only":
         return f"INT{params.weight_bits}-{params.block_size}{asymmetric}"
     reduced = "-REDUCED" if params.reduced else ""
-    return f"INT8-{'CHANNEL' if params.per_channel else 'TENSOR'}{asymmetric}{reduced}"
+    smooth = "-SMOOTH" if site.activation in smoothed else ""
+    return f"INT8-{'CHANNEL' if params.per_channel else 'TENSOR'}{asymmetric}{reduced}{smooth}"
 
 
 def parts_of(site: Site, params: OnnxParams) -> Sequence[Part]:
@@ -78,10 +79,16 @@ def _blocks(name: str, inputs: int, outputs: int, params: OnnxParams) -> Sequenc
     )
 
 
-def activation_parts(names: Sequence[str], params: OnnxParams) -> Sequence[Part]:
-    """Scale and zero point of each activation, which stand in the graph once."""
-    kinds = {SCALE: "F32", ZERO: "I8" if params.activation_type == "s8" else "U8"}
-    return [Part(f"{name}_{part}", f"{name}_{part}", kind, ()) for name in names for part, kind in kinds.items()]
+def activation_parts(names: Sequence[str], params: OnnxParams, smoothed: Mapping[str, int]) -> Sequence[Part]:
+    """What stands in the graph once for each activation: static's scale and zero point, and 1 / s by channel."""
+    parts: list[tuple[str, str, tuple[int, ...]]] = []
+    for name in names:
+        if params.mode == "static":
+            parts.append((f"{name}_{SCALE}", "F32", ()))
+            parts.append((f"{name}_{ZERO}", "I8" if params.activation_type == "s8" else "U8", ()))
+        if name in smoothed:
+            parts.append((f"{name}_{SMOOTHING}", "F32", (smoothed[name],)))
+    return [Part(name, name, kind, shape) for name, kind, shape in parts]
 
 
 def kept_part(info: TensorInfo) -> Part:

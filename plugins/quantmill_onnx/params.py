@@ -51,6 +51,12 @@ class OnnxParams(BaseModel):
         description="dynamic: what is brought to one range before it is rounded. row: each token's values; tensor: "
         "all values of a batch, as ONNX Runtime's own tool has it.",
     )
+    smoothing: bool | None = Field(
+        default=None,
+        strict=True,
+        description="dynamic, static: SmoothQuant: activations' channels of unequal size are brought nearer to "
+        "each other by what samples have shown, and weights take what they lose. None: in mode static.",
+    )
     target: Literal["vnni", "avx2", "arm"] = Field(
         default="vnni",
         description="dynamic, static: the processor. avx2 (without VNNI) adds two products in 16 bits, which 8-bit "
@@ -95,13 +101,24 @@ class OnnxParams(BaseModel):
     def _fit_the_mode(self) -> Self:
         if self.mode != "weight_only" and self.weight_bits != 8:
             raise ValueError(f"{self.mode} has 8-bit weights; choose mode weight_only for 4 bits")
+        if self.mode == "weight_only" and self.smoothing:
+            raise ValueError("smoothing is for activations in 8 bits: choose mode static or dynamic")
         if self.algorithm == "hqq" and (self.mode != "weight_only" or self.symmetric):
             raise ValueError("hqq finds zero points: it goes with mode weight_only and symmetric false")
         return self
 
     @property
     def reads_samples(self) -> bool:
-        return self.mode == "static" or bool(self.gates)
+        return self.observes or bool(self.gates)
+
+    @property
+    def observes(self) -> bool:
+        """Whether activations have numbers in the graph that come from samples."""
+        return self.mode == "static" or self.smooths
+
+    @property
+    def smooths(self) -> bool:
+        return self.mode == "static" if self.smoothing is None else self.smoothing
 
     @property
     def reduced(self) -> bool:

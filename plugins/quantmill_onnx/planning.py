@@ -15,7 +15,7 @@ from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan, Unit
 from quantmill_onnx.layout import activation_parts, parts_of, scheme_of
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.samples import read_samples
-from quantmill_onnx.sites import Site, activations, find_sites
+from quantmill_onnx.sites import Site, activations, find_sites, smoothed
 from quantmill_onnx.tasks import forecast
 from quantmill_onnx.tokens import require_text, takes_text
 
@@ -94,7 +94,7 @@ def plan(index: ModelIndex, params: OnnxParams) -> Plan:
     _check_patterns(graph, params)
     sites = find_sites(graph, params)
     inputs, need = _samples(index, graph, params) if params.reads_samples else ({}, None)
-    rows = rows_of(index, sites, params)
+    rows = rows_of(index, graph, sites, params)
     if not any(row.action == "quantize" for row in rows):
         reasons = "; ".join(f"{row.name}: {row.reason}" for row in rows[:3])
         raise SourceRejected(f"the graph has nothing that this method quantizes ({reasons})")
@@ -114,10 +114,12 @@ def plan(index: ModelIndex, params: OnnxParams) -> Plan:
     )
 
 
-def rows_of(index: ModelIndex, sites: Mapping[str, Site | str], params: OnnxParams) -> tuple[TensorPlan, ...]:
+def rows_of(
+    index: ModelIndex, graph: OnnxGraph, sites: Mapping[str, Site | str], params: OnnxParams
+) -> tuple[TensorPlan, ...]:
     """What becomes of each weight, in the order of their names."""
-    taken = activations(sites) if params.mode == "static" else {}
-    return tuple(_row(index, name, sites[name], params, taken.get(name, ())) for name in index.tensors)
+    taken, even = activations(sites), smoothed(graph, params)
+    return tuple(_row(index, name, sites[name], params, taken.get(name, ()), even) for name in index.tensors)
 
 
 def _left_open(row: TensorPlan) -> TensorPlan:
@@ -151,15 +153,20 @@ def _samples(
 
 
 def _row(
-    index: ModelIndex, name: str, site: Site | str, params: OnnxParams, activations: tuple[str, ...]
+    index: ModelIndex,
+    name: str,
+    site: Site | str,
+    params: OnnxParams,
+    activations: tuple[str, ...],
+    smoothed: Mapping[str, int],
 ) -> TensorPlan:
     info = index.tensors[name]
     if isinstance(site, str):
         return TensorPlan(name, info.shape, info.dtype, "keep", info.dtype, name, info.nbytes, site)
     nbytes = sum(part.nbytes for part in parts_of(site, params))
-    scheme = scheme_of(site, params)
+    scheme = scheme_of(site, params, smoothed)
     reason = "a table that is looked up: a scale for each row" if site.is_table else ""
-    beside = sum(part.nbytes for part in activation_parts(activations, params))
+    beside = sum(part.nbytes for part in activation_parts(activations, params, smoothed))
     return TensorPlan(name, info.shape, info.dtype, "quantize", scheme, name, nbytes, reason, beside=beside)
 
 
@@ -172,7 +179,7 @@ def _working_bytes(index: ModelIndex, row: TensorPlan, site: Site | str, params:
         inputs, outputs = row.shape[:: -1 if site.turned else 1]
         padded = outputs * -(-inputs // params.block_size) * params.block_size
         return source + 4 * padded + 2 * padded + row.nbytes
-    return source + row.values + row.nbytes
+    return (2 if params.smooths else 1) * source + row.values + row.nbytes
 
 
 def _warnings(index: ModelIndex, graph: OnnxGraph, params: OnnxParams) -> Iterator[str]:

@@ -27,6 +27,8 @@ KEPT: dict[int, tuple[str, np.dtype[Any]]] = {
 WEIGHT_BYTES = 1024  # kept initializers up to this size belong to the graph
 DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 2: np.dtype("u1"), 3: np.dtype("i1")}
 CHUNK_VALUES = 1 << 18
+SMOOTHING = "_smoothing"
+ROUNDING = ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "Div")  # of an activation
 
 
 def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTensor]:
@@ -53,6 +55,7 @@ class Artifact:
         self.initializers = {each.name: each for each in self.model.graph.initializer}
         if len(self.initializers) < len(self.model.graph.initializer):
             raise VerificationFailed("an initializer is stored twice")
+        self._makers = {value: node for node in self.model.graph.node for value in node.output}
         metadata = {each.key: each.value for each in self.model.metadata_props}
         self._transposed = _listed(metadata, "quantmill.transposed")
         self._reduced = _listed(metadata, "quantmill.reduced")
@@ -76,7 +79,12 @@ class Artifact:
         large = {
             name for name, each in self.initializers.items() if each.data_type in KEPT and _nbytes(each) > WEIGHT_BYTES
         }
-        return large - companions
+        return {name for name in large - companions if not self._is_smoothing(name)}
+
+    def _is_smoothing(self, name: str) -> bool:
+        """Whether activations are multiplied by it, and nothing else uses it."""
+        users = [node for node in self.model.graph.node if name in node.input]
+        return bool(users) and all(node.op_type == "Mul" and node.output[0].endswith("_smooth") for node in users)
 
     def plain(self, name: str) -> ReadTensor:
         dtype, stored = KEPT[self.initializers[name].data_type]
@@ -104,7 +112,13 @@ class Artifact:
                 not reduced or int(np.abs(codes.view(np.int8).astype(np.int16)).max(initial=0)) <= 64,
                 "codes of 8 bits",
             )
-            scheme = f"{label}{asymmetric}{'-REDUCED' if reduced else ''}"
+            factors = self._smoothing(node)
+            if factors is not None:
+                fit = factors.shape == values.shape[:1] and bool((factors > 0).all())
+                _require(name, fit, f"factors {factors.shape}")
+                values *= factors[:, None]
+            smooth = "" if factors is None else "-SMOOTH"
+            scheme = f"{label}{asymmetric}{'-REDUCED' if reduced else ''}{smooth}"
         turned = name in self._transposed
         by_columns = node.op_type in ("MatMulInteger", "DequantizeLinear") and not turned
         return ReadTensor(
@@ -114,6 +128,22 @@ class Artifact:
             values.T if turned else values,
             transposed=by_columns or (node.op_type == "MatMulNBits" and turned),
         )
+
+    def _smoothing(self, node: Any) -> NDArray[Any] | None:
+        """What the activation's channels are multiplied by before it is rounded for this product, if they are.
+
+        Backwards through what brings it into eight bits; a table's own look-up has none.
+        """
+        if node.op_type == "DequantizeLinear":
+            node = next((each for each in self.model.graph.node if node.output[0] in each.input[1:2]), None)
+        value = node.input[0] if node is not None and node.op_type in ("MatMul", "MatMulInteger") else ""
+        while (maker := self._makers.get(value)) is not None:
+            if maker.op_type == "Mul" and maker.input[1].endswith(SMOOTHING):
+                return self.array(maker.input[1])
+            if maker.op_type not in ROUNDING:
+                return None
+            value = maker.input[0]
+        return None
 
     def array(self, name: str) -> NDArray[Any]:
         """An initializer of float32, uint8 or int8."""

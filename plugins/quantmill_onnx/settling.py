@@ -14,17 +14,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from quantmill.contract.errors import GateFailed
-from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.session import Session
-from quantmill.contract.tensors import Plan, TensorPlan
-from quantmill_onnx.algorithm import quantized_parts, samples_of
-from quantmill_onnx.calibration import activation_ranges
+from quantmill.contract.tensors import FloatArray, Plan, TensorPlan
+from quantmill_onnx.algorithm import quantized_parts
 from quantmill_onnx.gates import Gate, Measured, loss, parse, shown
-from quantmill_onnx.layout import SCALE, ZERO, parts_of
+from quantmill_onnx.layout import parts_of
+from quantmill_onnx.observed import observe, samples_of
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import require_graph, rows_of
-from quantmill_onnx.ranges import qparams
-from quantmill_onnx.samples import Feeds
 from quantmill_onnx.sites import Site, activations, find_sites
 from quantmill_onnx.trials import Trials
 
@@ -39,25 +36,24 @@ def settle(session: Session, params: OnnxParams) -> Plan:
     graph = require_graph(session.index)
     samples = samples_of(session, graph, params)
     sites = find_sites(graph, params)
-    arrays = _arrays(session, graph, sites, samples, params)
+    arrays = _arrays(session, sites, params)
     search = _Search(session, Trials(graph, params, arrays, samples.feeds(), session.threads), sites, params)
     kept = search.fewest()
-    return _settled(session.plan, rows_of(session.index, search.without(kept), params), search, kept)
+    return _settled(session.plan, rows_of(session.index, graph, search.without(kept), params), search, kept)
 
 
-def _arrays(
-    session: Session, graph: OnnxGraph, sites: Mapping[str, Site | str], samples: Feeds, params: OnnxParams
-) -> Mapping[str, NDArray[Any]]:
-    """All quantized weights, and the scales and zero points of activations, by their names in the graph."""
+def _arrays(session: Session, sites: Mapping[str, Site | str], params: OnnxParams) -> Mapping[str, NDArray[Any]]:
+    """All quantized weights, and what stands in the graph for activations, by their names there."""
     arrays: dict[str, NDArray[Any]] = {}
-    if params.mode == "static":
-        names = [each for some in activations(sites).values() for each in some]
-        ranges = activation_ranges(graph, names, samples, params, session.threads, session.pause)
-        for name, found in ranges.items():
-            arrays[f"{name}_{SCALE}"], arrays[f"{name}_{ZERO}"] = qparams(found, params.activation_type == "s8")
+    scales: Mapping[str, FloatArray] = {}
+    if params.observes:
+        observed = observe(session, sites, params)
+        scales = observed.scales
+        for name in dict.fromkeys(each for some in activations(sites).values() for each in some):
+            arrays.update(observed.parts(name))
     for name, site in sites.items():
         if isinstance(site, Site):
-            parts = quantized_parts(session.tensor(name), site, params, session.threads)
+            parts = quantized_parts(session.tensor(name), site, params, session.threads, scales.get(site.activation))
             arrays.update({each.name: parts[each.part] for each in parts_of(site, params)})
     return arrays
 

@@ -40,10 +40,26 @@ class Site:
         return any(use.form == "table" for use in self.uses)
 
     @property
+    def is_product(self) -> bool:
+        """Whether it is the matrix of one, tables among them."""
+        return any(use.form != "table" for use in self.uses)
+
+    @property
     def outputs(self) -> int:
         """Of the products: a scale for each."""
         rows, cols = self.weight.info.shape
         return rows if self.is_table or self.turned else cols
+
+    @property
+    def inputs(self) -> int:
+        """Of the products: the channels of the activations that they take."""
+        rows, cols = self.weight.info.shape
+        return cols if self.is_table or self.turned else rows
+
+    @property
+    def activation(self) -> str:
+        """What its first product takes; empty for a table that is only looked up."""
+        return next((use.node.inputs[0] for use in self.uses if use.form != "table"), "")
 
     @property
     def turned(self) -> bool:
@@ -63,6 +79,24 @@ def find_sites(graph: OnnxGraph, params: OnnxParams) -> Mapping[str, Site | str]
         else:
             found[name] = _site(weight, users, outputs, params)
     return found
+
+
+def smoothed(graph: OnnxGraph, params: OnnxParams) -> Mapping[str, int]:
+    """The activations whose channels are brought nearer to each other, and how many channels they have.
+
+    All quantized weights that take one must take no other: their rows are multiplied by what it is divided by.
+    """
+    if not params.smooths:
+        return {}
+    channels: dict[str, int] = {}
+    others: set[str] = set()
+    for site in find_sites(graph, params).values():
+        if isinstance(site, Site):
+            inputs = [use.node.inputs[0] for use in site.uses if use.form != "table"]
+            if site.is_table or len(inputs) > 1:
+                others.update(inputs)
+            channels.update(dict.fromkeys(inputs, site.inputs))
+    return {name: count for name, count in channels.items() if name not in others}
 
 
 def settled_sites(graph: OnnxGraph, params: OnnxParams, plan: Plan) -> Mapping[str, Site | str]:

@@ -47,7 +47,7 @@ TASKS = (  # the first that fits
 )
 IMAGES = Task("Model", "image", ("last_hidden_state",))
 TABLE = re.compile(r"(^|[._])(embed_tokens|wte|wpe|(word|token_type|position)_embeddings|embed_positions)\.weight$")
-NO_NODE = Node("MatMul", "", "", (), (), frozenset(), b"")
+NO_NODE = Node("MatMul", "", "", ("",), (), frozenset(), b"")
 
 
 def task_of(index: ModelIndex) -> Task:
@@ -121,7 +121,8 @@ def _row(info: TensorInfo, params: OnnxParams) -> TensorPlan:
     site = Site(Stored(as_float, "", 0), (Use(NO_NODE, "table" if table else "out_in"),))
     nbytes = sum(part.nbytes for part in parts_of(site, params))
     why = "a table that is looked up: a scale for each row" if table else ""
-    return TensorPlan(info.name, info.shape, info.dtype, "quantize", scheme_of(site, params), info.name, nbytes, why)
+    scheme = scheme_of(site, params, {NO_NODE.inputs[0]} if params.smooths else ())
+    return TensorPlan(info.name, info.shape, info.dtype, "quantize", scheme, info.name, nbytes, why)
 
 
 def _reasons_to_keep(info: TensorInfo, params: OnnxParams) -> Iterator[str]:

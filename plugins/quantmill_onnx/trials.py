@@ -26,7 +26,7 @@ from quantmill_onnx.layout import ONNX_TYPES, activation_parts, parts_of
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.protos import node_proto, tensor_proto, value_info_proto
 from quantmill_onnx.samples import Feed
-from quantmill_onnx.sites import Site, activations
+from quantmill_onnx.sites import Site, activations, smoothed
 
 Arrays = Mapping[str, NDArray[Any]]
 Sites = Mapping[str, Site | str]
@@ -113,11 +113,11 @@ class Trials:
         return lambda: open_model(folder, model_head(self.graph, rewritten) + bytes_field(MODEL.graph, graph))
 
     def _names(self, sites: Sites) -> Iterator[str]:
-        static = self.params.mode == "static"
         for site in sites.values():
             yield from (part.name for part in parts_of(site, self.params)) if isinstance(site, Site) else ()
-        for names in activations(sites).values() if static else ():
-            yield from (part.name for part in activation_parts(names, self.params))
+        even = smoothed(self.graph, self.params)
+        for names in activations(sites).values():
+            yield from (part.name for part in activation_parts(names, self.params, even))
 
     def _stored(self, name: str) -> bytes:
         values = self.arrays[name]

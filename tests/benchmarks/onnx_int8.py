@@ -66,8 +66,13 @@ MEMORY_SAMPLES, PEER_SAMPLES = 512, (2, 4)
 STATIC: dict[str, Params] = {
     name: {"mode": "static", "calibration_method": name} for name in ("minmax", "percentile", "mse", "entropy")
 }
+STATIC["minmax, smoothing=false"] = {**STATIC["minmax"], "smoothing": False}
 STATIC["minmax, target=avx2"] = {**STATIC["minmax"], "target": "avx2"}
 STATIC["minmax, activation_type=s8"] = {**STATIC["minmax"], "activation_type": "s8"}
+STATIC["minmax, pooled.mean >= 0.999"] = {**STATIC["minmax"], "gates": ["pooled.mean >= 0.999"]}
+STATIC["dynamic, smoothing"] = {"smoothing": True}
+STATIC["dynamic, pooled.mean >= 0.999"] = {"gates": ["pooled.mean >= 0.999"]}
+STATIC["dynamic, smoothing, pooled.mean >= 0.999"] = {"smoothing": True, "gates": ["pooled.mean >= 0.999"]}
 STATIC_PEER = "onnxruntime static"
 STATIC_THEIRS: dict[str, Params] = {
     f"{STATIC_PEER}, its default": {},

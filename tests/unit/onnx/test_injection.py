@@ -194,12 +194,12 @@ def a_product_forgets_the_size_of_its_rows(model: onnx.ModelProto) -> None:
     last.input[1] = last.input[0]
 
 
-@damage("activations", "x0", **STATIC)
+@damage("activations", "x0_smooth", **STATIC)
 def a_range_has_no_width(model: onnx.ModelProto) -> None:
     change(model, "x0_scale", lambda values: np.zeros_like(values))
 
 
-@damage("activations", "x0", **STATIC)
+@damage("activations", "x0_smooth", **STATIC)
 def an_activation_is_restored_by_another_scale(model: onnx.ModelProto) -> None:
     next(each for each in model.graph.node if each.output[0] == "x0_dequantized").input[1] = "x1_scale"
 
@@ -229,6 +229,21 @@ def scales_stand_for_the_inputs(model: onnx.ModelProto) -> None:
 def a_product_takes_the_float_activation(model: onnx.ModelProto) -> None:
     chosen = next(each for each in model.graph.node if each.op_type == "MatMul" and each.output[0] == "logits")
     chosen.input[0] = "x2"
+
+
+@damage("error_bounds", "in.0", **STATIC)
+def a_channel_s_factor_is_off(model: onnx.ModelProto) -> None:
+    change(model, "x0_smoothing", lambda values: np.float32(2) * values)
+
+
+@damage("schemes", "in.0", **STATIC)
+def an_activation_is_not_smoothed(model: onnx.ModelProto) -> None:
+    node(model, "QuantizeLinear").input[0] = "x0"
+
+
+@damage("readable", "in.0", **STATIC)
+def a_factor_is_negative(model: onnx.ModelProto) -> None:
+    change(model, "x0_smoothing", lambda values: -values)
 
 
 @pytest.mark.parametrize("name", DAMAGES)
