@@ -166,11 +166,12 @@ def install(
     made: list[Installation] = []
     monkeypatch.syspath_prepend(PLUGINS)
 
-    def make(kind: Kind, **settings: object) -> Installation:
+    def make(kind: Kind, data_dir: Path | None = None, **settings: object) -> Installation:
+        data_dir = data_dir or tmp_path / f"{kind}-{len(made)}"
         if kind == "celery":
             settings["database_url"] = request.getfixturevalue("postgres_url")
             settings["broker_url"] = request.getfixturevalue("redis_url")
-        made.append(installed(kind, tmp_path / f"{kind}-{len(made)}", tmp_path_factory.getbasetemp(), **settings))
+        made.append(installed(kind, data_dir, tmp_path_factory.getbasetemp(), **settings))
         return made[-1]
 
     yield make

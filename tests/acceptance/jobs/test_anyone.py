@@ -55,11 +55,10 @@ def folder():
 
 def test_a_user_without_name_and_home_runs_jobs_and_evaluates_them(install, folder):
     data, scratch, text = folder / "data", folder / "scratch", folder / "text.txt"
-    text.write_text(EVALUATION_TEXT.read_text()[:4000])
-    briefly = EvaluationOptions(prompts=0)
-    data.mkdir()
+    text.write_text(EVALUATION_TEXT.read_text()[:1000])
+    briefly = EvaluationOptions(window=64, prompts=0)
     scratch.mkdir()
-    installation = install("embedded", data_dir=data, source_roots=(DATA, folder))
+    installation = install("embedded", data_dir=data, source_roots=(DATA, folder), lease_seconds=60.0)
     for path in (folder, *folder.rglob("*")):
         os.chown(path, SOMEBODY, 0)
     installation.wrapper = sandbox(folder)
@@ -67,7 +66,7 @@ def test_a_user_without_name_and_home_runs_jobs_and_evaluates_them(install, fold
         pytest.skip("needs root that may mount, unshare and setpriv")
 
     installation.start(HOME="/nonexistent", TMPDIR=str(scratch), PYTHONDONTWRITEBYTECODE="1")
-    job = installation.wait(installation.submit("Q4_0", evaluation_text=str(text), evaluation=briefly).id)
+    job = installation.wait(installation.submit("Q4_0", evaluation_text=str(text), evaluation=briefly).id, seconds=240)
 
     assert job.state is State.SUCCEEDED, job.error
     assert {path.stat().st_uid for path in (data / "blobs").rglob("*") if path.is_file()} == {SOMEBODY}

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from quantmill.cli import serving, waiting
@@ -57,3 +63,27 @@ def test_who_only_waits_changes_nothing(tmp_path):
     serving.migrate(data_dir=tmp_path)
 
     serving.migrate(wait=0, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("role", ["scheduler", "worker"])
+def test_a_process_that_waits_ends_when_told(tmp_path, role):
+    """Also as the first process of a container, for which SIGTERM without a handler would be nothing."""
+    away = {
+        "QUANTMILL_DATABASE_URL": "postgresql://127.0.0.1:1/nobody",
+        "QUANTMILL_BROKER_URL": "redis://127.0.0.1:1/0",
+    }
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("quantmill"), role, "--json"],
+        env=os.environ | away | {"QUANTMILL_DATA_DIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert "waiting_for_database" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        _, rest = process.communicate(timeout=60)
+    finally:
+        process.kill()
+
+    assert process.returncode == 2
+    assert "Traceback" not in rest
