@@ -210,6 +210,8 @@ LOST = 'attempts_total{method="gguf", outcome="lost"}'
 FAILED = 'attempts_total{method="gguf", outcome="failed"}'
 SUCCEEDED = 'attempts_total{method="fp8", outcome="succeeded"}'
 API = 'http_requests_total{route="/v1/jobs", code="%d"}'
+QUEUED = "A job has been queued for 1h 10m 0s"
+FREE = "9% of the data folder's disk are free"
 FIRES: dict[str, tuple[str, dict[str, str], int, bool]] = {
     "no API": ("QuantmillDown", {}, 6, True),
     "an API": ("QuantmillDown", {"build_info": "1x10"}, 6, False),
@@ -286,6 +288,18 @@ def fires(alert: str, told: dict[str, str], minute: int, expected: bool) -> dict
     }
 
 
+def says(rule: Document, minute: int, told: dict[str, str], summary: str) -> dict[str, Any]:
+    """A test of what an alert's receiver reads."""
+    expected = {
+        "exp_labels": rule["labels"],
+        "exp_annotations": {**rule["annotations"], "summary": summary},
+    }
+    case = fires(rule["alert"], told, minute, True)
+    return case | {
+        "alert_rule_test": [{"eval_time": f"{minute}m", "alertname": rule["alert"], "exp_alerts": [expected]}]
+    }
+
+
 def test_every_alert_is_seen_to_fire_and_to_keep_quiet() -> None:
     assert {alert for alert, *_, expected in FIRES.values() if expected} == set(ALERTS)
     assert {alert for alert, *_, expected in FIRES.values() if not expected} == set(ALERTS)
@@ -297,7 +311,12 @@ def test_alerts_fire_when_they_should(render: Render, tmp_path: Path) -> None:
         pytest.skip("there is no promtool; tests/servers/promtool.sh fetches Debian's")
     rule = one(render(EVERYTHING), "PrometheusRule", "r-quantmill")
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rule["spec"]))
-    tests = {"rule_files": ["rules.yaml"], "tests": [fires(*case) for case in FIRES.values()]}
+    by_name = {each["alert"]: each for each in rule["spec"]["groups"][0]["rules"]}
+    receivers = [
+        says(by_name["QuantmillJobsWait"], 9, {"oldest_queued_age_seconds": "4200x20"}, QUEUED),
+        says(by_name["QuantmillDiskFull"], 12, {"data_free_bytes": "9x20", "data_size_bytes": "100x20"}, FREE),
+    ]
+    tests = {"rule_files": ["rules.yaml"], "tests": [fires(*case) for case in FIRES.values()] + receivers}
     (tmp_path / "tests.yaml").write_text(yaml.safe_dump(tests))
 
     for command in (["check", "rules", "rules.yaml"], ["test", "rules", "tests.yaml"]):
