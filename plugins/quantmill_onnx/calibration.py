@@ -18,13 +18,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from quantmill.contract.errors import SourceRejected
+from quantmill.contract.graph_text import Feed
 from quantmill.contract.onnx import GRAPH, MODEL, Node, OnnxGraph, Stored, require_names
 from quantmill.contract.protobuf import bytes_field, number_field
 from quantmill.contract.tensors import FloatArray
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.protos import external_tensor, node_proto, opset_proto, value_info_proto
 from quantmill_onnx.ranges import RANGES, Histogram, Range
-from quantmill_onnx.samples import Feed, Feeds
+from quantmill_onnx.samples import Feeds
 from quantmill_onnx.smoothing import Channels
 
 FLOAT, INT64 = 1, 7  # TensorProto.DataType

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantmill_onnx.samples import Feed
+from quantmill.contract.graph_text import Feed
 
 GATE = re.compile(r"(?P<measure>cosine|pooled)\.(?P<statistic>mean|min) *>= *(?P<limit>0?\.[0-9]{1,9})", re.ASCII)
 MASK = "attention_mask"

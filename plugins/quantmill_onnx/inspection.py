@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantmill.contract.graph_text import feed_of, takes_text
 from quantmill.contract.model_folder import carried_observations
 from quantmill.contract.onnx import OnnxGraph, ValueInfo
 from quantmill.contract.reading import Inspection, Observation
@@ -19,7 +20,6 @@ from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import DYNAMIC_LIMIT, RUN_LIMIT, dynamic_dimensions
 from quantmill_onnx.reader import DATA, MODEL, Artifact
 from quantmill_onnx.samples import read_samples
-from quantmill_onnx.tokens import feed_of, takes_text
 
 LEADING, OTHER = 2, 16  # sizes that dynamic dimensions are given
 NUMPY = {1: np.float32, 6: np.int32, 7: np.int64, 9: np.bool_, 10: np.float16, 11: np.float64}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from quantmill.contract.calibration import CalibrationNeed
 from quantmill.contract.errors import ParamsRejected, SourceRejected
+from quantmill.contract.graph_text import takes_text
 from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.strictjson import shown
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan, Unit
@@ -17,7 +18,7 @@ from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.samples import read_samples
 from quantmill_onnx.sites import Site, activations, find_sites, smoothed
 from quantmill_onnx.tasks import forecast
-from quantmill_onnx.tokens import require_text, takes_text
+from quantmill_onnx.tokens import require_text
 
 LEAST_OPSET = 11  # MatMulInteger and DynamicQuantizeLinear
 LEAST_OPSET_STATIC = 13  # DequantizeLinear with a scale for each output

@@ -21,25 +21,14 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from quantmill.contract.errors import ParamsRejected, SourceRejected
+from quantmill.contract.graph_text import NUMPY, Feed
 from quantmill.contract.onnx import OnnxGraph, ValueInfo
 from quantmill.contract.strictjson import shown
 
-NUMPY: Mapping[int, np.dtype[Any]] = {  # by TensorProto.DataType
-    1: np.dtype("<f4"),
-    2: np.dtype("u1"),
-    3: np.dtype("i1"),
-    6: np.dtype("<i4"),
-    7: np.dtype("<i8"),
-    9: np.dtype("?"),
-    10: np.dtype("<f2"),
-    11: np.dtype("<f8"),
-}
 ENDING = ".npy"
 FEED_LIMIT = 256 << 20  # bytes of one sample
 COUNT_LIMIT = 1_000_000  # samples
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError)
-
-Feed = Mapping[str, NDArray[Any]]
 
 
 class Feeds(Protocol):

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quantmill.contract.calibration import CalibrationNeed
-from quantmill.contract.errors import ArchitectureUnsupported, ParamsRejected, SourceRejected
+from quantmill.contract.errors import ArchitectureUnsupported, SourceRejected
 from quantmill.contract.onnx import CONSTANT_BYTES, Node, Stored
 from quantmill.contract.tensors import ModelIndex, Plan, TensorInfo, TensorPlan, Unit
 from quantmill_onnx.layout import parts_of, scheme_of
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.sites import Site, Use
-from quantmill_onnx.tokens import TOKENIZER
+from quantmill_onnx.tokens import NO_TOKENIZER, TOKENIZER, reject_samples
 
 EXPORT_OPSET = 20
 EXPORT_BYTES = 512 << 20  # torch, transformers, onnxscript and the traced program
@@ -89,9 +89,9 @@ def forecast(index: ModelIndex, params: OnnxParams) -> Plan:
     need = None
     if params.reads_samples and params.samples is None:
         if task.kind == "image":
-            _reject("a text does not calibrate a model of images; give an .npz file")
+            reject_samples("a text does not calibrate a model of images; give an .npz file")
         if TOKENIZER not in index.files:
-            _reject(f"the folder has no {TOKENIZER} that makes tokens of a text; put it there, or give an .npz file")
+            reject_samples(NO_TOKENIZER)
         need = CalibrationNeed(windows=True)
     values = sum(info.values for info in index.tensors.values())
     return Plan(
@@ -105,11 +105,6 @@ def forecast(index: ModelIndex, params: OnnxParams) -> Plan:
         calibration=need,
         converts=described(index, task),
     )
-
-
-def _reject(what: str) -> None:
-    message = f"samples: {what}"
-    raise ParamsRejected(f"onnx: {message}", [{"pointer": "/params/samples", "code": "samples", "message": message}])
 
 
 def _row(info: TensorInfo, params: OnnxParams) -> TensorPlan:

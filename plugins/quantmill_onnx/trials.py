@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantmill.contract.errors import SourceRejected
+from quantmill.contract.graph_text import Feed
 from quantmill.contract.onnx import GRAPH, MODEL, OnnxGraph
 from quantmill.contract.protobuf import bytes_field
 from quantmill_onnx.calibration import FLOAT, LANES, folder_of, mapped, open_model
@@ -25,7 +26,6 @@ from quantmill_onnx.graph import SIDE, Rewritten, rewrite, rewrite_beside
 from quantmill_onnx.layout import ONNX_TYPES, activation_parts, parts_of
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.protos import node_proto, tensor_proto, value_info_proto
-from quantmill_onnx.samples import Feed
 from quantmill_onnx.sites import Site, activations, smoothed
 
 Arrays = Mapping[str, NDArray[Any]]

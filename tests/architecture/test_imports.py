@@ -79,7 +79,7 @@ MAY_IMPORT = {
     "quantmill.evaluation": room(
         f"{VALUES} quantmill.checkpoints quantmill.files quantmill.calibration quantmill.hardware quantmill.texts",
         libraries="numpy",
-        lazily="torch lm_eval",
+        lazily="torch lm_eval onnxruntime",
     ),
     "quantmill.evaluation.timed": room(lazily="llama_cpp torch transformers"),
     "quantmill.evaluation.scorer": room(f"{CONTRACT} quantmill.calibration", libraries="torch", lazily="tokenizers"),

@@ -25,6 +25,7 @@ from quantmill.checkpoints.settings import BESIDE, mended
 from quantmill.contract.card import Card
 from quantmill.contract.errors import NotFound, SourceRejected
 from quantmill.contract.gguf import BlockTensor, side_of
+from quantmill.contract.graph_text import GRAPH_OF
 from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.safetensors import TensorFile
 from quantmill.contract.stored import stored_weights, values_of
@@ -230,8 +231,10 @@ def _open_onnx(folder: Path, model: str) -> Checkpoint:
     return Checkpoint(folder, index, files, {})
 
 
-def _stated(folder: Path, graph: OnnxGraph) -> Mapping[str, int]:
-    """How many tokens a graph of text takes: by the config.json beside it, or fewer where its length is fixed."""
+def _stated(folder: Path, graph: OnnxGraph) -> Mapping[str, Any]:
+    """What a graph of text was made of, by the config.json beside it, and how many tokens it takes: by that, or fewer
+    where its length is fixed."""
+    stated: dict[str, Any] = {}
     limits: list[Any] = [size for each in graph.inputs if each.name == IDS for size in (each.shape or ())[1:]]
     if _exists(folder, CONFIG):
         try:
@@ -239,8 +242,11 @@ def _stated(folder: Path, graph: OnnxGraph) -> Mapping[str, int]:
         except ValueError as error:
             raise SourceRejected(f"{CONFIG} cannot be read: {error}.", file=CONFIG) from error
         limits += [beside.get(key) for key in (POSITIONS, "n_positions")]
+        architectures = beside.get("architectures")
+        if isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
+            stated[GRAPH_OF] = architectures[0]
     known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
-    return {POSITIONS: min(known)} if known else {}
+    return {**stated, POSITIONS: min(known)} if known else stated
 
 
 def _open_gguf(folder: Path, names: Sequence[str]) -> Checkpoint:

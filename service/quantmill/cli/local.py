@@ -183,6 +183,7 @@ def evaluate(
     from quantmill.domain.evaluation import EvaluationOptions
     from quantmill.evaluation import Artifact, Text, measure
     from quantmill.texts import read_documents
+    from quantmill.worker.conversion import opened
 
     asked = EvaluationOptions(window, stride, device, dtype, prompts, context, speed, tuple(task or ()), task_documents)
     description, method = read_description(artifact)
@@ -194,8 +195,13 @@ def evaluate(
     )
     used = threads or options.settings().threads
     seen = read_documents(calibration) if calibration else None
-    with open_checkpoint(against) as checkpoint:
-        measured = measure(checkpoint, made, Text.read(text), asked, calibration=seen, threads=used)
+    params = method.params.model_validate(description["params"])
+    with (
+        TemporaryDirectory(prefix="quantmill-") as beside,
+        open_checkpoint(against) as source,
+        opened(source, method, params, beside=Path(beside), threads=used) as worked,
+    ):
+        measured = measure(worked.checkpoint, made, Text.read(text), asked, calibration=seen, threads=used)
     if as_json:
         metrics = [vars(metric) for metric in measured.metrics]
         show_json({**measured.to_json(), "metrics": metrics})

@@ -48,6 +48,8 @@ MEASURES = {
     "top5": Measure("top5_agreement"),
     "flips": Measure("flips"),
     "continuation": Measure("continuation_agreement"),
+    "embedding.cosine": Measure("embedding_cosine"),
+    "embedding.cosine_worst": Measure("embedding_cosine_worst"),
     "memory_mb": Measure("predicted_memory", unit=1e6),
     "size_mb": Measure("size", needs_text=False, unit=1e6),
     "bpw": Measure("bits_per_weight", needs_text=False),

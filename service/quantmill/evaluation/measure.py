@@ -18,10 +18,10 @@ from quantmill.contract.errors import ArchitectureUnsupported, RequestRejected
 from quantmill.contract.tensors import FloatArray
 from quantmill.domain.evaluation import DTYPES
 from quantmill.evaluation.cache import SourceCache
+from quantmill.evaluation.outcomes import Divergence, Predictions
 
 if TYPE_CHECKING:
     from quantmill.calibration.forward import Forward
-    from quantmill.evaluation.predictions import Divergence, Predictions
 
 MOST_NLL = 700.0  # nats; exp of more overflows, and only a broken model gets near
 BLOCK_ERROR_TOKENS = 2048  # that each block's output is compared on, from the text's beginning

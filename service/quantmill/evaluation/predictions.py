@@ -7,45 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from quantmill.calibration.forward import Forward
-from quantmill.contract.tensors import FloatArray
+from quantmill.evaluation.outcomes import Divergence, Predictions
 
 CHUNK_TOKENS = 256  # whose logits exist at once: 128 MiB of them for a vocabulary of 128 thousand
 TOP = 5
 
 Tick = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """How a model takes a text. Arrays have the shape (windows, window - 1); [w, t] is the prediction of token t + 1.
-
-    nll    negative log likelihood of the token that follows, in nats; float32
-    right  whether the most likely token is the one that follows
-    """
-
-    nll: FloatArray
-    right: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """How one model's predictions are from another's, the reference. Shapes as in Predictions.
-
-    kld        Kullback-Leibler divergence KL(reference || model) in nats; float32
-    same_top   whether the most likely token is the reference's
-    in_top     whether the most likely token is one of the reference's five
-    """
-
-    kld: FloatArray
-    same_top: NDArray[np.bool_]
-    in_top: NDArray[np.bool_]
 
 
 def predict(forward: Forward, tick: Tick) -> Predictions:

@@ -16,6 +16,7 @@ from quantmill.domain.evaluation import EvaluationOptions
 from quantmill.evaluation.cache import SourceCache
 from quantmill.evaluation.continuation import Continuations, LeftOut, continuations
 from quantmill.evaluation.footprint import Timed, predicted_memory, time_artifact
+from quantmill.evaluation.graphs import measure_graphs, require_graph_text
 from quantmill.evaluation.measure import evaluate
 from quantmill.evaluation.metrics import metrics_of
 from quantmill.evaluation.tasks import require_tasks, run_tasks
@@ -23,6 +24,8 @@ from quantmill.files.blobs import digest_of
 from quantmill.texts import TextSet, batches_digest, overlap, registered
 
 Progress = Callable[[int, int], None]
+
+OF_MODELS = "it is measured of models of transformers, not of graphs"
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,9 @@ def require(checkpoint: Checkpoint, text: Text, options: EvaluationOptions) -> N
     Raises what `measure` raises for a text that has no window, a tokenizer that cannot be used, a model that
     transformers does not have, a device or lm-eval that this machine does not have. No weight is read.
     """
+    if checkpoint.index.graph is not None:
+        require_graph_text(checkpoint.index, text.joined, options)
+        return
     require_tasks(options.tasks)
     windows_of(checkpoint.index, text.joined, options.window, options.stride)
     from quantmill.evaluation.greedy import decoder_of
@@ -109,8 +115,12 @@ def measure(
 
     `calibration` are the documents that the artifact was calibrated on, if any: what stands in both texts is said.
     `memory_bytes` bounds what needs a whole model in memory; it is left out where that does not suffice. Other
-    options, memory and errors are those of `evaluate`, and of `run_tasks`.
+    options, memory and errors are those of `evaluate`, and of `run_tasks`; those of an ONNX graph `measure_graphs`'.
     """
+    if checkpoint.index.graph is not None:
+        graphs = measure_graphs(checkpoint, artifact.folder, text.joined, options, threads=threads, progress=progress)
+        left_out = tuple(LeftOut(what, OF_MODELS) for what in ("continuations", "memory", "speed"))
+        return _summed_up(checkpoint, text, options, graphs.windows, graphs.metrics, left_out, calibration)
     require_tasks(options.tasks)
     how: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "threads": threads}
     evaluation = evaluate(
@@ -137,7 +147,20 @@ def measure(
         found.append(time_artifact(artifact.folder, artifact.runtimes, windows.ids[0].tolist(), **bounded))
     left_out = tuple(each for each in found if isinstance(each, LeftOut))
     metrics.extend(metric for each in found if not isinstance(each, LeftOut) for metric in each.metrics())
-    warnings = [text.described.warning]
+    return _summed_up(checkpoint, text, options, windows, metrics, left_out, calibration)
+
+
+def _summed_up(
+    checkpoint: Checkpoint,
+    text: Text,
+    options: EvaluationOptions,
+    windows: Windows,
+    measured: Sequence[Metric],
+    left_out: tuple[LeftOut, ...],
+    calibration: Sequence[str] | None,
+) -> Measured:
+    """With what stands in the calibration text too."""
+    metrics, warnings = [*measured], [text.described.warning]
     if calibration is not None:
         shared = overlap(text.documents, calibration)
         metrics.append(

@@ -12,6 +12,7 @@ import rfc8785
 from quantmill.checkpoints.uris import resolve
 from quantmill.contract.calibration import require_calibration
 from quantmill.contract.errors import RequestRejected
+from quantmill.contract.graph_text import measured_on_text
 from quantmill.domain.estimates import Estimate
 from quantmill.domain.gates import parse
 from quantmill.domain.identifiers import uuid7
@@ -154,10 +155,7 @@ def _check_evaluation(request: JobRequest, planned: Planned) -> None:
         return
     with pointing_at("/evaluation_text"):
         if planned.index.graph is not None:
-            raise RequestRejected(
-                "an ONNX graph is not evaluated on a text; leave evaluation_text out: verification runs the graph "
-                "beside its source and compares their outputs"
-            )
+            measured_on_text(planned.index)
         if planned.index.gguf is not None:
             raise RequestRejected(
                 "a GGUF file is not evaluated on a text, which transformers' model runs on a checkpoint; leave "

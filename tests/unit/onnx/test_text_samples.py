@@ -16,6 +16,7 @@ from tests.small_tokenizers import VOCABULARY, wordpiece
 from quantmill.calibration.samples import read_windows
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.errors import Canceled, ParamsRejected, RequestRejected, SourceRejected
+from quantmill.contract.graph_text import feed_of, takes_text
 from quantmill.contract.onnx import OnnxGraph, read_graph
 from quantmill.domain.calibration import CalibrationOptions
 from quantmill.worker.messages import Finished
@@ -23,7 +24,7 @@ from quantmill_onnx.calibration import activation_ranges
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.plugin import ONNX
 from quantmill_onnx.samples import read_samples
-from quantmill_onnx.tokens import TokenSamples, feed_of, takes_text
+from quantmill_onnx.tokens import TokenSamples
 
 INT64, FLOAT, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
 WINDOW = np.array([5, 6, 7])
@@ -82,7 +83,7 @@ def test_a_graph_of_a_fixed_length_takes_shorter_windows_masked() -> None:
 
     assert feed["input_ids"].tolist() == [[5, 6, 7, 0, 0]]
     assert feed["attention_mask"].tolist() == [[1, 1, 1, 0, 0]]
-    with pytest.raises(SourceRejected, match="takes 5; calibrate with window=5"):
+    with pytest.raises(SourceRejected, match="takes 5; use a window of 5"):
         feed_of(graph, np.arange(6))
 
 
