@@ -18,7 +18,7 @@ CHART = Path(__file__).parent / "quantmill"
 LIST = CHART / "images.txt"
 ANNOTATION = "artifacthub.io/images"
 # everything that brings an image of its own
-EVERYTHING: dict[str, Any] = {}
+EVERYTHING: dict[str, Any] = {"postgresql": {"enabled": True}, "redis": {"enabled": True}}
 
 
 def images(values: dict[str, Any], chart: Path = CHART) -> set[str]:

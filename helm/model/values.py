@@ -14,6 +14,7 @@ from helm.model.pods import Extras, PodSecurityContext
 from helm.model.scheduler import Migrations, Scheduler
 from helm.model.shapes import Image, Name, ObjectName, OptionalName, ShortName
 from helm.model.stores import Artifacts, Broker, Database, Source
+from helm.model.trial import Postgresql, Redis
 from helm.model.workers import Workers
 
 
@@ -46,3 +47,5 @@ class Values(Extras):
     external_secret: ExternalSecret
     tests: Tests
     extra_objects: dict[Name, ExtraObject]
+    postgresql: Postgresql
+    redis: Redis

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,25 @@ def chart_path() -> Path:
     return CHART
 
 
-@pytest.fixture(scope="session")
-def chart() -> Iterator[helm.Chart]:
-    with helm.Chart.load(CHART) as loaded:
-        yield loaded
+class Chart:
+    """The chart, read anew each time: one that was rendered has lost the subcharts that its values left out."""
+
+    def render(self, values: dict[str, Any], **options: Any) -> dict[str, str]:
+        with helm.Chart.load(CHART) as loaded:
+            return dict(loaded.render(values, **options))
+
+    def validate_schema(self, values: dict[str, Any]) -> None:
+        with helm.Chart.load(CHART) as loaded:
+            loaded.validate_schema(values)
 
 
 @pytest.fixture(scope="session")
-def render(chart: helm.Chart) -> Render:
+def chart() -> Chart:
+    return Chart()
+
+
+@pytest.fixture(scope="session")
+def render(chart: Chart) -> Render:
     """The documents that release `r` in namespace `ns` consists of."""
 
     @cache

@@ -32,10 +32,14 @@ def at(node: Any, path: str) -> Any:
 
 
 def template(workload: Document) -> Document:
-    """The pod template of any kind of workload."""
+    """The pod template of any kind of workload, with the claims that a StatefulSet makes for each pod."""
     for key in WORKLOADS[workload["kind"]]:
         workload = workload[key]
-    return dict(workload["template"])
+    pod = dict(workload["template"])
+    claims = [
+        {"name": claim["metadata"]["name"], "ephemeral": {}} for claim in workload.get("volumeClaimTemplates", [])
+    ]
+    return pod | {"spec": pod["spec"] | {"volumes": [*pod["spec"].get("volumes", []), *claims]}} if claims else pod
 
 
 def pods(documents: list[Document]) -> list[Document]:

@@ -9,7 +9,7 @@ from typing import Any
 import helm_python as helm
 import pytest
 from tests.helm.manifests import Document, at, names, one
-from tests.helm.test_lifecycle import Installation, installation
+from tests.helm.releases import Installation, installation
 
 Render = Callable[..., list[Document]]
 

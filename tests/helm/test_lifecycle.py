@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,79 +14,21 @@ from typing import Any
 import helm_python as helm
 import pytest
 import yaml
+from tests.helm.releases import CHART, SECONDS, Objects, Values, installation
 
 from servers.kubernetes import controllers
 from servers.kubernetes.cluster import Cluster
-from servers.kubernetes.kinds import CAPABILITIES, Object, pod_template
-from servers.kubernetes.server import KubernetesServer
+from servers.kubernetes.kinds import Object, pod_template
 
 HERE = Path(__file__).parent
-CHART = HERE.parents[1] / "helm" / "quantmill"
 RELEASED = max((HERE / "released").glob("*.tgz"))
 PROFILES = {
     path.stem.removesuffix("-values"): path
     for path in sorted([*CHART.glob("ci/*-values.yaml"), *(HERE / "values").glob("*.yaml")])
 }
-SECONDS = 60
 SIDE_BY_SIDE = 8
-
-Values = dict[str, Any]
-Objects = dict[tuple[str, str], Object]  # by kind and name
-
-
-class Installation:
-    """Release `r` in namespace `ns` of a cluster, by Helm."""
-
-    def __init__(self, cluster: Cluster, config: helm.Config) -> None:
-        self.cluster = cluster
-        self.config = config
-
-    def install(self, chart: Path, values: Values) -> Objects:
-        self.config.install(chart, "r", values, wait="watcher", timeout=SECONDS)
-        return self.objects()
-
-    def upgrade(self, values: Values, *, timeout: int = SECONDS, **options: Any) -> Objects:
-        self.config.upgrade(CHART, "r", values, wait="watcher", timeout=timeout, **options)
-        return self.objects()
-
-    def rollback(self, revision: int) -> Objects:
-        self.config.rollback("r", version=revision, wait="watcher", timeout=SECONDS)
-        return self.objects()
-
-    def uninstall(self) -> Objects:
-        self.config.uninstall("r", wait="watcher", timeout=SECONDS)
-        return self.objects()
-
-    def objects(self) -> Objects:
-        """Everything in the namespace but Helm's own records."""
-        found = {(item["kind"], item["metadata"]["name"]): item for item in self.cluster.items()}
-        return {key: item for key, item in found.items() if not key[1].startswith("sh.helm.release.")}
-
-    def provide(self, chart: Path, values: Values) -> set[tuple[str, str]]:
-        """Make what the pods name and the chart does not: what the README asks of whoever installs it."""
-        with helm.Chart.load(chart) as loaded:
-            texts = self.config.render(loaded, values, name="r", namespace="ns")
-        manifests = (text for path, text in texts.items() if not path.endswith(".txt"))
-        rendered = [item for text in manifests for item in yaml.safe_load_all(text) if item]
-        pods = [pod for item in rendered if (pod := pod_template(item))]
-        named = {reference for pod in pods for reference in controllers.references(pod)}
-        outside = (
-            named - {(item["kind"], item["metadata"]["name"]) for item in rendered} - {("ServiceAccount", "default")}
-        )
-        for kind, name in sorted(outside - self.objects().keys()):
-            spec = {"spec": {"resources": {"requests": {"storage": "1Gi"}}}} if kind == "PersistentVolumeClaim" else {}
-            self.cluster.create(self.cluster.kind(kind), "ns", {"metadata": {"name": name}, **spec}, "kubectl")
-        return outside
-
-
-@contextmanager
-def installation(capabilities: frozenset[str] = CAPABILITIES) -> Iterator[Installation]:
-    cluster = Cluster(capabilities=capabilities)
-    with (
-        KubernetesServer(cluster) as server,
-        helm.Config(kubeconfig_content=server.kubeconfig, namespace="ns", qps=1000, burst_limit=1000) as config,
-    ):
-        yield Installation(cluster, config)
+# the chart's own words, and Helm's
+LACKING = r"the cluster does not serve .*; install .* first, or set|no matches for kind .* in version"
 
 
 @dataclass
@@ -100,7 +41,7 @@ class Life:
     changed: Objects  # after one to other settings
     rolled_back: Objects
     uninstalled: Objects
-    upgraded: Objects  # in another cluster, from the chart that was released before
+    upgraded: Objects  # in another cluster, from the chart that was released before; without what was provided
 
 
 def live(values: Values) -> Life:
@@ -122,10 +63,10 @@ def upgrade_from_released(values: Values) -> Objects:
     with helm.Chart.load(RELEASED) as chart:
         before = known(values, chart.merge_values({}))
     with installation() as release:
-        release.provide(RELEASED, before)
+        provided = release.provide(RELEASED, before)
         release.install(RELEASED, before)
-        release.provide(CHART, values)
-        return release.upgrade(values)
+        provided |= release.provide(CHART, values)
+        return {key: item for key, item in release.upgrade(values).items() if key not in provided}
 
 
 def known(values: Values, defaults: Values) -> Values:
@@ -191,7 +132,7 @@ def test_an_uninstall_leaves_what_is_marked_and_what_was_there_before(life: Life
 
 
 def test_an_upgrade_from_the_released_chart_ends_where_an_installation_does(life: Life) -> None:
-    assert life.upgraded.keys() == life.installed.keys()
+    assert life.upgraded.keys() == life.installed.keys() - life.provided
 
 
 # When something goes wrong
@@ -231,6 +172,22 @@ def test_an_installation_without_its_secrets_does_not_come_up_and_says_what_it_w
 
 
 # What the cluster can do
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_cluster_without_operators_takes_the_profile_or_is_told_what_it_lacks(profile: str) -> None:
+    values = yaml.safe_load(PROFILES[profile].read_text())
+    with installation(frozenset()) as release:
+        served = {kind.kind for kind in release.cluster.kinds}
+        lacking = sorted({item["kind"] for item in release.render(CHART, values)} - served)
+
+        if lacking:
+            with pytest.raises(helm.HelmError, match=LACKING):
+                release.config.install(CHART, "r", values, dry_run="server")
+        else:
+            release.config.install(CHART, "r", values, dry_run="server")
+
+        assert release.objects() == {}
 
 
 def test_on_openshift_the_group_of_files_is_left_to_the_cluster() -> None:

@@ -109,7 +109,7 @@
 {{- define "quantmill.urlFrom" -}}
 secretKeyRef:
   name: {{ .secret | default (include "quantmill.urlSecret" .) }}
-  key: {{ (index .root.Values .store).external.urlKey }}
+  key: {{ include "quantmill.urlKey" . }}
 {{- end -}}
 
 {{/* The URLs that API, scheduler and workers need, as a YAML map of valueFrom. */}}

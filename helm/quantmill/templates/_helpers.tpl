@@ -22,7 +22,16 @@
 {{/* The Secret of a URL: (dict "root" $ "store" "database" | "broker"). */}}
 {{- define "quantmill.urlSecret" -}}
 {{- $external := (index .root.Values .store).external -}}
+{{- with include "quantmill.bundled" . -}}
+{{- include "quantmill.store.secret" (index $.root.Subcharts .) -}}
+{{- else -}}
 {{- $external.existingSecret | default (printf "%s-%s" (include "quantmill.fullname" .root) .store) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The key of the URL in that Secret. */}}
+{{- define "quantmill.urlKey" -}}
+{{- if include "quantmill.bundled" . }}url{{ else }}{{ (index .root.Values .store).external.urlKey }}{{ end -}}
 {{- end -}}
 
 {{- define "quantmill.claim" -}}

@@ -5,6 +5,7 @@
 {{- end -}}
 {{- include "quantmill.guardNet" . -}}
 {{- include "quantmill.validateStores" . -}}
+{{- include "quantmill.validateBundled" . -}}
 {{- include "quantmill.validateTimes" . -}}
 {{- include "quantmill.validateNetwork" . -}}
 {{- range $component := list "api" "scheduler" "migrations" -}}

@@ -90,7 +90,8 @@ def _pod(item: Object, pod: Object) -> None:
     selector = item.get("spec", {}).get("selector", {}).get("matchLabels", {})
     if not selector.items() <= pod.get("metadata", {}).get("labels", {}).items():
         raise Invalid(f"{where} is invalid: spec.selector does not match the template's labels")
-    for problem in (*_duplicates(pod), *_dangling_mounts(pod)):
+    claimed = {claim["metadata"]["name"] for claim in item.get("spec", {}).get("volumeClaimTemplates", [])}
+    for problem in (*_duplicates(pod), *_dangling_mounts(pod, claimed)):
         raise Invalid(f"{where} is invalid: {problem}")
     violations = list(violations_of_restricted(pod))
     if violations:
@@ -115,8 +116,8 @@ def _repeated(what: str, values: Iterable[Any]) -> Iterator[str]:
     return (f"duplicate {what}: {value}" for value, count in Counter(values).items() if count > 1)
 
 
-def _dangling_mounts(pod: Object) -> Iterator[str]:
-    volumes = {volume["name"] for volume in pod["spec"].get("volumes", [])}
+def _dangling_mounts(pod: Object, claimed: set[str]) -> Iterator[str]:
+    volumes = claimed | {volume["name"] for volume in pod["spec"].get("volumes", [])}
     for container in containers(pod):
         for mount in container.get("volumeMounts", []):
             if mount["name"] not in volumes:
