@@ -78,7 +78,7 @@ def test_a_float32_copy_of_a_tensor_exceeds_the_planned_memory(
 ) -> None:
     broken = laws(replace(GGUF, quantize=lazy("law_breakers:copying")))
     with pytest.raises(AssertionError, match="peak_bytes"):
-        broken.test_the_peak_memory_is_within_the_plan(wide, tmp_path)
+        broken.test_a_run_stays_in_its_folder_off_the_network_and_within_the_planned_memory(wide, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_way_out_is_noted(
     laws: Callable[[Method], MethodConformance], small: Path, tmp_path: Path, method: Method, trespass: str
 ) -> None:
     with pytest.raises(AssertionError, match=trespass):
-        laws(method).test_a_run_stays_off_the_network_and_inside_its_folder(small, tmp_path)
+        laws(method).test_a_run_stays_in_its_folder_off_the_network_and_within_the_planned_memory(small, tmp_path)
 
 
 def test_a_bound_that_is_too_narrow_is_noticed(
