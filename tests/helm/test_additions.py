@@ -37,6 +37,11 @@ REFUSED = {
         {"database": {"external": {"url": "postgresql://h/d"}}},
         "externalSecret.database.key and database.external.url are both set",
     ),
+    "a store that the release brings": (
+        {"postgresql": {"enabled": True}},
+        "externalSecret.database.key is set, but postgresql.enabled brings a store with a Secret of its own",
+    ),
+    "a migration before the Secret": ({"migrations": {"mode": "hook"}}, "migrations.mode hook runs before"),
 }
 
 

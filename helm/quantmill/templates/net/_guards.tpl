@@ -59,6 +59,10 @@
 {{- if and (index $values.externalSecret $store).key (index $values $store).external.url -}}
 {{- fail (printf "externalSecret.%s.key and %s.external.url are both set; keep one of them" $store $store) -}}
 {{- end -}}
+{{- $bundled := include "quantmill.bundled" (dict "root" $ "store" $store) -}}
+{{- if and (index $values.externalSecret $store).key $bundled -}}
+{{- fail (printf "externalSecret.%s.key is set, but %s.enabled brings a store with a Secret of its own; keep one of them" $store $bundled) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
