@@ -30,7 +30,7 @@ class OnnxParams(BaseModel):
         description="static, gates: an .npz file with an array for each input; its leading axis is the samples. None: "
         "windows of the calibration text.",
     )
-    calibration_method: Literal["minmax", "percentile", "mse", "entropy"] = Field(
+    calibration_method: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = Field(
         default="minmax", description="static: how an activation's range follows from the values that samples gave it."
     )
     percentile: float = Field(

@@ -19,19 +19,24 @@ CHUNK_VALUES = 1 << 18  # counted at once
 LEVELS = 255  # steps of eight bits
 CANDIDATES = 128  # magnitudes that are tried for where to cut
 FIRST_CANDIDATE = 8
+MOMENTUM = 0.01  # how far the average goes towards each further sample
 
 Range = tuple[float, float]
 
 
 class Histogram:
-    """How often an activation had a value: `counts` int64 (2 * SIDE), zero at SIDE."""
+    """How often an activation had a value: `counts` int64 (2 * SIDE), zero at SIDE.
+
+    `average` is the moving average of the least and greatest value of each sample, the first's at the beginning.
+    """
 
     def __init__(self) -> None:
         self.counts: NDArray[np.int64] = np.zeros(2 * SIDE, np.int64)
         self.exponent = LEAST_EXPONENT
+        self.average: Range | None = None
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Count all values. Raises ValueError where one is not finite."""
+        """Count all values of a sample. Raises ValueError where one is not finite."""
         flat = values.reshape(-1)
         for start in range(0, flat.size, CHUNK_VALUES):
             chunk = flat[start : start + CHUNK_VALUES]
@@ -41,6 +46,9 @@ class Histogram:
             self._grow(peak)
             bins = np.floor(np.ldexp(chunk.astype(np.float64), -self.exponent)).astype(np.int64)
             self.counts += np.bincount(bins + SIDE, minlength=2 * SIDE)
+        seen = float(flat.min()), float(flat.max())
+        low, high = self.average or seen
+        self.average = low + MOMENTUM * (seen[0] - low), high + MOMENTUM * (seen[1] - high)
 
     def _grow(self, peak: float) -> None:
         """Widen the bins until they hold the magnitude."""
@@ -60,6 +68,12 @@ def minmax(histogram: Histogram, percentile: float) -> Range:
     """All values, to whole bins; zero is within."""
     seen = np.flatnonzero(histogram.counts) - SIDE
     return min(0.0, float(seen[0]) * histogram.width), max(0.0, float(seen[-1] + 1) * histogram.width)
+
+
+def moving_average(histogram: Histogram, percentile: float) -> Range:
+    """The samples' own ranges, averaged as torch.ao's MovingAverageMinMaxObserver does; zero is within."""
+    low, high = histogram.average or (0.0, 0.0)
+    return min(0.0, low), max(0.0, high)
 
 
 def by_percentile(histogram: Histogram, percentile: float) -> Range:
@@ -86,6 +100,7 @@ def by_entropy(histogram: Histogram, percentile: float) -> Range:
 
 RANGES: Mapping[str, Callable[[Histogram, float], Range]] = {
     "minmax": minmax,
+    "moving_average": moving_average,
     "percentile": by_percentile,
     "mse": by_mse,
     "entropy": by_entropy,

@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from quantmill_onnx.ranges import LEVELS, RANGES, SIDE, Histogram, by_mse, by_percentile, minmax, qparams
+from quantmill_onnx.ranges import (
+    LEVELS,
+    RANGES,
+    SIDE,
+    Histogram,
+    by_mse,
+    by_percentile,
+    minmax,
+    moving_average,
+    qparams,
+)
 
 FLOATS = arrays(np.float32, st.integers(1, 40), elements=st.floats(-(2.0**100), 2.0**100, width=32))
 
@@ -48,6 +58,15 @@ def test_a_value_that_is_not_finite_is_not_counted() -> None:
 
 NORMAL = np.random.default_rng(0).standard_normal(200_000).astype(np.float32)
 OUTLIER = np.append(NORMAL, np.float32(300))
+
+
+def test_the_moving_average_goes_a_hundredth_towards_each_further_sample() -> None:
+    samples = [np.array(each, np.float32) for each in ([-1, 0, 1], [4, -2], [-1.01, 600])]
+
+    # torch 2.13's MovingAverageMinMaxObserver has the same three ranges
+    found = [moving_average(counted(*samples[:count]), 100) for count in (1, 2, 3)]
+
+    assert np.allclose(found, [(-1, 1), (-1.01, 1.03), (-1.01, 7.0197)])
 
 
 def test_percentile_leaves_half_of_the_rest_at_each_end() -> None:
