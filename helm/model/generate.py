@@ -89,6 +89,8 @@ def _draft_07(node: Any) -> Any:
     if name := node.get(DEFINED) or node.get("$ref", "").removeprefix("#/$defs/"):
         return {"$ref": f"#/definitions/{name}"}
     kept = {key: _draft_07(item) for key, item in node.items() if not _is_ballast(key, item)}
+    if node.get("default", ...) is None and "anyOf" in kept:  # may be left out, which does not mean null
+        kept["anyOf"] = [each for each in kept["anyOf"] if each != {"type": "null"}]
     if "patternProperties" in kept:
         kept["additionalProperties"] = False
     if "$defs" in kept:

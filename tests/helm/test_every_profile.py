@@ -113,7 +113,12 @@ def test_every_image_comes_from_the_mirror_where_there_is_one(chart: helm.Chart,
     mirror = {"imageRegistry": "reg.test:5000", "imageNamespace": "x/y"}
     texts = chart.render({**values, "global": {**values.get("global", {}), **mirror}}, name="r").values()
 
-    images = [line.split()[-1] for text in texts for line in text.splitlines() if line.strip("- ").startswith("image:")]
+    images = [
+        line.split()[-1].strip('"')
+        for text in texts
+        for line in text.splitlines()
+        if line.strip("- ").startswith("image:")
+    ]
     assert images
     assert [image for image in images if not image.startswith("reg.test:5000/x/y/")] == []
 

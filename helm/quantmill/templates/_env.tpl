@@ -96,7 +96,7 @@
 {{/* A container's `env` list from a map of name -> string, or -> the map that stands under valueFrom. */}}
 {{- define "quantmill.env" -}}
 {{- range $name, $value := . }}
-- name: {{ $name }}
+- name: {{ $name | quote }}
   {{- if kindIs "map" $value }}
   valueFrom: {{- toYaml $value | nindent 4 }}
   {{- else }}
@@ -108,8 +108,8 @@
 {{/* The valueFrom of a URL: (dict "root" $ "store" "database" | "broker" "secret" name or ""). */}}
 {{- define "quantmill.urlFrom" -}}
 secretKeyRef:
-  name: {{ .secret | default (include "quantmill.urlSecret" .) }}
-  key: {{ include "quantmill.urlKey" . }}
+  name: {{ .secret | default (include "quantmill.urlSecret" .) | quote }}
+  key: {{ include "quantmill.urlKey" . | quote }}
 {{- end -}}
 
 {{/* The URLs that API, scheduler and workers need, as a YAML map of valueFrom. */}}

@@ -41,11 +41,11 @@
 {{/* What a selector matches; immutable in a Deployment, so nothing here may carry a version.
      (dict "root" $ "component" name "pool" name or "") */}}
 {{- define "quantmill.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "quantmill.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "quantmill.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- with .pool }}
-quantmill/pool: {{ . }}
+quantmill/pool: {{ . | quote }}
 {{- end }}
 {{- end -}}
 

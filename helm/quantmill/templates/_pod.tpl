@@ -40,7 +40,7 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  serviceAccountName: {{ .account | default (include "quantmill.serviceAccountName" .) }}
+  serviceAccountName: {{ .account | default (include "quantmill.serviceAccountName" .) | quote }}
   automountServiceAccountToken: false
   # a Service called "quantmill" would set QUANTMILL_PORT=tcp://... in every pod
   enableServiceLinks: false
@@ -48,7 +48,7 @@ spec:
   {{- with $root.Values.global.imagePullSecrets }}
   imagePullSecrets:
     {{- range . }}
-    - name: {{ . }}
+    - name: {{ . | quote }}
     {{- end }}
   {{- end }}
   {{- with $values.terminationGracePeriodSeconds }}
@@ -77,7 +77,7 @@ spec:
     {{- end }}
   volumes:
     {{- range $name, $source := $volumes }}
-    - name: {{ $name }}
+    - name: {{ $name | quote }}
       {{- toYaml $source | nindent 6 }}
     {{- end }}
 {{- end -}}
@@ -98,9 +98,9 @@ spec:
 {{- if .config -}}
 {{- $from = prepend $from (dict "configMapRef" (dict "name" (include "quantmill.fullname" $root))) -}}
 {{- end -}}
-- name: {{ .name }}
-  image: {{ include "quantmill.image" (dict "root" $root "override" $values.image) }}
-  imagePullPolicy: {{ ($values.image | default dict).pullPolicy | default $root.Values.image.pullPolicy }}
+- name: {{ .name | quote }}
+  image: {{ include "quantmill.image" (dict "root" $root "override" $values.image) | quote }}
+  imagePullPolicy: {{ ($values.image | default dict).pullPolicy | default $root.Values.image.pullPolicy | quote }}
   command: {{- toYaml (.command | default (list "quantmill")) | nindent 4 }}
   {{- with .args }}
   args: {{- toYaml . | nindent 4 }}

@@ -123,7 +123,7 @@
 - type: prometheus
   metricType: AverageValue
   metadata:
-    serverAddress: {{ .pool.keda.prometheusAddress }}
+    serverAddress: {{ .pool.keda.prometheusAddress | quote }}
     query: {{ printf "max(quantmill_queue_load{queue=%q})" .pool.queue | squote }}
     threshold: {{ $slots | quote }}
 {{- else -}}

@@ -61,7 +61,7 @@
 {{/* `volumeMounts` from a map of path -> the rest. */}}
 {{- define "quantmill.mounts" -}}
 {{- range $path, $mount := . }}
-- mountPath: {{ $path }}
+- mountPath: {{ $path | quote }}
   {{- toYaml $mount | nindent 2 }}
 {{- end }}
 {{- end -}}
@@ -69,10 +69,10 @@
 {{- define "quantmill.dataVolume" -}}
 {{- if .claim -}}
 persistentVolumeClaim:
-  claimName: {{ .claim }}
+  claimName: {{ .claim | quote }}
 {{- else -}}
 emptyDir:
-  sizeLimit: {{ .size }}
+  sizeLimit: {{ .size | quote }}
 {{- end -}}
 {{- end -}}
 
@@ -80,21 +80,21 @@ emptyDir:
 {{- define "quantmill.volatile" -}}
 {{- if eq .volume.type "existingClaim" -}}
 persistentVolumeClaim:
-  claimName: {{ .volume.existingClaim }}
+  claimName: {{ .volume.existingClaim | quote }}
 {{- else if eq .volume.type "pvc" -}}
 ephemeral:
   volumeClaimTemplate:
     spec:
       accessModes: [ReadWriteOnce]
       {{- with .volume.storageClass | default .root.Values.global.storageClass }}
-      storageClassName: {{ . }}
+      storageClassName: {{ . | quote }}
       {{- end }}
       resources:
         requests:
-          storage: {{ .volume.size }}
+          storage: {{ .volume.size | quote }}
 {{- else -}}
 emptyDir:
-  sizeLimit: {{ .volume.size }}
+  sizeLimit: {{ .volume.size | quote }}
 {{- end -}}
 {{- end -}}
 

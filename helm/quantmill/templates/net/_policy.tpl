@@ -26,7 +26,7 @@
     {{- range $port := $peers.ports }}
     {{- range $protocols }}
     - port: {{ $port }}
-      protocol: {{ . }}
+      protocol: {{ . | quote }}
     {{- end }}
     {{- end }}
   {{- with $peers.to }}
