@@ -67,8 +67,9 @@ LabelValue = Annotated[str, text(rf"^({_LABEL})?$", 63)]
 Labels = dict[LabelKey, LabelValue]
 Annotations = dict[LabelKey, str]
 
-Registry = Annotated[str, text(r"^[^/\s]+(/[^/\s]+)*$")]
-OptionalRegistry = Annotated[str, text(r"^$|^[^/\s]+(/[^/\s]+)*$")]
+_REGISTRY = r"[A-Za-z0-9]([-A-Za-z0-9.:]*[A-Za-z0-9])?(/[A-Za-z0-9._-]+)*"
+Registry = Annotated[str, text(rf"^{_REGISTRY}$")]
+OptionalRegistry = Annotated[str, text(rf"^$|^{_REGISTRY}$")]
 Namespace = Annotated[str, text(r"^$|^[a-z0-9]+([._/-]+[a-z0-9]+)*$")]
 """Of images in a registry: the path before the repository."""
 

@@ -6,6 +6,7 @@ import re
 from functools import cache
 from typing import Any
 
+import jsonschema
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -15,6 +16,7 @@ Schema = dict[str, Any]
 
 FEW = 3  # keys of one map, items of one list
 ASCII = st.characters(min_codepoint=33, max_codepoint=126)
+NUMBERS = (0.05, 0.5, 1.0, 30.0, 120.0, 2.5e6)
 PLAIN = st.sampled_from(["a", "b-1", "c.d", "Pods"])
 
 
@@ -22,7 +24,7 @@ def values() -> SearchStrategy[dict[str, Any]]:
     """A few values of a few sections. Not `extraObjects`, which may be anything, and no names of former values."""
     whole = _whole()
     sections = {name: part for name, part in whole["properties"].items() if name != "extraObjects"}
-    return _map({**whole, "properties": sections})
+    return _map({**whole, "properties": sections}).filter(jsonschema.Draft7Validator(whole).is_valid)
 
 
 @cache
@@ -105,7 +107,7 @@ def _integer(node: Schema) -> SearchStrategy[int]:
 
 
 def _number(node: Schema) -> SearchStrategy[float]:
-    return st.sampled_from([0.5, 1.0, 30.0, 120.0, 2.5e6])
+    return st.sampled_from([each for each in NUMBERS if jsonschema.Draft7Validator(node).is_valid(each)])
 
 
 _KINDS = {

@@ -112,7 +112,7 @@ spec:
       {{- end }}
       containers:
         - name: {{ $root.Chart.Name }}
-          image: {{ include "quantmill.image" (dict "root" $root) }}
+          image: {{ include "quantmill.image" (dict "root" $root) | quote }}
           imagePullPolicy: {{ $root.Values.image.pullPolicy }}
           {{- toYaml .container | nindent 10 }}
           ports:
