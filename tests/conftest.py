@@ -7,11 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from quantmill.store.database import Database
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `servers`, in whatever way pytest was started
 pytest_plugins = ["servers.chromium", "servers.postgresql", "servers.redis", "servers.registry", "servers.sqlite"]
+
+# The same examples in each run: a red one is due to the change. `pytest --hypothesis-profile=explore` draws others.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("explore", derandomize=False)
+settings.load_profile("repeatable")
 
 DATABASES = [
     pytest.param("sqlite", id="sqlite"),

@@ -60,9 +60,10 @@ def test_by_second_moments_it_is_that_of_independent_inputs() -> None:
     assert found == Sensitivity("second_moment", sensitivity(weight, diagonal, bits=(2, 4)).losses)
 
 
-@given(st.integers(1, 40), st.integers(1, 300), st.integers(0, 2**32 - 1))
+@given(st.integers(4, 40), st.integers(128, 300), st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
 def test_more_bits_lose_less(rows: int, width: int, seed: int) -> None:
+    """A few values may happen to lie on the coarser grid; hundreds do not."""
     found = sensitivity(weights(rows, width, seed), statistics_of(inputs(50, width, seed), "second_moment"))
 
     losses = [*found.losses.values()]
