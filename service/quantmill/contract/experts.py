@@ -101,11 +101,10 @@ def is_stacked(info: TensorInfo) -> bool:
 
 def stacks(index: ModelIndex) -> Mapping[str, Stack]:
     """The stacks whose layout is known, by name; both of a block, or none of it."""
-    layout = LAYOUTS.get(index.architecture)
     found: dict[str, Stack] = {}
-    for name in index.tensors if layout is not None else ():
+    for name in index.tensors:
         module, _, last = name.rpartition(".")
-        if last == GATE_UP and f"{module}.{DOWN}" in index.tensors:
+        if last == GATE_UP and f"{module}.{DOWN}" in index.tensors and index.architecture in LAYOUTS:
             found |= _of_block(index, module, LAYOUTS[index.architecture])
     return {name: found[name] for name in index.tensors if name in found}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-ALLOWANCE_BYTES = 24 << 20  # the allocator's reserve, buffers, tables of names
+ALLOWANCE_BYTES = 48 << 20  # the allocator's reserve, buffers, tables of names
 
 
 @pytest.mark.parametrize("params", [[], ["mode=weight_only"]], ids=["dynamic", "weight_only"])
