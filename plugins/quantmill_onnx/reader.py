@@ -137,7 +137,9 @@ class Artifact:
         if node.op_type == "DequantizeLinear":
             node = next((each for each in self.model.graph.node if node.output[0] in each.input[1:2]), None)
         value = node.input[0] if node is not None and node.op_type in ("MatMul", "MatMulInteger") else ""
-        while (maker := self._makers.get(value)) is not None:
+        passed: set[str] = set()  # a damaged graph may lead back to where it came from
+        while value not in passed and (maker := self._makers.get(value)) is not None:
+            passed.add(value)
             if maker.op_type == "Mul" and maker.input[1].endswith(SMOOTHING):
                 return self.array(maker.input[1])
             if maker.op_type not in ROUNDING:

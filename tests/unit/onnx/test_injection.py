@@ -246,6 +246,11 @@ def a_factor_is_negative(model: onnx.ModelProto) -> None:
     change(model, "x0_smoothing", lambda values: -values)
 
 
+@damage("onnx_checker", "model.onnx")
+def an_activation_is_made_of_itself(model: onnx.ModelProto) -> None:
+    node(model, "Div").input[0] = node(model, "Div").output[0]
+
+
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_artifact_is_refused(made: Made, tmp_path: Path, name: str) -> None:
     params, edit, check, named = DAMAGES[name]
