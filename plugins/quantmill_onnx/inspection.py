@@ -11,18 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantmill.contract.graph_text import feed_of, takes_text
+from quantmill.contract.graph_text import NUMPY, feed_of, own_inputs, takes_text
 from quantmill.contract.model_folder import carried_observations
 from quantmill.contract.onnx import OnnxGraph, ValueInfo
 from quantmill.contract.reading import Inspection, Observation
 from quantmill.contract.tensors import ModelIndex, Plan
 from quantmill_onnx.params import OnnxParams
-from quantmill_onnx.planning import DYNAMIC_LIMIT, RUN_LIMIT, dynamic_dimensions
+from quantmill_onnx.planning import LEADING, OTHER, RUN_LIMIT, unlike_random
 from quantmill_onnx.reader import DATA, MODEL, Artifact
 from quantmill_onnx.samples import read_samples
-
-LEADING, OTHER = 2, 16  # sizes that dynamic dimensions are given
-NUMPY = {1: np.float32, 6: np.int32, 7: np.int64, 9: np.bool_, 10: np.float16, 11: np.float64}
 
 Inputs = Mapping[str, NDArray[Any]]
 
@@ -183,7 +180,6 @@ def _runs(folder: Path, graph: OnnxGraph, index: ModelIndex, params: OnnxParams)
         yield Observation("runs", "loads", f"{type(error).__name__}: {error}"[:300], "loads")
         return
     yield Observation("runs", "loads", "loads", "loads")
-    unknown = len(dynamic_dimensions(graph)) > DYNAMIC_LIMIT or any(each.dtype not in NUMPY for each in graph.inputs)
     if params.least_cosine is None:
         return
     if params.samples is not None and params.mode == "static":
@@ -191,7 +187,7 @@ def _runs(folder: Path, graph: OnnxGraph, index: ModelIndex, params: OnnxParams)
         yield from _divergence(session, graph, params.least_cosine, first, "the first sample")
     elif takes_text(graph):
         yield from _divergence(session, graph, params.least_cosine, random_tokens(graph), "random tokens")
-    elif not unknown:
+    elif not any(unlike_random(graph)):
         yield from _divergence(session, graph, params.least_cosine, random_inputs(graph), "random inputs")
 
 
@@ -233,9 +229,7 @@ def random_inputs(graph: OnnxGraph) -> Inputs:
     generator = np.random.default_rng(0)
     sizes: dict[str, int] = {}
     found: dict[str, NDArray[Any]] = {}
-    for info in graph.inputs:
-        if info.name in graph.weights or info.name in graph.constants:
-            continue
+    for info in own_inputs(graph):
         shape = [_size(each, axis, sizes) for axis, each in enumerate(info.shape or ())]
         rows = _rows_looked_up(graph, info.name)
         kind = NUMPY[info.dtype]

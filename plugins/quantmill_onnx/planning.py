@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from math import prod
 from pathlib import Path
 
 from quantmill.contract.calibration import CalibrationNeed
 from quantmill.contract.errors import ParamsRejected, SourceRejected
-from quantmill.contract.graph_text import takes_text
+from quantmill.contract.graph_text import NUMPY, own_inputs, takes_text
 from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.strictjson import shown
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan, Unit
 from quantmill_onnx.layout import activation_parts, parts_of, scheme_of
 from quantmill_onnx.params import OnnxParams
-from quantmill_onnx.samples import read_samples
+from quantmill_onnx.samples import FEED_LIMIT, read_samples
 from quantmill_onnx.sites import Site, activations, find_sites, smoothed
 from quantmill_onnx.tasks import forecast
 from quantmill_onnx.tokens import require_text
@@ -28,10 +29,23 @@ CALIBRATION_BYTES = 768 << 20
 SEARCH_COPIES = 4
 RUN_LIMIT = 2 << 30  # bytes of a source that verification runs: it is in memory beside the artifact
 DYNAMIC_LIMIT = 2  # dimensions whose sizes can be chosen freely; with more, some of them hang together
+LEADING, OTHER = 2, 16  # sizes that they are given
 LATEST_OPSET, LATEST_IR = 26, 13  # of onnxruntime 1.31
 DOMAINS = ("", "com.microsoft")  # what ONNX Runtime brings with it
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
-QUANTIZED_PREFIXES = ("QLinear", "MatMulNBits", "DynamicQuantize", "QGemm", "QAttention", "GatherBlockQuantized")
+QUANTIZED_PREFIXES = (
+    "DynamicQuantize",
+    "GatherBlockQuantized",
+    "MatMulBnb4",
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+    "QAttention",
+    "QEmbedLayerNormalization",
+    "QGemm",
+    "QLinear",
+    "QMoE",
+    "QOrdered",
+)
 OUR_METADATA = "quantmill."
 
 OVERFLOW = (
@@ -65,6 +79,7 @@ def require_graph(index: ModelIndex) -> OnnxGraph:
 
 
 def _problems(graph: OnnxGraph) -> Iterator[str]:
+    made = {"", *graph.weights, *graph.constants, *(each.name for each in graph.inputs)}
     for key in sorted(graph.metadata):
         if key.startswith(OUR_METADATA):
             yield "the graph is quantized already: its metadata says by what; give the model that it was made from"
@@ -79,6 +94,10 @@ def _problems(graph: OnnxGraph) -> Iterator[str]:
                 f"node {shown(node.label)} is the custom operator {shown(node.domain)} {shown(node.op_type)}, which "
                 "ONNX Runtime does not bring with it, so that the result could not be run and checked"
             )
+        for name in node.inputs:
+            if name not in made:
+                yield f"node {shown(node.label)} takes {shown(name)}, which nothing before it makes"
+        made.update(node.outputs)
 
 
 def plan(index: ModelIndex, params: OnnxParams) -> Plan:
@@ -192,13 +211,24 @@ def _warnings(index: ModelIndex, graph: OnnxGraph, params: OnnxParams) -> Iterat
         yield "verification loads the graph and does not run it, as least_cosine asks for it"
     elif index.nbytes > RUN_LIMIT:
         yield f"verification does not run the graph: its weights take more than {RUN_LIMIT} bytes"
-    elif params.samples is None and not takes_text(graph) and len(dynamic_dimensions(graph)) > DYNAMIC_LIMIT:
-        yield "verification loads the graph and does not run it: its inputs have more than two dynamic dimensions"
+    elif params.samples is None and not takes_text(graph) and (why := next(unlike_random(graph), "")):
+        yield f"verification loads the graph and does not run it: {why}"
 
 
 def dynamic_dimensions(graph: OnnxGraph) -> set[str]:
     """The names of the inputs' dimensions that have no size."""
     return {each for info in graph.inputs for each in info.shape or () if isinstance(each, str)}
+
+
+def unlike_random(graph: OnnxGraph) -> Iterator[str]:
+    """Why no random inputs are made for the graph, in words, for each input that stands in the way."""
+    if len(dynamic_dimensions(graph)) > DYNAMIC_LIMIT:
+        yield "its inputs have more than two dynamic dimensions"
+    for each in own_inputs(graph):
+        if each.dtype not in NUMPY:
+            yield f"its input {shown(each.name)} is of another type than random numbers"
+        elif prod(size if isinstance(size, int) and size > 0 else OTHER for size in each.shape or ()) > FEED_LIMIT // 8:
+            yield f"its input {shown(each.name)} has the shape {shown(each.shape)}"
 
 
 def _check_patterns(graph: OnnxGraph, params: OnnxParams) -> None:

@@ -30,6 +30,7 @@ NUMPY: Mapping[int, np.dtype[Any]] = {  # by TensorProto.DataType
     11: np.dtype("<f8"),
 }
 FLOAT = 1
+LENGTH_LIMIT = 1 << 20  # tokens of a graph of a fixed length: shorter windows are filled up
 
 # What stands for each token of a window
 OF_TOKENS: Mapping[str, Callable[[Ids], NDArray[Any]]] = {
@@ -67,7 +68,9 @@ def foreign_inputs(graph: OnnxGraph) -> Iterator[str]:
 
 def _is_of_tokens(info: ValueInfo) -> bool:
     shape = info.shape
-    return info.name in OF_TOKENS and info.dtype in NUMPY and shape is not None and len(shape) == 2 and _one(shape[0])
+    if info.name not in OF_TOKENS or info.dtype not in NUMPY or shape is None or len(shape) != 2:
+        return False
+    return _one(shape[0]) and (isinstance(shape[1], str) or shape[1] <= LENGTH_LIMIT)
 
 
 def _is_cache(info: ValueInfo) -> bool:

@@ -111,6 +111,30 @@ def test_what_verification_will_not_run_stands_among_the_warnings(tmp_path: Path
 
 
 @pytest.mark.parametrize(
+    ("dtype", "shape", "said"),
+    [
+        (onnx.TensorProto.STRING, ["batch"], "'more' is of another type than random numbers"),
+        (onnx.TensorProto.FLOAT, [1 << 20, 1 << 20], "'more' has the shape (1048576, 1048576)"),
+        (onnx.TensorProto.FLOAT, ["sequence"] * 64, "'more' has the shape"),
+    ],
+)
+def test_inputs_that_are_not_made_up_stand_among_the_warnings(
+    tmp_path: Path, dtype: int, shape: list[Any], said: str
+) -> None:
+    model = SmallModel().proto()
+    model.graph.input.append(helper.make_tensor_value_info("more", dtype, shape))
+
+    assert any(f"does not run it: its input {said}" in each for each in planned(save(model, tmp_path)).warnings)
+
+
+def test_bytes_are_made_up_as_other_numbers_are(tmp_path: Path) -> None:
+    model = SmallModel().proto()
+    model.graph.input.append(helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, [1, 8, 8, 3]))
+
+    assert planned(save(model, tmp_path)).warnings == ()
+
+
+@pytest.mark.parametrize(
     "params",
     [
         {"weight_bits": 4},
@@ -152,6 +176,12 @@ def with_opset(version: int) -> onnx.ModelProto:
     return model
 
 
+def with_ir(version: int) -> onnx.ModelProto:
+    model = one_product()
+    model.ir_version = version
+    return model
+
+
 def overridable() -> onnx.ModelProto:
     model = one_product()
     model.graph.input.append(helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [64, 32]))
@@ -165,6 +195,10 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "quantized": (lambda: one_product("MatMulInteger"), "quantized already: node 'product' is a MatMulInteger"),
     "blocks": (lambda: one_product("MatMulNBits", domain="com.microsoft"), "node 'product' is a MatMulNBits"),
     "our own artifact": (SmallModel(metadata={"quantmill.transposed": "[]"}).proto, "quantized already: its metadata"),
+    "blocks of another kind": (lambda: one_product("MatMulBnb4", domain="com.microsoft"), "is a MatMulBnb4"),
+    "IR version to come": (lambda: with_ir(99), "IR version 99; ONNX Runtime 1.31 takes at most"),
+    "a value of nowhere": (lambda: one_product(inputs=("z", "w")), "takes 'z', which nothing before it makes"),
+    "a circle": (lambda: one_product(inputs=("y", "w")), "'product' takes 'y', which nothing before it makes"),
     "weights of the caller": (overridable, "an input or output of the graph"),
 }
 

@@ -94,6 +94,7 @@ def test_a_graph_of_a_fixed_length_takes_shorter_windows_masked() -> None:
         {"input_ids": (INT64, TOKENS), "pixel_values": (FLOAT, ["batch", 3, 32, 32])},
         {"input_ids": (INT64, ["batch"])},
         {"input_ids": (INT64, [4, "tokens"])},
+        {"input_ids": (INT64, [1, 1 << 40])},
         {"input_ids": (INT64, TOKENS), "past_key_values__0__key": (FLOAT, ["batch", "heads", "before", 8])},
         {"input_ids": (INT64, TOKENS), "use_cache_branch": (BOOL, [1])},
     ],
