@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 WRAPPED = "source"  # the attribute that holds the model while it is traced
 BATCH, TOKENS, BEFORE = 2, 6, 3  # of the inputs that a graph is traced and compared with
 IMAGE_SIZE = 224  # where the configuration says none
+MOST_PIXELS = 1 << 26  # of the images that a graph is traced with, over their channels
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -56,12 +58,11 @@ def convert(session: Session, params: OnnxParams, folder: Path) -> Conversion:
     with _quiet(session.threads):
         model, left_out = _build(session)
         session.pause()
-        traced = _Traced.of(model, task, index)
-        expected = [traced.run(inputs) for inputs in traced.examples]
-        try:
+        with _failures_named(index, "its inputs"):
+            traced = _Traced.of(model, task, index)
+            expected = [traced.run(inputs) for inputs in traced.examples]
+        with _failures_named(index, "torch.onnx.export"):
             program = traced.export()
-        except Exception as error:
-            raise _unsupported(index, f"torch.onnx.export: {error}") from error
         session.pause()
         _name(program.model)
         _save(program.model, folder)
@@ -92,6 +93,17 @@ def _quiet(threads: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _failures_named(index: ModelIndex, what: str) -> Iterator[None]:
+    """What transformers and torch raise as ArchitectureUnsupported, with `what` they failed on."""
+    try:
+        yield
+    except (QuantmillError, MemoryError):
+        raise
+    except Exception as error:
+        raise _unsupported(index, f"{what}: {error!r}") from error
 
 
 def _unsupported(index: ModelIndex, why: str) -> ArchitectureUnsupported:
@@ -253,6 +265,8 @@ def _image(model: Any, task: Task, index: ModelIndex) -> _Traced:
     size = getattr(model.config, "image_size", None) or IMAGE_SIZE
     height, width = size if isinstance(size, list | tuple) else (size, size)
     shape = (BATCH, int(model.config.num_channels), int(height), int(width))
+    if prod(shape) > MOST_PIXELS:
+        raise _unsupported(index, f"its images have the shape {shape}")
     example = np.random.default_rng(0).standard_normal(shape, np.float32)
     return _Traced(
         _wrapped(model, forward),

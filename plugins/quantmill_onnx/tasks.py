@@ -46,6 +46,7 @@ TASKS = (  # the first that fits
     Task("Model", "text", ("last_hidden_state",)),
 )
 IMAGES = Task("Model", "image", ("last_hidden_state",))
+LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 TABLE = re.compile(r"(^|[._])(embed_tokens|wte|wpe|(word|token_type|position)_embeddings|embed_positions)\.weight$")
 NO_NODE = Node("MatMul", "", "", ("",), (), frozenset(), b"")
 
@@ -64,6 +65,9 @@ def task_of(index: ModelIndex) -> Task:
         raise ArchitectureUnsupported(
             f"{architecture} is not exported here; export it first, for instance with optimum-cli, and give the graph"
         )
+    layers = max((n for key in LAYER_COUNTS if isinstance(n := index.config.get(key), int)), default=0)
+    if layers > len(index.tensors):
+        raise ArchitectureUnsupported(f"config.json has {layers} layers, but only {len(index.tensors)} tensors")
     pictures = "vocab_size" not in index.config and isinstance(index.config.get("num_channels"), int)
     return IMAGES if found.suffix == IMAGES.suffix and pictures else found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ def test_the_forecast_names_what_will_be_quantized(sources: Path) -> None:
         ({"architectures": ["T5ForConditionalGeneration"]}, ArchitectureUnsupported, "is not exported here"),
         ({"is_encoder_decoder": True}, ArchitectureUnsupported, "is not exported here"),
         ({"quantization_config": {"quant_method": "fp8"}}, SourceRejected, "checkpoints in float only"),
+        ({"num_hidden_layers": 10**9}, ArchitectureUnsupported, "has 1000000000 layers, but only"),
     ],
 )
 def test_what_is_not_exported_is_refused_at_once(
@@ -202,6 +204,24 @@ def test_a_graph_computes_what_the_checkpoint_does(sources: Path, jobs: Path, na
         assert checkpoint.index.graph is not None
     if name == "images":
         a_graph_that_computes_something_else_is_refused(made)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("convolutions", {"image_size": 100_000}, r"its images have the shape \(2, 3, 100000, 100000\)"),
+        ("convolutions", {"image_size": "large"}, "its inputs: ValueError"),
+    ],
+)
+def test_sizes_that_no_image_has_are_refused(
+    sources: Path, tmp_path: Path, name: str, change: dict[str, Any], said: str
+) -> None:
+    folder = Path(shutil.copytree(sources / name, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+
+    with pytest.raises(ArchitectureUnsupported, match=said):
+        converted(folder, tmp_path / "made")
 
 
 def a_graph_that_computes_something_else_is_refused(made: Path) -> None:
