@@ -32,7 +32,7 @@ Arrays = Mapping[str, NDArray[Any]]
 Sites = Mapping[str, Site | str]
 
 SAMPLES = 32  # that a trial runs on, from the first on
-KEPT_BYTES = 256 << 20  # of the source's outputs: fewer samples where these take more
+KEPT_BYTES = 256 << 20  # of samples and the source's outputs: fewer samples where these take more
 LEAST = 1e-300  # of a sum of squares, where there is no noise
 FLOATS = (1, 10, 11)  # TensorProto.DataType
 
@@ -83,18 +83,18 @@ class Trials:
         return ratios
 
     def _source(self, feeds: Iterator[Feed]) -> tuple[list[Feed], list[Outputs]]:
-        """The samples, and the source's outputs on them: SAMPLES, or as many as take KEPT_BYTES."""
+        """The samples, and the source's outputs on them: SAMPLES, or as many as fit KEPT_BYTES."""
         body = Rewritten(nodes=[node.raw for node in self.graph.nodes])
         outputs = b"".join(bytes_field(GRAPH.output, each.raw) for each in self.graph.outputs)
-        model = self._model(body, dict.fromkeys(self.graph.weights, "float"), outputs)
+        session = self._model(body, dict.fromkeys(self.graph.weights, "float"), outputs)()
         taken: list[Feed] = []
         expected: list[Outputs] = []
         size = 0
         for feed in islice(feeds, SAMPLES):
-            (found,) = self._run(model, self.outputs, [feed])
+            (found,) = self._run(lambda: session, self.outputs, [feed])
             if not all(np.isfinite(each).all() for each in found):
                 raise SourceRejected(f"sample {len(taken)} makes outputs that are not finite", sample=len(taken))
-            size += sum(each.nbytes for each in found)
+            size += sum(each.nbytes for each in (*found, *feed.values()))
             if taken and size > KEPT_BYTES:
                 break
             taken.append(feed)
