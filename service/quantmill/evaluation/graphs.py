@@ -79,16 +79,18 @@ def measure_graphs(
     progress: Progress | None = None,
 ) -> GraphsMeasured:
     """The artifact's graph in `folder` beside the source's. Raises what `require_graph_text` raises, and
-    ArchitectureUnsupported where predictions are not finite."""
+    ArchitectureUnsupported where predictions or embeddings are not finite."""
     windows = require_graph_text(checkpoint.index, text, options)
     start = time.perf_counter()
     if measured_on_text(checkpoint.index) == "predictions":
         found = _predictions(_run(checkpoint, folder, LOGITS, windows, threads, progress), windows)
         evaluation = Evaluation(windows, *found, (), time.perf_counter() - start, False)
         return GraphsMeasured(tuple(metrics_of(evaluation)), windows)
-    cosines = [_cosine_of_means(*each) for each in _run(checkpoint, folder, HIDDEN, windows, threads, progress)]
-    seconds = time.perf_counter() - start
-    return GraphsMeasured(tuple(_embedding_metrics(np.asarray(cosines), seconds)), windows)
+    runs = _run(checkpoint, folder, HIDDEN, windows, threads, progress)
+    cosines = np.asarray([_cosine_of_means(*each) for each in runs])
+    if not np.isfinite(cosines).all():
+        raise ArchitectureUnsupported("the graph cannot be evaluated: a window's embedding is zero, NaN or infinite.")
+    return GraphsMeasured(tuple(_embedding_metrics(cosines, time.perf_counter() - start)), windows)
 
 
 def _run(
@@ -103,7 +105,7 @@ def _run(
     for number, ids in enumerate(windows.ids, 1):
         feed = dict(feed_of(graph, ids))
         (source,), (artifact,) = (session.run([output], feed) for session in sessions)
-        yield source[0], artifact[0]
+        yield source[0][: len(ids)], artifact[0][: len(ids)]  # without what a graph of a fixed length is filled up with
         if progress is not None:
             progress(number, len(windows.ids))
 

@@ -118,6 +118,19 @@ def test_an_encoder_is_measured_by_the_means_of_its_windows(write: Write) -> Non
     assert other["artifact", "embedding_cosine"].ci_low is not None
 
 
+def test_what_a_graph_of_a_fixed_length_is_filled_up_with_does_not_count(write: Write) -> None:
+    found = []
+    for length in (0, 24):
+        protos = [model("last_hidden_state", nudge=nudge) for nudge in (0, 0.05)]
+        for each in protos if length else ():
+            for dimension, size in zip(each.graph.input[0].type.tensor_type.shape.dim, (1, length), strict=True):
+                dimension.dim_value = size
+        source, artifact = (write(f"{length}-{n}", each, "BertModel") for n, each in enumerate(protos))
+        found.append(metrics(source, artifact)["artifact", "embedding_cosine"].value)
+
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+
+
 def test_an_encoder_s_windows_begin_and_end_as_the_tokenizer_has_it(write: Write) -> None:
     source = write("source", model("last_hidden_state"), "BertModel")
     with open_checkpoint(source) as checkpoint:
@@ -175,6 +188,14 @@ def test_predictions_that_are_not_finite_are_refused(write: Write) -> None:
 
     with pytest.raises(ArchitectureUnsupported, match="NaN or infinite"):
         metrics(source, write("artifact", model(nudge=float("nan"))))
+
+
+def test_embeddings_that_are_not_finite_are_refused(write: Write) -> None:
+    source = write("source", model("last_hidden_state"), "BertModel")
+    broken = write("broken", model("last_hidden_state", nudge=float("nan")), "BertModel")
+
+    with pytest.raises(ArchitectureUnsupported, match="embedding is zero, NaN or infinite"):
+        metrics(source, broken)
 
 
 def test_a_folder_without_a_graph_is_refused(write: Write, tmp_path: Path) -> None:
