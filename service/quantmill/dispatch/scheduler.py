@@ -122,7 +122,7 @@ class Scheduler:
         needs = {need: WorkerNeed.of_text(need) for need, _ in said}
         routes = {text: route(need, fleet, empty) for text, need in needs.items()}
         self._explain(said, routes)
-        self._await(awaited(needs.values(), empty))
+        self._await(awaited(needs.values(), empty), {row.queue for row in known if row.awaited})
         places = Places(fleet, busy)
         sendable = [need for need, found in routes.items() if places.cheapest(found.queues)]
         with self._services.database.read() as tx:
@@ -131,9 +131,10 @@ class Scheduler:
             able = routes[job.need].queues if job.need in routes else ()
             self._send(job, job.queue if job.redispatch and job.queue in able else places.cheapest(able), places)
 
-    def _await(self, names: frozenset[str]) -> None:
-        """Note since when jobs wait for a first worker of these queues."""
-        if names != self._awaited:
+    def _await(self, names: frozenset[str], noted: set[str]) -> None:
+        """Note since when jobs wait for a first worker of these queues. `noted` are those of which that is known: a
+        worker that came and went between two rounds, or another leader, may have changed it."""
+        if names != self._awaited or names != noted:
             with self._services.database.write() as tx:
                 queues.await_workers(tx, names)
             self._awaited = names

@@ -16,8 +16,8 @@ from quantmill.store.upsert import upsert
 
 @dataclass(frozen=True)
 class QueueRow:
-    """What the queue's last worker was, when a worker of it was last seen, and whether jobs have waited for a worker
-    for longer than was asked."""
+    """What the queue's last worker was, when a worker of it was last seen, whether jobs are known to wait for a worker,
+    and whether they have for longer than was asked."""
 
     queue: str
     slots: int
@@ -25,6 +25,7 @@ class QueueRow:
     methods: Mapping[str, str]
     memory_bytes: int | None
     seen_at: datetime
+    awaited: bool
     overdue: bool
 
 
@@ -72,10 +73,11 @@ def empty_queues(
     tx: Connection, live_seconds: float, remembered_seconds: float, overdue_seconds: float
 ) -> list[QueueRow]:
     """The queues, by name, none of whose workers was seen within `live_seconds`, but within `remembered_seconds`."""
-    overdue = func.coalesce(queue_profile.c.awaited_since <= clock(-overdue_seconds), False)
-    columns = [queue_profile.c[name] for name in QueueRow.__dataclass_fields__ if name != "overdue"]
+    since = queue_profile.c.awaited_since
+    waited = {"awaited": since.is_not(None), "overdue": func.coalesce(since <= clock(-overdue_seconds), False)}
+    columns = [queue_profile.c[name] for name in QueueRow.__dataclass_fields__ if name not in waited]
     wanted = (
-        select(*columns, overdue.label("overdue"))
+        select(*columns, *(expression.label(name) for name, expression in waited.items()))
         .where(~_alive(live_seconds), queue_profile.c.seen_at > clock(-remembered_seconds))
         .order_by(queue_profile.c.queue)
     )

@@ -292,12 +292,17 @@ def test_a_message_to_workers_that_are_gone_is_taken_back(services, scheduler, n
 # Queues without workers
 
 
+def come_and_go(services, name, **has):
+    """A worker that can run what needs NEED."""
+    register(services, name, slots=1, methods={"gguf": "1"}, memory_bytes=LARGE, **has)
+    with services.database.write() as tx:
+        workers.deregister(tx, name)
+
+
 @pytest.fixture
 def emptied(services):
     """A queue that had a worker with the method of NEED, and has none now."""
-    register(services, "gone", slots=1, methods={"gguf": "1"}, memory_bytes=LARGE)
-    with services.database.write() as tx:
-        workers.deregister(tx, "gone")
+    come_and_go(services, "gone")
 
 
 def test_a_job_waits_for_workers_of_the_queue_that_could_run_it(services, scheduler, notebook, emptied):
@@ -364,9 +369,7 @@ def test_a_queue_whose_workers_do_not_come_is_the_last_choice(services, schedule
     assert waiting(services, job).queue == "cpu"  # there is no other
 
     gpu = {"accelerators": [{"name": "L4", "kind": "gpu", "vendor": "nvidia", "memory_bytes": 24 << 30}]}
-    register(services, "dear", slots=1, queue="gpu", machine=gpu, methods={"gguf": "1"}, memory_bytes=LARGE)
-    with services.database.write() as tx:
-        workers.deregister(tx, "dear")
+    come_and_go(services, "dear", queue="gpu", machine=gpu)
     scheduler.round()
 
     assert waiting(services, job).queue == "gpu"
@@ -377,9 +380,18 @@ def test_a_worker_that_came_takes_its_queue_out_of_the_waiting(services, schedul
     scheduler.round()
     set_queues(services, awaited_since=LONG_AGO)
 
-    register(services, "w", slots=1, methods={"gguf": "1"}, memory_bytes=LARGE)
-    with services.database.write() as tx:
-        workers.deregister(tx, "w")
+    come_and_go(services, "w")
 
     with services.database.read() as tx:
         assert [row.overdue for row in queues.empty_queues(tx, 60, 600, 60)] == [False]
+
+
+def test_a_queue_whose_worker_came_and_went_between_two_rounds_is_waited_for_again(services, scheduler, emptied):
+    submit(services, NEED)
+    scheduler.round()
+    come_and_go(services, "w")
+
+    scheduler.round()
+
+    with services.database.read() as tx:
+        assert [row.awaited for row in queues.empty_queues(tx, 60, 600, 60)] == [True]
