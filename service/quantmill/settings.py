@@ -52,17 +52,19 @@ def _from_secret_files() -> dict[str, str]:
             found[name] = Path(path).read_text().strip()
         except (OSError, ValueError) as error:
             raise RequestRejected(f"{variable}_FILE={path} cannot be read: {error}") from None
+        if not found[name]:
+            raise RequestRejected(f"{variable}_FILE={path} is empty")
     return found
 
 
 class Settings(BaseSettings):
     """One frozen value, read at start and passed in; nothing else reads the environment.
 
-    What is given in code wins over a variable, that over a secret's file, and that over the settings file. Raises
-    RequestRejected for a file that cannot be read or has an unknown key.
+    What is given in code wins over a variable, that over a secret's file, and that over the settings file. An empty
+    variable says nothing. Raises RequestRejected for a file that cannot be read, has an unknown key or an empty secret.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
 
     data_dir: Path = Field(default_factory=_default_data_dir, description="blobs, staging and the SQLite file")
     database_url: SecretStr | None = Field(
@@ -77,7 +79,9 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address that the API listens on")
     port: int = Field(default=8642, ge=0, le=65535, description="port that the API listens on; 0 takes a free one")
     autoscaling_token: SecretStr | None = Field(
-        default=None, description="bearer token of GET /internal/autoscaling/{queue}, which is off without one"
+        default=None,
+        min_length=1,
+        description="bearer token of GET /internal/autoscaling/{queue}, which is off without one",
     )
     server: str = Field(default="http://127.0.0.1:8642", description="the service that client commands talk to")
     device_catalogue: Path | None = Field(

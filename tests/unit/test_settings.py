@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from quantmill.contract.errors import RequestRejected
 from quantmill.settings import SECRETS, Settings
@@ -82,6 +82,33 @@ def test_a_secret_whose_file_is_missing_is_refused_by_name(monkeypatch, tmp_path
 
     with pytest.raises(RequestRejected, match="QUANTMILL_AUTOSCALING_TOKEN_FILE"):
         Settings()
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_a_secret_whose_file_is_empty_is_refused_by_name(monkeypatch, tmp_path, text):
+    (tmp_path / "token").write_text(text)
+    monkeypatch.setenv("QUANTMILL_AUTOSCALING_TOKEN_FILE", str(tmp_path / "token"))
+
+    with pytest.raises(RequestRejected, match=r"QUANTMILL_AUTOSCALING_TOKEN_FILE=.*is empty"):
+        Settings()
+
+
+def test_no_token_is_empty(settings_file):
+    settings_file('autoscaling_token = ""\n')
+
+    with pytest.raises(ValidationError, match="autoscaling_token"):
+        Settings()
+
+
+def test_an_empty_variable_says_nothing(monkeypatch, tmp_path):
+    (tmp_path / "url").write_text("redis://one")
+    monkeypatch.setenv("QUANTMILL_BROKER_URL_FILE", str(tmp_path / "url"))
+    monkeypatch.setenv("QUANTMILL_BROKER_URL", "")
+    monkeypatch.setenv("QUANTMILL_AUTOSCALING_TOKEN", "")
+
+    settings = Settings()
+
+    assert (settings.broker_url, settings.autoscaling_token) == (SecretStr("redis://one"), None)
 
 
 def test_all_that_is_secret_can_lie_in_files():
