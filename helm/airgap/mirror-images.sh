@@ -5,7 +5,8 @@
 #
 # docker.io/library/redis:7 becomes REGISTRY/NAMESPACE/library/redis:7, where the chart looks for it with
 # --set global.imageRegistry=REGISTRY/NAMESPACE. Needs skopeo; what it may read and write is
-# said by `skopeo login`. Digests stay what they are: all platforms of an image are copied.
+# said by `skopeo login`. Digests stay what they are: all platforms of an image are copied. --plain-http is for a
+# REGISTRY without TLS; where images come from is always verified.
 set -eu
 
 usage() {
@@ -37,5 +38,5 @@ while read -r image; do
         exit 1
         ;;
     esac
-    $run skopeo copy --all --src-tls-verify="$tls" --dest-tls-verify="$tls" "docker://$image" "docker://$target/$path"
+    $run skopeo copy --all --dest-tls-verify="$tls" "docker://$image" "docker://$target/$path"
 done <"$list"

@@ -39,16 +39,19 @@ def test_every_image_is_mirrored_to_where_the_chart_looks_for_it() -> None:
     assert targets == asked
 
 
-def test_all_platforms_are_copied_by_skopeo(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("given", "verified"), [([], "true"), (["--plain-http"], "false")])
+def test_all_platforms_are_copied_by_skopeo_from_verified_registries(
+    tmp_path: Path, given: list[str], verified: str
+) -> None:
     skopeo = tmp_path / "skopeo"
     skopeo.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\n')
     skopeo.chmod(0o755)
     (tmp_path / "images.txt").write_text("# a remark\n\ndocker.io/library/redis:7.2.5\nquay.io/a/b@sha256:12\n")
 
-    done = mirror(tmp_path / "images.txt", "r.example/ns/", path=tmp_path)
+    done = mirror(*given, tmp_path / "images.txt", "r.example/ns/", path=tmp_path)
 
     assert done.returncode == 0
-    options = "copy --all --src-tls-verify=true --dest-tls-verify=true"
+    options = f"copy --all --dest-tls-verify={verified}"
     assert (tmp_path / "calls").read_text().splitlines() == [
         f"{options} docker://docker.io/library/redis:7.2.5 docker://r.example/ns/library/redis:7.2.5",
         f"{options} docker://quay.io/a/b@sha256:12 docker://r.example/ns/a/b@sha256:12",
