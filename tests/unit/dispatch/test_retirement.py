@@ -61,7 +61,11 @@ def test_a_worker_is_idle_only_when_its_job_is_over(ended):
 
 
 def test_a_worker_that_is_stopped_before_does_not_end_twice(ended):
-    with Retirement(idle_seconds=0.05, end=ended.set):
-        pass
+    before = threading.enumerate()
 
-    assert not ended.wait(0.05)
+    with Retirement(idle_seconds=3600, end=ended.set):
+        [watching] = [thread for thread in threading.enumerate() if thread.name == "idle" and thread not in before]
+
+    watching.join(60)
+
+    assert (watching.is_alive(), ended.is_set()) == (False, False)
