@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from quantmill.domain.jobs import State
 from quantmill.hardware.routing import EmptyQueue, Worker, WorkerNeed, may_have_changed, route
@@ -55,6 +56,7 @@ class Fleet:
             [(WorkerNeed.of_text(need), jobs, newest) for need, jobs, newest in unsent],
         )
 
+    @cached_property
     def loads(self) -> dict[str, QueueLoad]:
         """What each known queue has to do. A job that no worker was told of counts for the queue that it waits for."""
         queued: Counter[str] = Counter()
@@ -67,7 +69,13 @@ class Fleet:
         known = {each.queue for each in self.workers} | {each.name for each in self.empty} | set(queued) | set(running)
         return {queue: QueueLoad(running[queue], queued[queue]) for queue in sorted(known)}
 
-    def is_worth_a_look(self, queue: str) -> bool:
+    def wanted(self, queue: str) -> QueueLoad:
+        """What a queue, known or not, is to be scaled by: one that has no worker gets one job more to look at where
+        jobs wait that no known queue can run, and it may be able to. Its first worker says what it can do."""
+        found = self.loads.get(queue, QueueLoad())
+        return QueueLoad(queued=1) if not found.jobs and self._is_worth_a_look(queue) else found
+
+    def _is_worth_a_look(self, queue: str) -> bool:
         """Whether a worker of the queue, which has none, may turn out to be able to run a job that no known queue can:
         none of it was seen since the job came, and what the last one lacked, if there was one, was the method."""
         if any(worker.queue == queue for worker in self.workers):
@@ -75,23 +83,20 @@ class Fleet:
         last = next((each for each in self.empty if each.name == queue), None)
         return any(
             last is None or (newest > self.seen_at[queue] and may_have_changed(need, last))
-            for need, newest in self._without_home()
+            for need, newest in self._without_home
         )
 
-    def _without_home(self) -> Iterable[tuple[WorkerNeed, datetime]]:
-        for need, _, newest in self.unsent:
-            if route(need, self.workers, self.empty).home is None:
-                yield need, newest
+    @cached_property
+    def _without_home(self) -> list[tuple[WorkerNeed, datetime]]:
+        return [(need, newest) for need, _, newest in self.unsent if route(need, self.workers, self.empty).home is None]
 
 
 def loads(services: Services) -> dict[str, QueueLoad]:
-    """What each known queue has to do, by its name."""
-    return Fleet.now(services).loads()
+    """What each known queue is to be scaled by, by its name."""
+    fleet = Fleet.now(services)
+    return {queue: fleet.wanted(queue) for queue in fleet.loads}
 
 
 def load_of(services: Services, queue: str) -> QueueLoad:
-    """What this queue has to do. One that has no worker gets one job more to look at where jobs wait that no known
-    queue can run, and it may be able to: its first worker says what it can do."""
-    fleet = Fleet.now(services)
-    found = fleet.loads().get(queue, QueueLoad())
-    return QueueLoad(queued=1) if not found.jobs and fleet.is_worth_a_look(queue) else found
+    """What this queue is to be scaled by."""
+    return Fleet.now(services).wanted(queue)

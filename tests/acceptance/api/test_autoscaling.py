@@ -101,16 +101,20 @@ def test_a_queue_that_never_had_a_worker_is_looked_at_once_there_is_a_job_that_n
     assert load("new") == NOTHING
 
 
-def test_a_queue_whose_workers_had_another_version_of_the_method_is_looked_at_again(load, register, end, submitted):
+def test_a_queue_whose_workers_had_another_version_of_the_method_is_looked_at_again(
+    load, register, end, submitted, api
+):
     register("w", methods={"gguf": "0.0.1"})
     end("w")
 
     submitted()
     assert load() == {"running": 0, "queued": 1, "jobs": 1}
+    assert 'quantmill_queue_load{queue="cpu"} 1.0' in api.get("/metrics").text
 
     register("w", methods={"gguf": "0.0.1"})
     end("w")
     assert load() == NOTHING
+    assert 'quantmill_queue_load{queue="cpu"} 0.0' in api.get("/metrics").text
 
 
 def test_a_queue_whose_machines_are_too_small_is_not_started_for_nothing(load, register, end, submitted):

@@ -134,7 +134,7 @@ class QueueLife(RuleBasedStateMachine):
 
     @invariant()
     def every_job_that_a_known_queue_can_run_counts_for_one(self) -> None:
-        loads = autoscaling.loads(self.services)
+        loads = autoscaling.Fleet.now(self.services).loads
 
         placed = [method for method in self.need.values() if any(method in QUEUES[queue] for queue in self.known)]
         assert set(loads) == self.known
