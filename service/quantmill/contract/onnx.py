@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,7 @@ GRAPH_LIMIT = 256 << 20  # bytes of all that is no weight; real graphs stay belo
 COUNT_LIMIT = 1_000_000  # nodes, initializers
 NESTING_LIMIT = 16  # of graphs in nodes
 DIMENSIONS_LIMIT = 16
+RANK_LIMIT = 64  # of inputs, outputs and values: numpy's
 NAME_LIMIT = 4096  # characters
 
 DTYPES = {1: ("F32", 4), 10: ("F16", 2), 16: ("BF16", 2)}  # TensorProto.DataType: the dtypes of weights
@@ -315,6 +317,8 @@ class _Tensor:
         tensor, dims = cls(), list[int]()
         for each in protobuf.fields(data, message.begin, message.end):
             if each.number == 1:
+                if each.end - each.begin > protobuf.VARINT_BYTES * DIMENSIONS_LIMIT or len(dims) > DIMENSIONS_LIMIT:
+                    raise ValueError(f"an initializer has more than {DIMENSIONS_LIMIT} dimensions")
                 dims += protobuf.integers(data, each)
             elif each.number == 2:
                 tensor.dtype = each.value
@@ -415,8 +419,10 @@ def _tensor_type(data: memoryview, message: Field) -> tuple[int, tuple[int | str
         if each.number == 1:
             dtype = each.value
         elif each.number == 2:
-            dims = protobuf.fields(data, each.begin, each.end)
-            shape = tuple(_dimension(data, dim) for dim in dims if dim.number == 1)
+            dims = (dim for dim in protobuf.fields(data, each.begin, each.end) if dim.number == 1)
+            shape = tuple(_dimension(data, dim) for dim in islice(dims, RANK_LIMIT + 1))
+            if len(shape) > RANK_LIMIT:
+                raise ValueError(f"a value has more than {RANK_LIMIT} dimensions")
     return dtype, shape
 
 

@@ -144,6 +144,18 @@ def enormous(folder: Path) -> None:
     (folder / "model.onnx").write_bytes(model.SerializeToString())
 
 
+def many_dimensions(folder: Path) -> None:
+    model = one_product()
+    model.graph.initializer[0].dims[:] = [1] * 1_000
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+
+
+def many_open_dimensions(folder: Path) -> None:
+    model = one_product()
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None] * 65))
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+
+
 def constants_only(folder: Path) -> None:
     save(one_product(weight=np.ones((2, 2), np.float32)), folder)
 
@@ -165,6 +177,8 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a name twice": (twice, "'w' is empty or there twice"),
     "too few values": (misshapen, "has 8192 bytes instead of 8320"),
     "too many values": (enormous, "has the shape"),
+    "many dimensions": (many_dimensions, "an initializer has more than 16 dimensions"),
+    "many open dimensions": (many_open_dimensions, "a value has more than 64 dimensions"),
     "no weights": (constants_only, "holds no weights"),
 }
 
