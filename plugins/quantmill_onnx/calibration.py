@@ -22,6 +22,7 @@ from quantmill.contract.graph_text import Feed
 from quantmill.contract.onnx import GRAPH, MODEL, Node, OnnxGraph, Stored, require_names
 from quantmill.contract.protobuf import bytes_field, number_field
 from quantmill.contract.tensors import FloatArray
+from quantmill_onnx.layout import ONNX_TYPES
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.protos import external_tensor, node_proto, opset_proto, value_info_proto
 from quantmill_onnx.ranges import RANGES, Histogram, Range
@@ -31,7 +32,6 @@ from quantmill_onnx.smoothing import Channels
 FLOAT, INT64 = 1, 7  # TensorProto.DataType
 SLICE_BYTES = 64 << 20  # of activations that come out of one run
 LANES = 4  # samples that run at once
-ONNX_TYPES = {"F32": 1, "F16": 10, "BF16": 16}
 SEEN = "quantmill_seen"
 NO_FACTORS: Mapping[str, FloatArray] = MappingProxyType({})
 
