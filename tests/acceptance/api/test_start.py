@@ -58,7 +58,7 @@ def test_it_ends_cleanly_when_told(tmp_path, number):
 
         process.send_signal(number)
 
-        assert process.wait(15) == 0
+        assert process.wait(60) == 0
         assert "Traceback" not in process.stderr.read()
 
 
@@ -66,7 +66,7 @@ def test_a_port_that_is_taken_is_said(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with serving("--port", str(port), "--data-dir", tmp_path) as process:
-            _, told = process.communicate(timeout=20)
+            _, told = process.communicate(timeout=60)
 
     assert process.returncode == 4
     assert str(port) in json.loads(told)["detail"]

@@ -6,6 +6,7 @@ import shutil
 import time
 
 import psutil
+from tests.acceptance.jobs.conftest import PATIENT
 
 from quantmill.dispatch.celery_app import CeleryDispatcher
 from quantmill.domain.escalation import Escalation
@@ -48,7 +49,7 @@ def test_a_source_that_changed_after_submission_fails_its_job(install, tmp_path,
 
 
 def test_a_message_told_twice_or_late_runs_the_job_once(install):
-    installation = install("celery")
+    installation = install("celery", **PATIENT)
     installation.start()
     job = installation.wait(installation.submit().id)
     dispatcher = CeleryDispatcher(installation.settings)
@@ -61,7 +62,7 @@ def test_a_message_told_twice_or_late_runs_the_job_once(install):
 
 
 def test_a_worker_that_is_asked_to_stop_hands_its_job_back_with_its_units(install):
-    installation = install("celery", max_attempts=1)  # being asked to stop is no attempt that the job has lost
+    installation = install("celery", max_attempts=1, **PATIENT)  # being asked to stop is no attempt that was lost
     installation.start("scheduler", "worker-1")
     job = installation.wait(installation.submit_slow().id, lambda job: quantizing(job) and job.progress.done > 5)
 
@@ -81,12 +82,12 @@ def test_a_worker_that_is_asked_to_stop_hands_its_job_back_with_its_units(instal
 
 
 def test_a_worker_that_was_started_for_one_job_ends_after_it(install):
-    installation = install("celery", slots=1)
-    installation.commands["worker-1"] += ["--jobs", "1", "--idle-seconds", "60"]
+    installation = install("celery", slots=1, **PATIENT)
+    installation.commands["worker-1"] += ["--jobs", "1", "--idle-seconds", "240"]
     installation.start("scheduler", "worker-1")
     first, second = installation.submit("Q4_0"), installation.submit("Q4_0")
 
-    assert installation.processes["worker-1"].wait(60) == 0
+    assert installation.processes["worker-1"].wait(240) == 0
     states = {installation.job(job.id).state for job in (first, second)}
     assert states == {State.SUCCEEDED, State.QUEUED}
 
