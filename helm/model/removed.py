@@ -8,4 +8,4 @@ REMOVED = {
     "workers.defaults.scratchSize": "workers.defaults.scratch.size",
     "workers.pools.*.scratchSize": "workers.pools.*.scratch.size",
 }
-"""Path of the old value, with * for any name, and what to use now; templates/_validate.tpl has the same table."""
+"""Path of the old value, with * for any name, and what to use now; templates/_removed.tpl has the same table."""

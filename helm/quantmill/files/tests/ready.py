@@ -1,4 +1,4 @@
-"""Asks the API whether it is ready: the database answers, its schema is this version's, and the broker is there."""
+"""Asks the API whether it is ready: the database answers with a schema that it can use, and the broker is there."""
 
 import json
 import os
