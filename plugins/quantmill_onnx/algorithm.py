@@ -41,15 +41,17 @@ def quantize(session: Session, params: OnnxParams) -> Iterator[QuantizedTensor]:
             parts = dict(quantized_parts(session.tensor(name), site, params, session.threads, scale))
             for number, activation in enumerate(taken[name] if params.observes else ()):
                 parts |= observed().parts(activation)
-                _note(session, name, number, observed().ranges.get(activation))
+                what = "output" if any(use.rounded == activation for use in site.uses) else "input"
+                which = f"its {what}" if number == 0 or len(site.uses) == 1 else f"{what} {number}"
+                _note(session, name, f"range of {which}", observed().ranges.get(activation))
             yield QuantizedTensor(name, row.scheme, row.shape, parts)
 
 
-def _note(session: Session, weight: str, number: int, found: Range | None) -> None:
-    """The range of an activation that the weight's products are the first to take."""
+def _note(session: Session, weight: str, what: str, found: Range | None) -> None:
+    """The range of an activation that the weight's products are the first to take, or round behind them."""
     if found is not None:
         low, high = found
-        session.note(weight, f"range of input {number}" if number else "range of its input", low=low, high=high)
+        session.note(weight, what, low=low, high=high)
 
 
 def quantized_parts(
@@ -63,6 +65,8 @@ def quantized_parts(
     try:
         if site.is_table:
             return _by_row(values, site.is_product and params.reduced, threads)
+        if site.is_filters:
+            return _by_filter(values, params, threads)
         if params.mode == "weight_only":
             return _blocks(_rows_of_outputs(values, site, params), params, threads)
         if scale is not None:
@@ -76,6 +80,17 @@ def quantized_parts(
 def _by_row(values: NDArray[Any], reduced: bool, threads: int) -> Mapping[str, NDArray[Any]]:
     codes, scale, _ = quantmill_kernels.encode_int8_affine(values, axis=0, reduce_range=reduced, threads=threads)
     return {CODES: codes, SCALE: scale.reshape(-1, 1)}
+
+
+def _by_filter(values: NDArray[Any], params: OnnxParams, threads: int) -> Mapping[str, NDArray[Any]]:
+    """Without zero points: ONNX Runtime's convolutions of integers take one for all filters at most."""
+    codes, scale, _ = quantmill_kernels.encode_int8_affine(
+        values.reshape(len(values), -1),
+        axis=0 if params.per_channel else None,
+        reduce_range=params.reduced,
+        threads=threads,
+    )
+    return {CODES: codes.reshape(values.shape), SCALE: scale.reshape(scale.shape if params.per_channel else ())}
 
 
 def _by_channel(values: NDArray[Any], site: Site, params: OnnxParams, threads: int) -> Mapping[str, NDArray[Any]]:

@@ -12,7 +12,7 @@ from quantmill.contract.onnx import Node, OnnxGraph, require_names
 from quantmill.contract.strictjson import shown
 from quantmill_onnx.layout import CODES, RESTORED, SCALE, SMOOTHING, ZERO
 from quantmill_onnx.params import OnnxParams
-from quantmill_onnx.protos import node_proto, tensor_proto
+from quantmill_onnx.protos import node_proto, rewired, tensor_proto
 from quantmill_onnx.sites import Site, Use, smoothed
 
 # Below this a row counts as zeros: no activation of a model is as small, and its reciprocal is still a float32
@@ -22,6 +22,7 @@ FLOAT, INT8, INT64 = 1, 3, 7  # TensorProto.DataType
 AXES_AS_INPUT = 18  # opset from which ReduceMax and ReduceMin take their axes as an input
 LEAST, LAST_AXIS, FLAT = "quantmill_least_row", "quantmill_last_axis", "quantmill_flat"
 NO_OFFSET = "quantmill_zeros"
+UNROUNDED = "unrounded"
 
 
 @dataclass
@@ -38,15 +39,19 @@ def rewrite(graph: OnnxGraph, sites: Mapping[str, Site | str], params: OnnxParam
     """The graph's nodes with those of the sites replaced. Raises SourceRejected where names of ours are taken."""
     uses = {use.node.raw: (site, use) for site in sites.values() if isinstance(site, Site) for use in site.uses}
     through = {use.through.raw for _, use in uses.values() if use.through is not None}
-    writer = _Writer(graph, params)
+    behind = {use.behind.raw for _, use in uses.values() if use.behind is not None}
+    rounded = {use.rounded for _, use in uses.values() if use.rounded}
+    writer = _Writer(graph, params, frozenset(rounded))
     for node in graph.nodes:
         if node.raw in through:
             writer.result.gone.update(node.outputs)
+        elif node.raw in behind:
+            writer.round_behind(node, node.inputs)
         elif node.raw in uses:
             writer.replace(*uses[node.raw])
         else:
             writer.result.nodes.append(node.raw)
-    replaced = {name for _, use in uses.values() for name in use.node.outputs}
+    replaced = rounded.union(*(use.node.outputs for _, use in uses.values()))
     require_names(graph, [name for name in writer.made if name not in replaced])
     for name, count in Counter(writer.made).items():
         if count > 1:
@@ -75,8 +80,11 @@ def rewrite_beside(graph: OnnxGraph, sites: Mapping[str, Site | str], params: On
 
 
 class _Writer:
-    def __init__(self, graph: OnnxGraph, params: OnnxParams) -> None:
+    """`rounded` are values that are brought to eight bits where they are made: all that take them see them so."""
+
+    def __init__(self, graph: OnnxGraph, params: OnnxParams, rounded: frozenset[str] = frozenset()) -> None:
         self.params = params
+        self.rounded = rounded
         self.opset = graph.opsets[""]
         self.result = Rewritten()
         self.made: list[str] = []
@@ -88,6 +96,9 @@ class _Writer:
         node, weight = use.node, site.weight.info.name
         if use.form == "table":
             self._look_up(weight, node)
+            return
+        if use.form == "filters":
+            self._convolution(site, node)
             return
         bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else ""
         output = f"{node.outputs[0]}_linear" if bias else node.outputs[0]
@@ -158,6 +169,40 @@ class _Writer:
             self._emit("DequantizeLinear", [codes, scale, zero], weight, axis=1 if by_output else 0)
         self._emit("MatMul", [self._static_activation(activation), weight], output)
 
+    def _convolution(self, site: Site, node: Node) -> None:
+        """A Conv whose filters, input and output have eight bits, which ONNX Runtime fuses into a QLinearConv.
+
+        The bias stays float: ONNX Runtime rounds it to 32 bits by itself.
+        """
+        activation, filters, *bias = node.inputs
+        restored = f"{filters}_{RESTORED}"
+        if restored not in self.made:
+            by_output = self.params.per_channel
+            zero = self._zeros(site.outputs if by_output else None)
+            self._emit("DequantizeLinear", [f"{filters}_{CODES}", f"{filters}_{SCALE}", zero], restored, axis=0)
+        inputs = [self._static_activation(activation), restored, *bias]
+        if node.outputs[0] in self.rounded:
+            self.round_behind(node, inputs)
+        else:
+            self._rewire(node, inputs, node.outputs[0])
+
+    def round_behind(self, node: Node, inputs: Sequence[str]) -> None:
+        """The node with these inputs, its output brought to eight bits."""
+        (output,) = node.outputs
+        self._rewire(node, inputs, f"{output}_{UNROUNDED}")
+        self._round(f"{output}_{UNROUNDED}", output, output)
+
+    def _rewire(self, node: Node, inputs: Sequence[str], output: str) -> None:
+        self.result.nodes.append(rewired(node.raw, node.op_type, inputs, output))
+        self.made.append(output)
+
+    def _round(self, values: str, name: str, restored: str) -> None:
+        """The values in eight bits, by the range of the activation `name`."""
+        codes, scale, zero = (f"{name}_{each}" for each in (CODES, SCALE, ZERO))
+        self._emit("QuantizeLinear", [values, scale, zero], codes)
+        self._emit("DequantizeLinear", [codes, scale, zero], restored)
+        self.made += [scale, zero]
+
     def _zeros(self, outputs: int | None) -> str:
         """Zero points that are all zero: ONNX Runtime fuses a product only where it finds some."""
         name = f"{NO_OFFSET}_{outputs}" if outputs else NO_OFFSET
@@ -168,11 +213,11 @@ class _Writer:
 
     def _static_activation(self, name: str) -> str:
         """The activation in eight bits, by the range that samples gave it; once for all products that take it."""
-        codes, scale, zero, restored = (f"{name}_{each}" for each in (CODES, SCALE, ZERO, RESTORED))
+        if name in self.rounded:
+            return name
+        restored = f"{name}_{RESTORED}"
         if restored not in self.made:
-            self._emit("QuantizeLinear", [self._smooth(name), scale, zero], codes)
-            self._emit("DequantizeLinear", [codes, scale, zero], restored)
-            self.made += [scale, zero]
+            self._round(self._smooth(name), name, restored)
         return restored
 
     def _smooth(self, name: str) -> str:

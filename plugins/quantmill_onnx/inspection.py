@@ -90,9 +90,10 @@ def _value_info(info: ValueInfo) -> Any:
 INTEGER = ("DynamicQuantizeLinear", "MatMulInteger", "Cast", "Mul")
 ROWS = ("ReduceMax", "ReduceMin", "Neg", "Max", "Div")
 ADDED = frozenset((*INTEGER, *ROWS, "MatMulNBits", "Gather", "Add", "Transpose", "Reshape"))
-AROUND = ("QuantizeLinear", "DequantizeLinear", "MatMul")  # a product of static ranges
-ADDED_STATIC = frozenset((*AROUND, "Gather", "Cast", "Mul", "Neg", "Sub", "Transpose", "Reshape"))
-REPLACED = frozenset(("MatMul", "Gemm", "Gather", "Transpose"))
+AROUND = ("QuantizeLinear", "DequantizeLinear", "MatMul", "Conv")  # a product of static ranges
+ADDED_STATIC = frozenset((*AROUND, "Relu", "Gather", "Cast", "Mul", "Neg", "Sub", "Transpose", "Reshape"))
+REPLACED = frozenset(("MatMul", "Gemm", "Gather", "Transpose", "Conv"))
+UNROUNDED = "_unrounded"  # what a value is called before it is rounded where it is made
 
 
 def _operators(model: Any, graph: OnnxGraph, plan: Plan, params: OnnxParams) -> Iterator[Observation]:
@@ -103,10 +104,15 @@ def _operators(model: Any, graph: OnnxGraph, plan: Plan, params: OnnxParams) -> 
     turned = {
         out for node in theirs if node.op_type == "Transpose" and set(node.input) & quantized for out in node.output
     }
+    convolved = {
+        out for node in theirs if node.op_type == "Conv" and set(node.input) & quantized for out in node.output
+    }
+    unrounded = _rounded(model)
     missing = Counter(node.SerializeToString(deterministic=True) for node in theirs)
     missing.subtract(ours)
     for node in theirs:
         replaced = bool(set(node.input) & (quantized | turned)) and node.op_type in REPLACED
+        replaced = replaced or (node.op_type == "Relu" and node.output[0] in unrounded and node.input[0] in convolved)
         absent = missing[node.SerializeToString(deterministic=True)] > 0
         yield Observation(
             "operators",
@@ -114,20 +120,48 @@ def _operators(model: Any, graph: OnnxGraph, plan: Plan, params: OnnxParams) -> 
             "replaced" if absent else "as it was",
             "replaced" if replaced else "as it was",
         )
+        if absent and node.op_type in ("Conv", "Relu"):
+            same = _computed(node) == unrounded.get(node.output[0])
+            yield Observation("operators", f"{node.output[0]} rounded", "as it was" if same else None, "as it was")
     known = {node.SerializeToString(deterministic=True) for node in theirs}
     for node in model.graph.node:
         added = ADDED_STATIC if params.mode == "static" else ADDED
         if node.SerializeToString(deterministic=True) not in known and node.op_type not in added:
             yield Observation("operators", node.name, node.op_type, None)
-    restored = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    restored = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    measured = {node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    weights = {output for output, codes in restored.items() if codes not in measured}
     integers = sum(
-        node.op_type in ("MatMulInteger", "MatMulNBits") or (node.op_type == "MatMul" and set(node.input) <= restored)
+        node.op_type in ("MatMulInteger", "MatMulNBits")
+        or (node.op_type in ("MatMul", "Conv") and node.input[0] in restored and node.input[1] in weights)
         for node in model.graph.node
     )
     products = sum(
-        bool(set(node.input) & (quantized | turned)) and node.op_type in ("MatMul", "Gemm") for node in theirs
+        bool(set(node.input) & (quantized | turned)) and node.op_type in ("MatMul", "Gemm", "Conv") for node in theirs
     )
     yield Observation("operators", "integer products", integers, products)
+
+
+def _rounded(model: Any) -> Mapping[str, Any]:
+    """What nodes compute whose outputs are rounded and restored right behind them, by what is restored."""
+    makers = {out: node for node in model.graph.node for out in node.output}
+    found: dict[str, Any] = {}
+    for node in model.graph.node:
+        rounding = makers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if rounding is not None and rounding.op_type == "QuantizeLinear":
+            maker = makers.get(rounding.input[0])
+            if maker is not None and maker.output[0] == f"{node.output[0]}{UNROUNDED}":
+                found[node.output[0]] = _computed(maker)
+                before = makers.get(maker.input[0]) if maker.op_type == "Relu" else None
+                if before is not None:
+                    found[before.output[0]] = _computed(before)
+    return found
+
+
+def _computed(node: Any) -> tuple[Any, ...]:
+    """The operator with its attributes; a convolution's bias, what a Relu takes."""
+    given = tuple(sorted(each.SerializeToString(deterministic=True) for each in node.attribute))
+    return node.op_type, given, tuple(node.input[2:] if node.op_type == "Conv" else node.input)
 
 
 ACTIVATIONS = {"u8": np.uint8, "s8": np.int8}

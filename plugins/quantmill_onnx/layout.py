@@ -1,7 +1,8 @@
 """How a quantized weight is stored: names, dtypes and shapes of its arrays, and what its scheme is called.
 
 Integer products: ONNX's MatMulInteger, codes (in, out), a scale for each output. Tables: codes as they are, a scale for
-each row. Blocks: com.microsoft MatMulNBits, onnxruntime 1.31 docs/ContribOperators.md.
+each row. Filters of convolutions: codes as they are, a scale for each output. Blocks: com.microsoft MatMulNBits,
+onnxruntime 1.31 docs/ContribOperators.md.
 """
 
 from __future__ import annotations
@@ -40,9 +41,12 @@ class Part:
 
 
 def scheme_of(site: Site, params: OnnxParams, smoothed: Collection[str]) -> str:
-    """INT8-CHANNEL, INT8-TENSOR, INT8-ROW (with -ASYM, -REDUCED, -SMOOTH), or INT4-32, INT8-64-ASYM in blocks."""
+    """INT8-CHANNEL, INT8-TENSOR, INT8-ROW (with -ASYM, -REDUCED, -SMOOTH), INT8-FILTER, or INT4-32, INT8-64-ASYM in
+    blocks."""
     if site.is_table:
         return "INT8-ROW-REDUCED" if site.is_product and params.reduced else "INT8-ROW"
+    if site.is_filters:
+        return f"INT8-{'FILTER' if params.per_channel else 'TENSOR'}{'-REDUCED' if params.reduced else ''}"
     asymmetric = "" if params.symmetric else "-ASYM"
     if params.mode == "weight_only":
         return f"INT{params.weight_bits}-{params.block_size}{asymmetric}"
@@ -53,7 +57,13 @@ def scheme_of(site: Site, params: OnnxParams, smoothed: Collection[str]) -> str:
 
 def parts_of(site: Site, params: OnnxParams) -> Sequence[Part]:
     """The arrays of a quantized weight."""
-    name, (rows, cols) = site.weight.info.name, site.weight.info.shape
+    name, shape = site.weight.info.name, site.weight.info.shape
+    if site.is_filters:
+        return (
+            Part(CODES, f"{name}_{CODES}", "I8", shape),
+            Part(SCALE, f"{name}_{SCALE}", "F32", (site.outputs,) if params.per_channel else ()),
+        )
+    rows, cols = shape
     if site.is_table:
         return (
             Part(CODES, f"{name}_{CODES}", "I8", (rows, cols)),

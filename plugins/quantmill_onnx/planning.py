@@ -101,7 +101,8 @@ def _problems(graph: OnnxGraph) -> Iterator[str]:
 
 
 def plan(index: ModelIndex, params: OnnxParams) -> Plan:
-    """Quantizes the constant matrices of products, and tables that are looked up; all else stays as it is.
+    """Quantizes the constant matrices of products, tables that are looked up, and in mode static convolutions' filters;
+    all else stays as it is.
 
     Of a checkpoint of transformers a forecast: its graph is planned once it has been made.
 

@@ -25,7 +25,7 @@ IN_BLOCKS = {  # in the order of SIZES, without and with zero points
 def _error_bounds() -> dict[str, float]:
     bounds = dict.fromkeys(KEPT, 0.0)
     for reduced, factor in (("", 1), ("-REDUCED", 2)):
-        bounds[f"INT8-ROW{reduced}"] = CHANNEL * factor
+        bounds[f"INT8-ROW{reduced}"] = bounds[f"INT8-FILTER{reduced}"] = CHANNEL * factor
         for zero in ("", "-ASYM"):
             bounds[f"INT8-CHANNEL{zero}{reduced}"] = CHANNEL * factor
             bounds[f"INT8-TENSOR{zero}{reduced}"] = TENSOR * factor
@@ -49,6 +49,7 @@ def _block_bounds() -> dict[str, BlockBound]:
             bounds[f"INT8-CHANNEL{zero}{reduced}-SMOOTH"] = BlockBound(32, 0.0, WHOLE_ROW, uneven)
             bounds[f"INT8-TENSOR{zero}{reduced}-SMOOTH"] = BlockBound(32, 0.0, tensor_relative=uneven)
             bounds[f"INT8-ROW{reduced}"] = BlockBound(32, 0.0, WHOLE_ROW, half)
+            bounds[f"INT8-FILTER{reduced}"] = BlockBound(32, 0.0, tensor_relative=half)
     for bits, zero in IN_BLOCKS:
         for size in SIZES:
             bounds[f"INT{bits}-{size}{zero}"] = BlockBound(size, 1.02 / (2**bits - 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from quantmill.contract.protobuf import bytes_field, length_prefix, number_field
+from quantmill.contract.protobuf import bytes_field, fields, length_prefix, number_field
 
 INTEGER, INTEGERS = 2, 7  # AttributeProto.AttributeType
 EXTERNAL = 1  # TensorProto.DataLocation
@@ -28,6 +28,13 @@ def node_proto(
             *([bytes_field(7, domain)] if domain else []),
         ]
     )
+
+
+def rewired(raw: bytes, op_type: str, inputs: Sequence[str], output: str) -> bytes:
+    """A NodeProto with other inputs and another output, named by that; its operator and attributes stay."""
+    rest = (raw[each.start : each.end] for each in fields(memoryview(raw)) if each.number > 3)
+    wires = (*(bytes_field(1, name) for name in inputs), bytes_field(2, output))
+    return b"".join((*wires, bytes_field(3, f"{output}_{op_type}"), *rest))
 
 
 def _attribute(name: str, value: int | tuple[int, ...]) -> bytes:

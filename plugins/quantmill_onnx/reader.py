@@ -105,7 +105,8 @@ class Artifact:
             label, values = _blocks(name, node, codes, scale, zero)
             scheme = f"{label}{asymmetric}"
         else:
-            label, values = _affine(name, node, codes, scale, zero)
+            affine = _filters if codes.ndim > 2 else _affine
+            label, values = affine(name, node, codes, scale, zero)
             reduced = name in self._reduced
             _require(
                 name,
@@ -120,7 +121,7 @@ class Artifact:
             smooth = "" if factors is None else "-SMOOTH"
             scheme = f"{label}{asymmetric}{'-REDUCED' if reduced else ''}{smooth}"
         turned = name in self._transposed
-        by_columns = node.op_type in ("MatMulInteger", "DequantizeLinear") and not turned
+        by_columns = node.op_type in ("MatMulInteger", "DequantizeLinear") and values.ndim == 2 and not turned
         return ReadTensor(
             name,
             scheme,
@@ -210,6 +211,19 @@ def _affine(
             whole -= zero.astype(np.float32)
         np.multiply(whole, scale[chunk] if scale.ndim == 2 else scale, out=values[chunk])
     return f"INT8-{shapes[scale.shape]}", values
+
+
+def _filters(
+    name: str, node: Any, codes: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any] | None
+) -> tuple[str, FloatArray]:
+    """code * scale; a scale stands for the filters of an output."""
+    shapes = {codes.shape[:1]: "FILTER", (): "TENSOR"}
+    axis = [each.i for each in node.attribute if each.name == "axis"]
+    _require(name, node.op_type == "DequantizeLinear" and axis == [0], f"{node.op_type} by axis {axis}")
+    _require(name, codes.dtype == np.int8 and scale.dtype == np.float32 and zero is None, f"codes {codes.dtype}")
+    _require(name, scale.shape in shapes, f"scale {scale.shape} for codes {codes.shape}")
+    by_output = scale.reshape(-1, *[1] * (codes.ndim - 1))  # (outputs or 1, 1, 1, 1)
+    return f"INT8-{shapes[scale.shape]}", np.multiply(codes, by_output, dtype=np.float32)
 
 
 def _blocks(

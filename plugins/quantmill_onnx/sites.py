@@ -11,25 +11,36 @@ from quantmill.contract.onnx import Node, OnnxGraph, Stored, consumers
 from quantmill.contract.tensors import Plan
 from quantmill_onnx.params import OnnxParams
 
-# How a node uses a weight: B of a product as (in, out), B as (out, in), or rows of it
-Form = Literal["in_out", "out_in", "table"]
+# How a node uses a weight: B of a product as (in, out), B as (out, in), rows of it, or a convolution's filters
+Form = Literal["in_out", "out_in", "table", "filters"]
+FILTERS = (3, 4)  # dimensions: (outputs, inputs of a group, width), or height and width
 IR_WITH_CONSTANTS = 4  # from here on an initializer that is also an input may be replaced by the caller
 
 
 @dataclass(frozen=True)
 class Use:
-    """`node` computes with the weight; `through` is the Transpose between them, if there is one."""
+    """`node` computes with the weight; `through` is the Transpose between them, if there is one.
+
+    `behind` is the Relu that a convolution's output goes to, where it goes nowhere else.
+    """
 
     node: Node
     form: Form
     through: Node | None = None
+    behind: Node | None = None
+
+    @property
+    def rounded(self) -> str:
+        """What static ranges round behind the weight: a convolution's output; empty for all else."""
+        return (self.behind or self.node).outputs[0] if self.form == "filters" else ""
 
 
 @dataclass(frozen=True)
 class Site:
     """A weight that can be quantized, (rows, cols) as the source has it, and all its uses.
 
-    A table that is looked up may be the matrix of products as well: tied embeddings.
+    A table that is looked up may be the matrix of products as well: tied embeddings. A convolution's filters have
+    another dimension or two.
     """
 
     weight: Stored
@@ -45,8 +56,14 @@ class Site:
         return any(use.form != "table" for use in self.uses)
 
     @property
+    def is_filters(self) -> bool:
+        return self.uses[0].form == "filters"
+
+    @property
     def outputs(self) -> int:
         """Of the products: a scale for each."""
+        if self.is_filters:
+            return self.weight.info.shape[0]
         rows, cols = self.weight.info.shape
         return rows if self.is_table or self.turned else cols
 
@@ -93,6 +110,9 @@ def smoothed(graph: OnnxGraph, params: OnnxParams) -> Mapping[str, int]:
     for site in find_sites(graph, params).values():
         if isinstance(site, Site):
             inputs = [use.node.inputs[0] for use in site.uses if use.form != "table"]
+            if site.is_filters:
+                others.update(inputs, (use.rounded for use in site.uses))
+                continue
             if site.is_table or len(inputs) > 1:
                 others.update(inputs)
             channels.update(dict.fromkeys(inputs, site.inputs))
@@ -109,7 +129,8 @@ def settled_sites(graph: OnnxGraph, params: OnnxParams, plan: Plan) -> Mapping[s
 
 def _site(weight: Stored, users: Mapping[str, tuple[Node, ...]], outputs: set[str], params: OnnxParams) -> Site | str:
     name, info = weight.info.name, weight.info
-    if len(info.shape) != 2:
+    filters = len(info.shape) in FILTERS and any(node.op_type == "Conv" for node in users.get(name, ()))
+    if len(info.shape) != 2 and not filters:
         return f"{len(info.shape)} dimensions"
     if info.dtype != "F32":
         return f"{info.dtype}; integer products give float32"
@@ -118,6 +139,10 @@ def _site(weight: Stored, users: Mapping[str, tuple[Node, ...]], outputs: set[st
         for use in _uses(name, node, users, outputs):
             if isinstance(use, str):
                 return use
+            if filters != (use.form == "filters"):
+                return f"used by {node.op_type} {node.label}"
+            if filters and params.mode != "static":
+                return "filters of a convolution, which become integers in mode static only"
             if any(fnmatchcase(use.node.label, pattern) for pattern in params.exclude):
                 return f"node {use.node.label} is excluded"
             if use.form == "table" and params.embeddings == "keep":
@@ -147,13 +172,24 @@ def _uses(name: str, node: Node, users: Mapping[str, tuple[Node, ...]], outputs:
                 yield f"used by {each.op_type} {each.label} behind a Transpose"
     else:
         form = _form(name, node)
-        yield Use(node, form) if form else f"used by {node.op_type} {node.label}"
+        behind = _relu(node, users, outputs) if form == "filters" else None
+        yield Use(node, form, behind=behind) if form else f"used by {node.op_type} {node.label}"
+
+
+def _relu(node: Node, users: Mapping[str, tuple[Node, ...]], outputs: set[str]) -> Node | None:
+    """The Relu that alone takes the node's output. ONNX Runtime leaves it out before a rounding that ends at zero."""
+    (output,) = node.outputs
+    after = users.get(output, ())
+    alone = len(after) == 1 and output not in outputs
+    return after[0] if alone and after[0].op_type == "Relu" and not after[0].domain else None
 
 
 def _form(name: str, node: Node) -> Form | None:
     at = node.inputs.index(name)
     if node.op_type == "MatMul" and at == 1:
         return "in_out"
+    if node.op_type == "Conv" and at == 1:
+        return "filters"
     if node.op_type == "Gather" and at == 0 and node.attributes.get("axis", 0) in (0, -2):
         return "table"
     if node.op_type == "Gemm" and at == 1:
@@ -164,12 +200,13 @@ def _form(name: str, node: Node) -> Form | None:
 
 
 def activations(sites: Mapping[str, Site | str]) -> Mapping[str, tuple[str, ...]]:
-    """The inputs of the products, each by the first weight that it meets."""
+    """The inputs of the products, and what convolutions round behind them, each by the first weight that it meets."""
     found: dict[str, tuple[str, ...]] = {}
     known: set[str] = set()
     for name, site in sites.items():
         if isinstance(site, Site):
-            inputs = dict.fromkeys(use.node.inputs[0] for use in site.uses if use.form != "table")
-            found[name] = tuple(each for each in inputs if each not in known)
-            known.update(inputs)
+            inputs = [use.node.inputs[0] for use in site.uses if use.form != "table"]
+            values = dict.fromkeys((*inputs, *(use.rounded for use in site.uses if use.rounded)))
+            found[name] = tuple(each for each in values if each not in known)
+            known.update(values)
     return found

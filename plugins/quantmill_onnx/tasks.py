@@ -14,7 +14,7 @@ from quantmill.contract.onnx import CONSTANT_BYTES, Node, Stored
 from quantmill.contract.tensors import ModelIndex, Plan, TensorInfo, TensorPlan, Unit
 from quantmill_onnx.layout import parts_of, scheme_of
 from quantmill_onnx.params import OnnxParams
-from quantmill_onnx.sites import Site, Use
+from quantmill_onnx.sites import FILTERS, Form, Site, Use
 from quantmill_onnx.tokens import NO_TOKENIZER, TOKENIZER, reject_samples
 
 EXPORT_OPSET = 20
@@ -117,15 +117,20 @@ def _row(info: TensorInfo, params: OnnxParams) -> TensorPlan:
         return TensorPlan(info.name, info.shape, info.dtype, "keep", "F32", info.name, 4 * info.values, reason)
     table = TABLE.search(info.name) is not None
     as_float = TensorInfo(info.name, "F32", info.shape, 4 * info.values)
-    site = Site(Stored(as_float, "", 0), (Use(NO_NODE, "table" if table else "out_in"),))
+    form: Form = "filters" if _is_filters(info, params) else "table" if table else "out_in"
+    site = Site(Stored(as_float, "", 0), (Use(NO_NODE, form),))
     nbytes = sum(part.nbytes for part in parts_of(site, params))
     why = "a table that is looked up: a scale for each row" if table else ""
     scheme = scheme_of(site, params, {NO_NODE.inputs[0]} if params.smooths else ())
     return TensorPlan(info.name, info.shape, info.dtype, "quantize", scheme, info.name, nbytes, why)
 
 
+def _is_filters(info: TensorInfo, params: OnnxParams) -> bool:
+    return params.mode == "static" and len(info.shape) in FILTERS and info.name.endswith("weight")
+
+
 def _reasons_to_keep(info: TensorInfo, params: OnnxParams) -> Iterator[str]:
-    if len(info.shape) != 2 or not info.name.endswith("weight"):
+    if not _is_filters(info, params) and (len(info.shape) != 2 or not info.name.endswith("weight")):
         yield f"{len(info.shape)} dimensions" if len(info.shape) != 2 else "not the matrix of a product"
     if 4 * info.values <= CONSTANT_BYTES:
         yield "so small that it belongs to the graph"

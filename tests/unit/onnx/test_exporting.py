@@ -233,3 +233,13 @@ def a_graph_that_computes_something_else_is_refused(made: Path) -> None:
         compare(made, [{"pixel_values": images}], [{"logits": logits * 1.01}])
     with pytest.raises(SourceRejected, match="off by nan"):
         compare(made, [{"pixel_values": images}], [{"logits": logits * np.nan}])
+
+
+def test_filters_are_forecast_as_integers_with_static_ranges(sources: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "images.npz", pixel_values=np.zeros((1, 3, 32, 32), np.float32))
+
+    plan = planned(sources / "convolutions", mode="static", samples=str(tmp_path / "images.npz"))
+
+    large = [row for row in plan.tensors if len(row.shape) == 4 and row.values > 256]
+    assert large
+    assert {row.scheme for row in large} == {"INT8-FILTER"}

@@ -1,0 +1,335 @@
+"""Convolutions of integers, with ranges that samples have given."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from tests.onnx_models import save
+
+from quantmill.checkpoints import open_checkpoint
+from quantmill.contract.errors import VerificationFailed
+from quantmill.contract.tensors import Plan
+from quantmill.contract.testing import Run
+from quantmill.verification.compare import compare
+from quantmill_onnx.inspection import cosine, open_session
+from quantmill_onnx.plugin import ONNX
+
+FLOAT = onnx.TensorProto.FLOAT
+SAMPLES = 6
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def model(
+    nodes: list[onnx.NodeProto],
+    weights: dict[str, np.ndarray],
+    shape: tuple[int, ...],
+    outputs: Iterable[str] = ("y",),
+    rank: int = 4,
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "convolutions",
+        [helper.make_tensor_value_info("x", FLOAT, ["batch", *shape])],
+        [helper.make_tensor_value_info(name, FLOAT, [None] * rank) for name in outputs],
+        [numpy_helper.from_array(values, name) for name, values in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def residual() -> onnx.ModelProto:
+    """A stem with a bias, a bottleneck of 1x1, depthwise and grouped filters around which a sum goes, a classifier."""
+    nodes = [
+        helper.make_node("Conv", ["x", "stem", "stem.bias"], ["a"], name="stem", pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("Relu", ["a"], ["ar"], name="stem/Relu"),
+        helper.make_node("Conv", ["ar", "wide"], ["b"], name="wide"),
+        helper.make_node("Relu", ["b"], ["br"]),
+        helper.make_node("Conv", ["br", "deep", "deep.bias"], ["c"], name="deep", pads=[1, 1, 1, 1], group=32),
+        helper.make_node("Relu", ["c"], ["cr"]),
+        helper.make_node("Conv", ["cr", "grouped"], ["d"], name="grouped", pads=[1, 1, 1, 1], group=2),
+        helper.make_node("Add", ["d", "ar"], ["e"]),
+        helper.make_node("Relu", ["e"], ["er"]),
+        helper.make_node("GlobalAveragePool", ["er"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "head", "head.bias"], ["y"], name="head"),
+    ]
+    weights = {
+        "stem": normal(16, 3, 3, 3) / 5,
+        "stem.bias": normal(16),
+        "wide": normal(32, 16, 1, 1) / 4,
+        "deep": normal(32, 1, 3, 3) / 3,
+        "deep.bias": normal(32),
+        "grouped": normal(16, 16, 3, 3) / 12,
+        "head": normal(16, 20),
+        "head.bias": normal(20),
+    }
+    return model(nodes, weights, (3, 16, 16), rank=2)
+
+
+FILTERS = ["deep", "grouped", "stem", "wide"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("samples") / "images.npz"
+    np.savez(path, x=normal(SAMPLES, 3, 16, 16, seed=1))
+    return str(path)
+
+
+def run(folder: Path, x: np.ndarray) -> np.ndarray:
+    found: np.ndarray = open_session(folder / "model.onnx").run(None, {"x": x})[0]
+    return found
+
+
+def array(folder: Path, name: str) -> np.ndarray:
+    proto = onnx.load(str(folder / "model.onnx"))
+    found: np.ndarray = next(numpy_helper.to_array(each) for each in proto.graph.initializer if each.name == name)
+    return found
+
+
+def made(proto: onnx.ModelProto, folder: Path, **params: Any) -> tuple[Plan, Path, list[str]]:
+    """The plan, the artifact, and what of its inspection does not hold."""
+    with open_checkpoint(save(proto, folder / "source")) as checkpoint:
+        run = Run(ONNX, ONNX.params(mode="static", **params), checkpoint)
+        run.write(run.quantize(), folder / "artifact")
+        return run.plan, folder / "artifact", wrong(run, folder / "artifact")
+
+
+def wrong(run: Run, folder: Path) -> list[str]:
+    assert ONNX.inspect is not None
+    inspection = ONNX.inspect.load()(folder, run.plan, run.source.index, run.params)
+    return [f"{each.name}: {each.found}" for each in inspection.observations if not each.holds]
+
+
+def convolution(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, stride: int, pad: int, group: int) -> np.ndarray:
+    """Slowly: x (batch, in, ...), w (out, in of a group, ...)."""
+    spatial = w.ndim - 2
+    x = np.pad(x.astype(np.float64), [(0, 0), (0, 0), *[(pad, pad)] * spatial])
+    sizes = [(x.shape[2 + axis] - w.shape[2 + axis]) // stride + 1 for axis in range(spatial)]
+    y = np.zeros((len(x), len(w), *sizes))
+    inputs, outputs = w.shape[1], len(w) // group
+    for at in np.ndindex(*sizes):
+        window = tuple(slice(i * stride, i * stride + k) for i, k in zip(at, w.shape[2:], strict=True))
+        for out, filters in enumerate(w.astype(np.float64)):
+            first = out // outputs * inputs
+            seen = x[(slice(None), slice(first, first + inputs), *window)]
+            y[(slice(None), out, *at)] = (seen * filters).reshape(len(x), -1).sum(axis=1)
+    return y if bias is None else y + bias.reshape(1, -1, *[1] * spatial)
+
+
+# outputs, inputs of a group, sizes; stride, pad, groups
+SHAPES: dict[str, tuple[tuple[int, ...], int, int, int]] = {
+    "3x3": ((8, 8, 3, 3), 1, 1, 1),
+    "strided": ((8, 8, 3, 3), 2, 0, 1),
+    "1x1": ((40, 8, 1, 1), 1, 0, 1),
+    "groups": ((16, 4, 3, 3), 1, 1, 2),
+    "depthwise": ((32, 1, 3, 3), 1, 1, 32),
+    "one dimension": ((16, 8, 5), 2, 2, 1),
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "u8": {},
+    "s8": {"activation_type": "s8"},
+    "one scale": {"per_channel": False},
+    "7 bits": {"target": "avx2"},
+    "weights of other nodes with zero points": {"symmetric": False},
+}
+CASES = [
+    *((shape, "u8", bias) for shape in SHAPES for bias in (True, False)),
+    *(("3x3", each, True) for each in SETTINGS),
+]
+
+
+@pytest.mark.parametrize(("shape", "setting", "biased"), CASES)
+def test_a_convolution_is_that_of_what_the_codes_stand_for(
+    tmp_path: Path, shape: str, setting: str, biased: bool
+) -> None:
+    size, stride, pad, group = SHAPES[shape]
+    spatial = len(size) - 2
+    weights = {"w": normal(*size), **({"bias": normal(size[0])} if biased else {})}
+    node = helper.make_node(
+        "Conv", ["x", *weights], ["y"], strides=[stride] * spatial, pads=[pad] * 2 * spatial, group=group
+    )
+    x = normal(3, size[1] * group, *[7] * spatial, seed=2)
+    np.savez(tmp_path / "x.npz", x=x)
+
+    _, folder, problems = made(
+        model([node], weights, x.shape[1:], rank=x.ndim), tmp_path, samples=str(tmp_path / "x.npz"), **SETTINGS[setting]
+    )
+
+    low, high = (-128, 127) if setting == "s8" else (0, 255)
+    scale, zero = array(folder, "x_scale"), array(folder, "x_zero_point")
+    seen = (np.clip(np.rint(x / scale) + zero, low, high) - zero) * scale
+    expected = convolution(seen, dict(ONNX.weights(folder))["w"], weights.get("bias"), stride, pad, group)
+    step, offset = float(array(folder, "y_scale")), int(array(folder, "y_zero_point"))
+    expected = np.clip(expected, (low - offset) * step, (high - offset) * step)
+    assert problems == []
+    assert step < np.ptp(expected) / 200
+    assert np.abs(run(folder, x) - expected).max() <= 0.51 * step
+
+
+def test_every_filter_of_a_residual_network_becomes_integers_and_the_outputs_stay_near(
+    tmp_path: Path, images: str
+) -> None:
+    plan, folder, problems = made(residual(), tmp_path, samples=images)
+    x = normal(4, 3, 16, 16, seed=3)
+
+    assert {row.name: row.scheme for row in plan.tensors if row.action == "quantize"} == {
+        **dict.fromkeys(FILTERS, "INT8-FILTER"),
+        "head": "INT8-CHANNEL-SMOOTH",
+    }
+    assert plan.by_name["grouped"].nbytes == 16 * 16 * 9 + 16 * 4
+    assert problems == []
+    assert cosine(run(folder, x), run(folder.parent / "source", x)) > 0.999
+
+
+def test_the_runtime_fuses_every_convolution(tmp_path: Path, images: str) -> None:
+    import onnxruntime
+
+    _, folder, _ = made(residual(), tmp_path, samples=images)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+
+    found = Counter(node.op_type for node in onnx.load(str(tmp_path / "fused.onnx")).graph.node)
+
+    assert found["QLinearConv"] == 4
+    assert found["Relu"] == 1  # that of the sum
+    assert not {"Conv", "FusedConv"} & set(found)
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "weight_only"])
+def test_other_modes_keep_filters_with_the_reason(tmp_path: Path, mode: str) -> None:
+    with open_checkpoint(save(residual(), tmp_path / "source")) as checkpoint:
+        plan = ONNX.plan.load()(checkpoint.index, ONNX.params(mode=mode))
+
+    assert {plan.by_name[name].reason for name in FILTERS} == {
+        "filters of a convolution, which become integers in mode static only"
+    }
+
+
+def test_an_excluded_convolution_stays_float_and_nothing_behind_it_is_rounded(tmp_path: Path, images: str) -> None:
+    plan, folder, problems = made(residual(), tmp_path, samples=images, exclude=["stem", "grouped"])
+    graph = onnx.load(str(folder / "model.onnx")).graph
+
+    assert plan.by_name["stem"].reason == "node stem is excluded"
+    assert problems == []
+    assert [node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"] == [
+        "ar",
+        "br_unrounded",
+        "cr_unrounded",
+        "flat_smooth",
+    ]
+
+
+def test_a_value_that_others_take_too_is_rounded_before_its_relu(tmp_path: Path, images: str) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="first"),
+        helper.make_node("Relu", ["c"], ["y"]),
+        helper.make_node("Conv", ["x", "w"], ["again"], name="second", strides=[2, 2]),
+    ]
+    proto = model(nodes, {"w": normal(16, 3, 3, 3)}, (3, 16, 16), ("y", "c", "again"))
+
+    _, folder, problems = made(proto, tmp_path, samples=images)
+
+    graph = onnx.load(str(folder / "model.onnx")).graph
+    rounded = [node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert rounded == ["x", "c_unrounded", "again_unrounded"]
+    assert problems == []
+
+
+def test_ranges_are_noted_of_what_filters_take_and_give(tmp_path: Path, images: str) -> None:
+    with open_checkpoint(save(residual(), tmp_path / "source")) as checkpoint:
+        run = Run(ONNX, ONNX.params(mode="static", samples=images), checkpoint)
+        list(run.quantize())
+
+    notes = {(note.tensor, note.found): float(note.figures["low"]) for note in run.notes}
+    assert notes["stem", "range of its input"] < 0
+    assert notes["stem", "range of its output"] == 0  # behind the Relu
+
+
+def test_gates_are_met_with_some_weights_float(tmp_path: Path, images: str) -> None:
+    loose, _, _ = made(residual(), tmp_path / "loose", samples=images, gates=["cosine.min >= 0.9"])
+    tight, folder, problems = made(residual(), tmp_path / "tight", samples=images, gates=["cosine.min >= 0.99999"])
+    x = np.load(images)["x"]
+
+    weights = {*FILTERS, "head"}
+    assert not [row.name for row in loose.tensors if row.name in weights and row.action == "keep"]
+    kept = {row.name for row in tight.tensors if row.name in weights and row.action == "keep"}
+    assert 0 < len(kept) < len(weights)
+    assert problems == []
+    assert cosine(run(folder, x), run(folder.parent / "source", x)) >= 0.99999
+
+
+@pytest.mark.parametrize("scheme", ["INT8-FILTER", "INT8-FILTER-REDUCED", "INT8-TENSOR"])
+def test_no_filter_exceeds_its_bound(
+    scheme: str, distributions: dict[str, np.ndarray], tmp_path: Path, images: str
+) -> None:
+    params = {"target": "avx2" if "REDUCED" in scheme else "vnni", "per_channel": "FILTER" in scheme}
+    weights = {
+        name: np.ascontiguousarray(each.ravel()[: 96 * 3 * 9].reshape(96, 3, 3, 3), np.float32)
+        for name, each in distributions.items()
+    }
+    nodes = [helper.make_node("Conv", ["x", name], [f"y {name}"]) for name in weights]
+    proto = model(nodes, weights, (3, 16, 16), [f"y {name}" for name in weights])
+
+    _, folder, _ = made(proto, tmp_path, samples=images, least_cosine=None, **params)
+
+    for read in ONNX.read.load()(folder):
+        error = np.sqrt(np.mean((read.values - weights[read.name]) ** 2.0) / np.mean(weights[read.name] ** 2.0))
+        assert read.scheme == scheme
+        assert error <= ONNX.error_bounds[scheme]
+        assert compare(read.values, weights[read.name], ONNX.block_bounds[scheme]).worst.share <= 1
+
+
+def another_stride(graph: onnx.GraphProto) -> None:
+    next(each for each in graph.node if each.output[0] == "a").attribute[1].ints[:] = [1, 1]
+
+
+def no_bias(graph: onnx.GraphProto) -> None:
+    del next(each for each in graph.node if each.output[0] == "c").input[2]
+
+
+def not_rounded(graph: onnx.GraphProto) -> None:
+    next(each for each in graph.node if each.output[0] == "d").input[0] = "d_unrounded"
+
+
+def another_axis(graph: onnx.GraphProto) -> None:
+    next(each for each in graph.node if each.output[0] == "wide_dequantized").attribute[0].i = 1
+
+
+def zero_points(graph: onnx.GraphProto) -> None:
+    each = next(each for each in graph.initializer if each.name == "quantmill_zeros_32")
+    each.raw_data = b"\x01" * 32
+
+
+@pytest.mark.parametrize("change", [another_stride, no_bias, not_rounded, another_axis, zero_points])
+def test_a_convolution_that_computes_something_else_is_found(
+    tmp_path: Path, images: str, change: Callable[[onnx.GraphProto], None]
+) -> None:
+    with open_checkpoint(save(residual(), tmp_path / "source")) as checkpoint:
+        run = Run(ONNX, ONNX.params(mode="static", samples=images, least_cosine=None), checkpoint)
+        run.write(run.quantize(), tmp_path / "artifact")
+        proto = onnx.load(str(tmp_path / "artifact" / "model.onnx"))
+        change(proto.graph)
+        onnx.save(proto, str(tmp_path / "artifact" / "model.onnx"))
+
+        assert list(found(run, tmp_path / "artifact"))
+
+
+def found(run: Run, folder: Path) -> Iterator[str]:
+    """What inspection and reading say against the artifact."""
+    yield from wrong(run, folder)
+    try:
+        list(ONNX.read.load()(folder))
+    except VerificationFailed as error:
+        yield str(error)
