@@ -69,12 +69,15 @@ def upgrade(database: Database, revision: str = "head") -> None:
 
     Raises DatabaseUnavailable where the database cannot be reached, a table stays locked, or the schema is too new.
     """
-    schema = schema_of(database)
-    if schema.there is not None and not schema.known:
-        if schema.problem is not None:
+
+    def upgrade_what_is_known(config: Config) -> None:
+        schema = schema_of(database)  # by now: a newer version may have been at work before this one got the lock
+        if schema.there is None or schema.known:
+            command.upgrade(config, revision)
+        elif schema.problem is not None:
             raise DatabaseUnavailable(schema.problem)
-        return
-    _run(database, lambda config: command.upgrade(config, revision))
+
+    _run(database, upgrade_what_is_known)
 
 
 def downgrade(database: Database, revision: str) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -249,6 +250,22 @@ def test_a_newer_schema_that_only_adds_is_worked_with_and_left_alone(database: D
 
     assert migrate.schema_of(database).there == "9998_since_0001"
     assert migrate.is_current(database)
+
+
+def test_a_newer_version_that_migrated_while_this_one_waited_is_left_alone(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = migrate.migrating
+
+    def after_a_newer_version(database: Database) -> AbstractContextManager[Connection]:
+        at(database, "9998_since_0001")
+        return waiting(database)
+
+    monkeypatch.setattr(migrate, "migrating", after_a_newer_version)
+
+    migrate.upgrade(database)
+
+    assert migrate.schema_of(database).there == "9998_since_0001"
 
 
 def test_a_newer_schema_that_this_version_cannot_use_is_refused_with_what_can(database: Database) -> None:
