@@ -84,16 +84,18 @@ def _problems(graph: OnnxGraph) -> Iterator[str]:
         if key.startswith(OUR_METADATA):
             yield "the graph is quantized already: its metadata says by what; give the model that it was made from"
     for node in graph.nodes:
-        if node.op_type in QUANTIZED or node.op_type.startswith(QUANTIZED_PREFIXES):
-            yield (
-                f"the graph is quantized already: node {shown(node.label)} is a {node.op_type}; give the model that it "
-                "was made from"
-            )
-        if node.domain not in DOMAINS and (node.domain, node.op_type) not in graph.local:
-            yield (
-                f"node {shown(node.label)} is the custom operator {shown(node.domain)} {shown(node.op_type)}, which "
-                "ONNX Runtime does not bring with it, so that the result could not be run and checked"
-            )
+        for domain, op_type in ((node.domain, node.op_type), *sorted(node.inner)):
+            is_or_has = "is" if (domain, op_type) == (node.domain, node.op_type) else "has in a graph of its own"
+            if op_type in QUANTIZED or op_type.startswith(QUANTIZED_PREFIXES):
+                yield (
+                    f"the graph is quantized already: node {shown(node.label)} {is_or_has} a {op_type}; give the model "
+                    "that it was made from"
+                )
+            if domain not in DOMAINS and (domain, op_type) not in graph.local:
+                yield (
+                    f"node {shown(node.label)} {is_or_has} the custom operator {shown(domain)} {shown(op_type)}, which "
+                    "ONNX Runtime does not bring with it, so that the result could not be run and checked"
+                )
         for name in node.inputs:
             if name not in made:
                 yield f"node {shown(node.label)} takes {shown(name)}, which nothing before it makes"

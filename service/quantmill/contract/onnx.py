@@ -64,7 +64,8 @@ AttributeValue = int | float | str | tuple[int, ...]
 
 @dataclass(frozen=True)
 class Node:
-    """One operation. `raw` is the whole NodeProto; `captured` are the names that graphs in its attributes use."""
+    """One operation. `raw` is the whole NodeProto; `captured` are the names that graphs in its attributes use, `inner`
+    (domain, op_type) of the nodes there."""
 
     op_type: str
     domain: str
@@ -73,6 +74,7 @@ class Node:
     outputs: tuple[str, ...]
     captured: frozenset[str]
     raw: bytes = field(repr=False)
+    inner: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def label(self) -> str:
@@ -259,14 +261,24 @@ class _Reader:
         data = memoryview(raw)
         texts: dict[int, list[str]] = {1: [], 2: [], 3: [], 4: [], 7: []}
         captured: set[str] = set()
+        inner: set[tuple[str, str]] = set()
         for each in protobuf.fields(data):
             if each.number in texts:
                 texts[each.number].append(_name(data, each))
             elif each.number == 5 and each.wire == BYTES:
                 captured.update(_used(data, each, NESTING_LIMIT))
+                inner.update(_inner(data, each))
         last = {number: found[-1] if found else "" for number, found in texts.items()}
-        domain = "" if last[7] == "ai.onnx" else last[7]
-        return Node(last[4], domain, last[3], tuple(texts[1]), tuple(texts[2]), frozenset(captured), raw)
+        return Node(
+            last[4],
+            _domain(last[7]),
+            last[3],
+            tuple(texts[1]),
+            tuple(texts[2]),
+            frozenset(captured),
+            raw,
+            frozenset(inner),
+        )
 
     def _initializer(self, message: Field, weights: dict[str, Stored], constants: dict[str, bytes]) -> None:
         tensor = _Tensor.read(self.data, message)
@@ -380,6 +392,25 @@ def _used(data: memoryview, attribute: Field, depth: int) -> Iterator[str]:
                             yield from _used(data, part, depth - 1)
                 elif node.number == GRAPH.output and node.wire == BYTES:
                     yield _value_info(bytes(data[node.begin : node.end])).name
+
+
+def _inner(data: memoryview, attribute: Field) -> Iterator[tuple[str, str]]:
+    """(domain, op_type) of the nodes of the graphs in an attribute, which `_used` has found not to be nested deep."""
+    for each in protobuf.fields(data, attribute.begin, attribute.end):
+        if each.number in (6, 11) and each.wire == BYTES:
+            for node in protobuf.fields(data, each.begin, each.end):
+                if node.number == GRAPH.node and node.wire == BYTES:
+                    texts = {4: "", 7: ""}
+                    for part in protobuf.fields(data, node.begin, node.end):
+                        if part.number in texts:
+                            texts[part.number] = _name(data, part)
+                        elif part.number == 5 and part.wire == BYTES:
+                            yield from _inner(data, part)
+                    yield _domain(texts[7]), texts[4]
+
+
+def _domain(stated: str) -> str:
+    return "" if stated == "ai.onnx" else stated
 
 
 def _attribute(data: memoryview, attribute: Field) -> tuple[str, AttributeValue | None]:

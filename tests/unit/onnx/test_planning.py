@@ -188,6 +188,16 @@ def overridable() -> onnx.ModelProto:
     return model
 
 
+def with_branches(op_type: str, domain: str) -> onnx.ModelProto:
+    node = helper.make_node(op_type, ["y"], ["inner"], domain=domain)
+    branch = helper.make_graph([node], "branch", [], [helper.make_empty_tensor_value_info("inner")])
+    model = one_product()
+    model.graph.input.append(helper.make_tensor_value_info("choice", onnx.TensorProto.BOOL, []))
+    choosing = helper.make_node("If", ["choice"], ["z"], name="if", then_branch=branch, else_branch=branch)
+    model.graph.node.append(choosing)
+    return model
+
+
 REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "old opset": (lambda: with_opset(10), "opset 10, integer products need 11; export it again"),
     "opset to come": (lambda: with_opset(99), "takes at most"),
@@ -198,6 +208,8 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "blocks of another kind": (lambda: one_product("MatMulBnb4", domain="com.microsoft"), "is a MatMulBnb4"),
     "IR version to come": (lambda: with_ir(99), "IR version 99; ONNX Runtime 1.31 takes at most"),
     "a value of nowhere": (lambda: one_product(inputs=("z", "w")), "takes 'z', which nothing before it makes"),
+    "custom operator in a branch": (lambda: with_branches("Fused", "com.example"), "'if' has in a graph of its own"),
+    "quantized in a branch": (lambda: with_branches("QLinearMatMul", ""), "has in a graph of its own a QLinearMatMul"),
     "a circle": (lambda: one_product(inputs=("y", "w")), "'product' takes 'y', which nothing before it makes"),
     "weights of the caller": (overridable, "an input or output of the graph"),
 }
