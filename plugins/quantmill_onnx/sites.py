@@ -180,15 +180,17 @@ def _relu(node: Node, users: Mapping[str, tuple[Node, ...]], outputs: set[str]) 
     """The Relu that alone takes the node's output. ONNX Runtime leaves it out before a rounding that ends at zero."""
     (output,) = node.outputs
     after = users.get(output, ())
-    alone = len(after) == 1 and output not in outputs
-    return after[0] if alone and after[0].op_type == "Relu" and not after[0].domain else None
+    if len(after) != 1 or output in outputs:
+        return None
+    (relu,) = after
+    return relu if relu.op_type == "Relu" and not relu.domain and len(relu.outputs) == 1 else None
 
 
 def _form(name: str, node: Node) -> Form | None:
     at = node.inputs.index(name)
     if node.op_type == "MatMul" and at == 1:
         return "in_out"
-    if node.op_type == "Conv" and at == 1:
+    if node.op_type == "Conv" and at == 1 and len(node.outputs) == 1:
         return "filters"
     if node.op_type == "Gather" and at == 0 and node.attributes.get("axis", 0) in (0, -2):
         return "table"

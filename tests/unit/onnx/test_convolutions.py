@@ -247,6 +247,19 @@ def test_a_value_that_others_take_too_is_rounded_before_its_relu(tmp_path: Path,
     assert problems == []
 
 
+def test_a_convolution_with_two_outputs_is_kept(tmp_path: Path, images: str) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y"]),
+        helper.make_node("Conv", ["x", "odd"], ["z", "more"], name="odd"),
+    ]
+    proto = model(nodes, {"w": normal(16, 3, 3, 3), "odd": normal(16, 3, 3, 3)}, (3, 16, 16))
+
+    with open_checkpoint(save(proto, tmp_path / "source")) as checkpoint:
+        plan = ONNX.plan.load()(checkpoint.index, ONNX.params(mode="static", samples=images))
+
+    assert plan.by_name["odd"].reason == "used by Conv odd"
+
+
 def test_ranges_are_noted_of_what_filters_take_and_give(tmp_path: Path, images: str) -> None:
     with open_checkpoint(save(residual(), tmp_path / "source")) as checkpoint:
         run = Run(ONNX, ONNX.params(mode="static", samples=images), checkpoint)
