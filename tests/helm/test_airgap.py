@@ -195,3 +195,14 @@ def test_what_is_added_on_purpose_can_be_sealed_anew(bundle: Path) -> None:
     seal(bundle)
 
     assert verify(bundle) == len((bundle / "SHA256SUMS").read_text().splitlines())
+
+
+def test_images_without_skopeo_are_refused_before_anything_is_written(
+    wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(BundleError, match="skopeo, which is not installed"):
+        make(tmp_path / "bundle", wheels, images=True)
+
+    assert not (tmp_path / "bundle").exists()
