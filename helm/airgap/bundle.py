@@ -43,7 +43,7 @@ def make(folder: Path, wheels: Path | None = None, *, extras: str = "", images: 
     if folder.exists():
         raise BundleError(f"{folder} is there already; a bundle is made in a new folder")
     if images and shutil.which("skopeo") is None:
-        raise BundleError("images are fetched by skopeo, which is not installed; install it, or mirror without --images")
+        raise BundleError("images are fetched by skopeo, which is not installed; install it or leave --images out")
     folder.mkdir(parents=True)
     package(folder)
     shutil.copy(LIST, folder / "images.txt")
