@@ -92,17 +92,6 @@ class ExtraInitContainer(ExtraContainer):
     restart_policy: Literal["Always"]
 
 
-class Extras(Section):
-    """Additions to pods, by name; a component's replace those of the whole release that have the same name."""
-
-    extra_env: Environment
-    extra_env_from: list[EnvFromSource]
-    extra_volumes: dict[Name, VolumeSource]
-    extra_volume_mounts: dict[MountPath, Mount]
-    extra_init_containers: dict[Name, ExtraInitContainer]
-    extra_containers: dict[Name, ExtraContainer]
-
-
 class JobExtras(Section):
     """As Extras, without containers that would never let a Job end."""
 
@@ -111,6 +100,12 @@ class JobExtras(Section):
     extra_volumes: dict[Name, VolumeSource]
     extra_volume_mounts: dict[MountPath, Mount]
     extra_init_containers: dict[Name, ExtraInitContainer]
+
+
+class Extras(JobExtras):
+    """Additions to pods, by name; a component's replace those of the whole release that have the same name."""
+
+    extra_containers: dict[Name, ExtraContainer]
 
 
 class OwnAccount(Section):
