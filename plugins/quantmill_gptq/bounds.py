@@ -7,12 +7,8 @@ distributions and Hessians.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
-
+from quantmill.contract.hessians import Tolerance
 from quantmill.contract.reading import WHOLE_ROW, BlockBound
-from quantmill.contract.tensors import FloatArray
 from quantmill_gptq.layout import scheme
 
 # Largest relative RMSE of one tensor: about 1.5 times that of rounding to nearest on the worst of the distributions.
@@ -23,29 +19,7 @@ RELATIVE_RMSE = {  # group_size -> bits -> bound
     128: {2: 1.1, 3: 0.6, 4: 0.36, 8: 0.045},
     -1: {2: 1.25, 3: 1.05, 4: 0.9, 8: 0.16},
 }
-BLOCK = 32  # weights of a row
 STEPS = 1.5  # of the largest scale that a row can have: the rms error of a block. Rounding alone leaves 0.4
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """What the weights of one scheme are accepted for.
-
-    relative_rmse  rms(read - source) / rms(source) of a tensor
-    of_row_peak    rms(read - source) of a block, over the largest |source| of its row
-    """
-
-    relative_rmse: float
-    of_row_peak: float
-
-    def accepts(self, source: FloatArray, read: FloatArray) -> bool:
-        """Whether `read` is close enough to `source`, both (out, in); a little closer than verification asks for."""
-        squares = np.square(read - source, dtype=np.float64)
-        if squares.sum() > (0.999 * self.relative_rmse) ** 2 * np.sum(np.square(source, dtype=np.float64)):
-            return False
-        width = BLOCK if source.shape[1] % BLOCK == 0 else source.shape[1]
-        blocks = squares.reshape(len(source), -1, width).mean(axis=2).max(axis=1)
-        return bool(np.all(blocks <= (0.999 * self.of_row_peak * np.abs(source).max(axis=1)) ** 2))
 
 
 def tolerance(bits: int, group_size: int) -> Tolerance:
@@ -62,4 +36,6 @@ def _schemes() -> dict[str, Tolerance]:
 
 
 ERROR_BOUNDS = {name: each.relative_rmse for name, each in _schemes().items()}
-BLOCK_BOUNDS = {name: BlockBound(BLOCK, 0.0, WHOLE_ROW, each.of_row_peak) for name, each in _schemes().items()}
+BLOCK_BOUNDS = {
+    name: BlockBound(Tolerance.block, 0.0, WHOLE_ROW, each.of_row_peak) for name, each in _schemes().items()
+}

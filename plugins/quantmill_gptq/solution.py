@@ -6,29 +6,23 @@ The Hessian here is the mean of x x^T over tokens; GPTQ does not depend on its s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 import quantmill_kernels
+from quantmill.contract.hessians import Order, inverse_factor
 from quantmill.contract.tensors import FloatArray
 from quantmill_gptq.bounds import tolerance
 from quantmill_gptq.layout import ScaleDtype
 from quantmill_gptq.params import GptqParams
 
-if TYPE_CHECKING:
-    import torch
-
-Order = NDArray[np.intp]
-
 FARTHER = 10.0  # damping grows so while weights are further from the source's than verification accepts
 MOST_DAMPING = 1000.0
-LEAF = 64  # triangles this small are inverted at once
 
 
 @dataclass(frozen=True)
@@ -187,68 +181,6 @@ def _as_it_is(diagonal: FloatArray, size: int) -> Order:
 ORDERS: Mapping[str, Callable[[FloatArray, int], Order]] = MappingProxyType(
     {"descending": _descending, "within_groups": _within_groups, "checkpoint": _as_it_is}
 )
-
-# The factor
-
-
-def inverse_factor(
-    hessian: FloatArray, order: Order, damp: float, increment: float, device: str = "cpu"
-) -> tuple[float, FloatArray]:
-    """The upper triangular U with U^T U = H^-1 for H in another order, float32 (in, in), and the damping it took.
-
-    A feature that is always 0 has no say in the outputs: its row of H becomes one of the identity, and its weights are
-    rounded to nearest. H of fewer tokens than features is singular; damping is what it has a factor by (GPTQ,
-    "Cholesky reformulation"); while it has none, `increment` is added. With J the reversal of rows and columns,
-    J H J = L L^T makes H = (J L J)(J L J)^T, and U is J L^-1 J.
-
-    Raises ValueError for a Hessian that has none with its mean diagonal added either.
-    """
-    import torch
-
-    backwards = order[::-1]
-    damped = hessian[np.ix_(backwards, backwards)]
-    diagonal = np.diagonal(damped).copy()
-    mean = np.mean(diagonal, dtype=np.float64) or 1.0
-    diagonal[diagonal <= 0] = mean
-    places = np.arange(len(damped))
-    with _one_thread():
-        while True:
-            damped[places, places] = diagonal + np.float32(damp * mean)
-            lower, failed = torch.linalg.cholesky_ex(torch.from_numpy(damped).to(device))
-            if not failed.item():
-                return damp, np.ascontiguousarray(_inverse_of_lower(lower).cpu().numpy()[::-1, ::-1])
-            if damp >= 1:
-                raise ValueError(f"the Hessian of {len(damped)} inputs has no factor, whatever the damping")
-            damp = min(1.0, damp + increment)
-
-
-def _inverse_of_lower(matrix: torch.Tensor) -> torch.Tensor:
-    """By halves: the corner of [[A, 0], [B, D]] becomes -D^-1 B A^-1."""
-    import torch
-
-    n = len(matrix)
-    half, inverse = n // 2, torch.zeros_like(matrix)
-    if n <= LEAF:
-        torch.linalg.solve_triangular(matrix, torch.eye(n, device=matrix.device), upper=False, out=inverse)
-        return inverse
-    inverse[:half, :half] = _inverse_of_lower(matrix[:half, :half])
-    inverse[half:, half:] = _inverse_of_lower(matrix[half:, half:])
-    inverse[half:, :half] = -inverse[half:, half:] @ (matrix[half:, :half] @ inverse[:half, :half])
-    return inverse
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The bits of a factor depend on how torch splits it among threads, so it is not split."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
 
 # What is lost
 

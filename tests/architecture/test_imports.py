@@ -51,6 +51,7 @@ MAY_IMPORT = {
     ),
     "quantmill_repack": room(f"{CONTRACT} quantmill_kernels", libraries="numpy pydantic"),
     "quantmill.contract": room(libraries="numpy ml_dtypes pydantic pluggy"),
+    "quantmill.contract.hessians": room(CONTRACT, libraries="numpy", lazily="torch"),
     "quantmill.contract.testing": room("quantmill.checkpoints", libraries="numpy pydantic pytest hypothesis"),
     "quantmill.domain": room(CONTRACT),
     "quantmill.settings": room(CONTRACT, libraries="pydantic pydantic_settings"),
@@ -134,7 +135,7 @@ HEAVY_MODULES = (
     "quantmill_gptq.columns",
 )
 # a file that is not bound by its room's row has one of its own
-OWN_ROW = {"quantmill.contract.testing", "quantmill.evaluation.timed", *HEAVY_MODULES}
+OWN_ROW = {"quantmill.contract.hessians", "quantmill.contract.testing", "quantmill.evaluation.timed", *HEAVY_MODULES}
 
 OUR_PACKAGES = {
     "quantmill",
@@ -162,6 +163,7 @@ NEEDS_NO_EXTRA = [
     not in {
         "quantmill_gptq",  # worker, for the factor alone
         "quantmill_onnx",  # onnx, for verification alone
+        "quantmill.contract.hessians",  # worker, for the factor
         "quantmill.contract.testing",  # dev
         "quantmill.worker",  # worker
         "quantmill.calibration",  # worker

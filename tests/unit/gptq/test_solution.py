@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quantmill.contract.hessians import inverse_factor
 from quantmill_gptq.bounds import tolerance
 from quantmill_gptq.params import GptqParams
-from quantmill_gptq.solution import ORDERS, Inputs, Solution, inverse_factor, nearest, output_error, solve
+from quantmill_gptq.solution import ORDERS, Inputs, Solution, nearest, output_error, solve
 
 V2 = {"format": "gptq_v2"}
 SETTINGS: dict[str, dict[str, Any]] = {
