@@ -77,7 +77,7 @@ class RunnerSession:
     def tensor(self, name: str) -> SourceTensor:
         check_canceled(self._canceled)
         tensor = self._checkpoint.tensor(name)
-        require_finite(tensor)
+        require_finite(tensor, self._threads)
         return tensor
 
     def statistics(self, name: str) -> Statistics:
@@ -111,12 +111,12 @@ def check_canceled(canceled: threading.Event) -> None:
         raise Canceled("the job was canceled")
 
 
-def require_finite(tensor: SourceTensor) -> None:
+def require_finite(tensor: SourceTensor, threads: int = 1) -> None:
     """Raise NonFiniteTensor with the first bad position of a float tensor."""
     if isinstance(tensor, BlockTensor):
         _require_finite_blocks(tensor)
         return
-    if np.issubdtype(tensor.values.dtype, np.integer) or tensor.values.dtype == np.bool_ or _is_finite(tensor):
+    if np.issubdtype(tensor.values.dtype, np.integer) or tensor.values.dtype == np.bool_ or _is_finite(tensor, threads):
         return
     flat = tensor.values.reshape(-1)
     for start in range(0, flat.size, CHUNK_VALUES):
@@ -149,13 +149,13 @@ def _not_finite(info: TensorInfo, offset: int, value: object) -> NonFiniteTensor
     )
 
 
-def _is_finite(tensor: SourceTensor) -> bool:
+def _is_finite(tensor: SourceTensor, threads: int) -> bool:
     """Whether the kernels find a largest magnitude, at the speed of memory; False where they cannot say."""
     values = tensor.values
     if tensor.info.dtype not in WEIGHTS or values.size == 0:
         return False
     try:
-        quantmill_kernels.absmax(values.reshape(-1, values.shape[-1] if values.ndim else 1))
+        quantmill_kernels.absmax(values.reshape(-1, values.shape[-1] if values.ndim else 1), threads=threads)
     except ValueError:  # of the first value that is not finite, by row and column of the matrix alone
         return False
     return True

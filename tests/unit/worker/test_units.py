@@ -5,6 +5,7 @@ import stat
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from safetensors.numpy import load_file
 
 from quantmill.contract.errors import PluginBroken
@@ -124,6 +125,12 @@ def test_units_of_two_attempts_make_one_artifact(stores, tmp_path):
 
 def placed(tmp_path):
     return PlacedUnits(tmp_path / "units", PLAN, PLACEMENT)
+
+
+def test_the_digest_of_a_placed_unit_is_blake3_over_its_parts_in_the_order_of_their_places(tmp_path):
+    put = placed(tmp_path).put("second", unit()[1:])
+
+    assert put.digest == f"blake3:{blake3(SCALES.tobytes() + PACKED[:, :16].tobytes()).hexdigest()}"
 
 
 def test_placed_units_stand_on_the_disk_once(tmp_path):
