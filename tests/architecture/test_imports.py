@@ -96,7 +96,7 @@ MAY_IMPORT = {
     "quantmill.worker": room(
         f"{OPENED} quantmill.checkpoints quantmill.files quantmill.store quantmill.verification quantmill.evaluation "
         "quantmill.calibration quantmill.texts quantmill.hardware quantmill_kernels",
-        libraries="numpy psutil pydantic safetensors structlog",
+        libraries="blake3 numpy psutil pydantic safetensors structlog",
     ),
     "quantmill.dispatch": room(
         f"{OPENED} quantmill.hardware quantmill.store quantmill.worker", libraries="celery structlog"
