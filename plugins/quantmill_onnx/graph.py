@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from quantmill.contract.errors import SourceRejected
-from quantmill.contract.onnx import Node, OnnxGraph, require_names
+from quantmill.contract.onnx import Node, OnnxGraph, consumers, require_names
 from quantmill.contract.strictjson import shown
 from quantmill_onnx.layout import CODES, RESTORED, SCALE, SMOOTHING, ZERO
 from quantmill_onnx.params import OnnxParams
@@ -18,7 +18,7 @@ from quantmill_onnx.sites import Site, Use, smoothed
 # Below this a row counts as zeros: no activation of a model is as small, and its reciprocal is still a float32
 LEAST_ROW = 1e-30
 MICROSOFT = "com.microsoft"
-FLOAT, INT8, INT64 = 1, 3, 7  # TensorProto.DataType
+FLOAT, INT8, INT32, INT64 = 1, 3, 6, 7  # TensorProto.DataType
 AXES_AS_INPUT = 18  # opset from which ReduceMax and ReduceMin take their axes as an input
 LEAST, LAST_AXIS, FLAT = "quantmill_least_row", "quantmill_last_axis", "quantmill_flat"
 NO_OFFSET = "quantmill_zeros"
@@ -41,10 +41,13 @@ def rewrite(graph: OnnxGraph, sites: Mapping[str, Site | str], params: OnnxParam
     through = {use.through.raw for _, use in uses.values() if use.through is not None}
     behind = {use.behind.raw for _, use in uses.values() if use.behind is not None}
     rounded = {use.rounded for _, use in uses.values() if use.rounded}
-    writer = _Writer(graph, params, frozenset(rounded))
+    unread = frozenset(_codes_only(graph, rounded, uses)) if params.format == "qoperator" else frozenset[str]()
+    writer = _Writer(graph, params, frozenset(rounded), unread)
     for node in graph.nodes:
         if node.raw in through:
             writer.result.gone.update(node.outputs)
+        elif node.raw in behind and params.format == "qoperator":
+            writer.result.gone.update(node.inputs)  # the least code of what the convolution gives stands for it
         elif node.raw in behind:
             writer.round_behind(node, node.inputs)
         elif node.raw in uses:
@@ -59,6 +62,16 @@ def rewrite(graph: OnnxGraph, sites: Mapping[str, Site | str], params: OnnxParam
                 f"the quantized graph would have two values {shown(name)}; rename the source's", name=name
             )
     return writer.result
+
+
+def _codes_only(graph: OnnxGraph, rounded: Set[str], uses: Collection[bytes]) -> Iterator[str]:
+    """The values that only operators of integers take, as their activation: nothing needs their floats."""
+    users, outputs = consumers(graph), {each.name for each in graph.outputs}
+    for name in sorted(rounded - outputs):
+        if all(
+            each.raw in uses and each.inputs[0] == name and each.inputs.count(name) == 1 for each in users.get(name, ())
+        ):
+            yield name
 
 
 SIDE = "quantmill_beside"
@@ -80,22 +93,35 @@ def rewrite_beside(graph: OnnxGraph, sites: Mapping[str, Site | str], params: On
 
 
 class _Writer:
-    """`rounded` are values that are brought to eight bits where they are made: all that take them see them so."""
+    """`rounded` are values that are brought to eight bits where they are made: all that take them see them so.
 
-    def __init__(self, graph: OnnxGraph, params: OnnxParams, rounded: frozenset[str] = frozenset()) -> None:
+    Of `unread` among them nothing needs the floats.
+    """
+
+    def __init__(
+        self,
+        graph: OnnxGraph,
+        params: OnnxParams,
+        rounded: frozenset[str] = frozenset(),
+        unread: frozenset[str] = frozenset(),
+    ) -> None:
         self.params = params
-        self.rounded = rounded
+        self.rounded, self.unread = rounded, unread
         self.opset = graph.opsets[""]
         self.result = Rewritten()
         self.made: list[str] = []
         self._activations: dict[str, _Activation] = {}
         self._smoothed = smoothed(graph, params)
         self._turned: dict[str, tuple[str, str]] = {}
+        self._fuses = params.mode == "static" and params.format == "qdq"
 
     def replace(self, site: Site, use: Use) -> None:
         node, weight = use.node, site.weight.info.name
         if use.form == "table":
             self._look_up(weight, node)
+            return
+        if use.form == "filters" and self.params.format == "qoperator" and use.rounded in self.rounded:
+            self._integer_convolution(site, use)
             return
         if use.form == "filters":
             self._convolution(site, node)
@@ -104,11 +130,11 @@ class _Writer:
         output = f"{node.outputs[0]}_linear" if bias else node.outputs[0]
         if self.params.mode == "weight_only" and not site.is_table:
             self._blocks(site, node.inputs[0], output)
-        elif self.params.mode == "static":
+        elif self._fuses:
             self._static_product(site, node.inputs[0], output)
         else:
             self._integer_product(site, node.inputs[0], output)
-        if bias and self.params.mode == "static":
+        if bias and self._fuses:
             self._less(output, bias, node.outputs[0])
         elif bias:
             self._emit("Add", [output, bias], node.outputs[0])
@@ -162,12 +188,40 @@ class _Writer:
         name = site.weight.info.name
         weight = f"{name}_{RESTORED}"
         if weight not in self.made:
-            codes, scale = self._matrix(name) if site.is_table else (f"{name}_{CODES}", f"{name}_{SCALE}")
             by_output = site.is_table or self.params.per_channel
+            codes, scale = self._matrix(name) if site.is_table else (f"{name}_{CODES}", f"{name}_{SCALE}")
             symmetric = self.params.symmetric or site.is_table
             zero = self._zeros(site.outputs if by_output else None) if symmetric else f"{name}_{ZERO}"
             self._emit("DequantizeLinear", [codes, scale, zero], weight, axis=1 if by_output else 0)
         self._emit("MatMul", [self._static_activation(activation), weight], output)
+
+    def _integer_convolution(self, site: Site, use: Use) -> None:
+        """A QLinearConv with the Relu behind it, which the least code stands for: codes in, codes out."""
+        node, output = use.node, use.rounded
+        codes, *range_of = _quantized(output)
+        wires = [*self._codes(node.inputs[0]), *self._filters_of(site), *range_of]
+        self._rewire(node, "QLinearConv", [*wires, *self._bias_in_steps(node, output, wires[1], wires[4])], codes)
+        self.made += range_of
+        if output in self.unread:
+            self.result.gone.add(output)
+        else:
+            self._emit("DequantizeLinear", _quantized(output), output)
+
+    def _bias_in_steps(self, node: Node, output: str, activation: str, filters: str) -> Sequence[str]:
+        """A convolution's bias as int32, in steps of input times filters, which runtimes compute when they load it."""
+        if not any(node.inputs[2:]):
+            return ()
+        step, steps, whole, bias = (f"{output}_bias_{each}" for each in ("step", "steps", "whole", CODES))
+        self._emit("Mul", [activation, filters], step)
+        self._emit("Div", [node.inputs[2], step], steps)
+        self._emit("Round", [steps], whole)
+        self._emit("Cast", [whole], bias, to=INT32)
+        return (bias,)
+
+    def _filters_of(self, site: Site) -> Sequence[str]:
+        """Codes of filters, their scales and zero points."""
+        name, outputs = site.weight.info.name, site.outputs if self.params.per_channel else None
+        return f"{name}_{CODES}", f"{name}_{SCALE}", self._zeros(outputs)
 
     def _convolution(self, site: Site, node: Node) -> None:
         """A Conv whose filters, input and output have eight bits, which ONNX Runtime fuses into a QLinearConv.
@@ -177,31 +231,29 @@ class _Writer:
         activation, filters, *bias = node.inputs
         restored = f"{filters}_{RESTORED}"
         if restored not in self.made:
-            by_output = self.params.per_channel
-            zero = self._zeros(site.outputs if by_output else None)
-            self._emit("DequantizeLinear", [f"{filters}_{CODES}", f"{filters}_{SCALE}", zero], restored, axis=0)
+            self._emit("DequantizeLinear", self._filters_of(site), restored, axis=0)
         inputs = [self._static_activation(activation), restored, *bias]
         if node.outputs[0] in self.rounded:
             self.round_behind(node, inputs)
         else:
-            self._rewire(node, inputs, node.outputs[0])
+            self._rewire(node, node.op_type, inputs, node.outputs[0])
 
     def round_behind(self, node: Node, inputs: Sequence[str]) -> None:
         """The node with these inputs, its output brought to eight bits."""
         (output,) = node.outputs
-        self._rewire(node, inputs, f"{output}_{UNROUNDED}")
-        self._round(f"{output}_{UNROUNDED}", output, output)
+        self._rewire(node, node.op_type, inputs, f"{output}_{UNROUNDED}")
+        self._round(f"{output}_{UNROUNDED}", output)
+        self._emit("DequantizeLinear", _quantized(output), output)
 
-    def _rewire(self, node: Node, inputs: Sequence[str], output: str) -> None:
-        self.result.nodes.append(rewired(node.raw, node.op_type, inputs, output))
+    def _rewire(self, node: Node, op_type: str, inputs: Sequence[str], output: str) -> None:
+        self.result.nodes.append(rewired(node.raw, op_type, inputs, output))
         self.made.append(output)
 
-    def _round(self, values: str, name: str, restored: str) -> None:
+    def _round(self, values: str, name: str) -> None:
         """The values in eight bits, by the range of the activation `name`."""
-        codes, scale, zero = (f"{name}_{each}" for each in (CODES, SCALE, ZERO))
-        self._emit("QuantizeLinear", [values, scale, zero], codes)
-        self._emit("DequantizeLinear", [codes, scale, zero], restored)
-        self.made += [scale, zero]
+        codes, *range_of = _quantized(name)
+        self._emit("QuantizeLinear", [values, *range_of], codes)
+        self.made += range_of
 
     def _zeros(self, outputs: int | None) -> str:
         """Zero points that are all zero: ONNX Runtime fuses a product only where it finds some."""
@@ -217,8 +269,15 @@ class _Writer:
             return name
         restored = f"{name}_{RESTORED}"
         if restored not in self.made:
-            self._round(self._smooth(name), name, restored)
+            self._emit("DequantizeLinear", self._codes(name), restored)
         return restored
+
+    def _codes(self, name: str) -> Sequence[str]:
+        """The activation's codes, made once, their scale and zero point."""
+        found = _quantized(name)
+        if found[0] not in self.made:
+            self._round(self._smooth(name), name)
+        return found
 
     def _smooth(self, name: str) -> str:
         """The activation with its channels divided by s."""
@@ -239,6 +298,9 @@ class _Writer:
 
     def _activation(self, name: str) -> _Activation:
         """The codes of an activation, made once for all products that take it."""
+        if self.params.format == "qoperator":
+            codes, scale, zero = self._codes(name)
+            return _Activation(codes, scale, zero, "")
         if name not in self._activations:
             by_row, smooth = self.params.activations == "row", self._smooth(name)
             row = self._row(smooth) if by_row else ""
@@ -281,9 +343,14 @@ class _Writer:
         self.made += outputs
 
 
+def _quantized(name: str) -> Sequence[str]:
+    """What the codes of an activation, their scale and zero point are called."""
+    return [f"{name}_{each}" for each in (CODES, SCALE, ZERO)]
+
+
 @dataclass(frozen=True)
 class _Activation:
-    """Names of the values that DynamicQuantizeLinear gives; `row` is what the product is multiplied by, or empty."""
+    """Names of an activation's codes, scale and zero point; `row` is what the product is multiplied by, or empty."""
 
     codes: str
     scale: str

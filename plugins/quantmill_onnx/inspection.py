@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from quantmill.contract.model_folder import carried_observations
 from quantmill.contract.onnx import OnnxGraph, ValueInfo
 from quantmill.contract.reading import Inspection, Observation
 from quantmill.contract.tensors import ModelIndex, Plan
+from quantmill_onnx.definitions import UNROUNDED, with_relus
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import LEADING, OTHER, RUN_LIMIT, unlike_random
 from quantmill_onnx.reader import DATA, MODEL, Artifact
@@ -35,7 +36,7 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: OnnxParams) -> 
         [
             *_checked(artifact),
             *_interface(artifact.model, graph),
-            *_operators(artifact.model, graph, plan, params),
+            *_operators(artifact, graph, plan, params),
             *(_activations(artifact, plan, params) if params.mode == "static" else ()),
             *_constants(artifact, graph),
             *_runs(folder, graph, index, params),
@@ -92,22 +93,23 @@ ROWS = ("ReduceMax", "ReduceMin", "Neg", "Max", "Div")
 ADDED = frozenset((*INTEGER, *ROWS, "MatMulNBits", "Gather", "Add", "Transpose", "Reshape"))
 AROUND = ("QuantizeLinear", "DequantizeLinear", "MatMul", "Conv")  # a product of static ranges
 ADDED_STATIC = frozenset((*AROUND, "Relu", "Gather", "Cast", "Mul", "Neg", "Sub", "Transpose", "Reshape"))
+ADDED_OF_INTEGERS = (ADDED_STATIC - {"Neg", "Sub"}) | {"Add"}  # operators of integers, taken apart
 REPLACED = frozenset(("MatMul", "Gemm", "Gather", "Transpose", "Conv"))
-UNROUNDED = "_unrounded"  # what a value is called before it is rounded where it is made
 
 
-def _operators(model: Any, graph: OnnxGraph, plan: Plan, params: OnnxParams) -> Iterator[Observation]:
+def _operators(artifact: Artifact, graph: OnnxGraph, plan: Plan, params: OnnxParams) -> Iterator[Observation]:
     """Every node of the source is there as it was, or takes a quantized weight; none was added but for those."""
     quantized = {row.name for row in plan.tensors if row.action == "quantize"}
-    ours = Counter(node.SerializeToString(deterministic=True) for node in model.graph.node)
     theirs = [_node(node.raw) for node in graph.nodes]
+    nodes = with_relus(artifact.nodes, theirs, artifact.is_least) if params.format == "qoperator" else artifact.nodes
+    ours = Counter(node.SerializeToString(deterministic=True) for node in nodes)
     turned = {
         out for node in theirs if node.op_type == "Transpose" and set(node.input) & quantized for out in node.output
     }
     convolved = {
         out for node in theirs if node.op_type == "Conv" and set(node.input) & quantized for out in node.output
     }
-    unrounded = _rounded(model)
+    unrounded = _rounded(nodes)
     missing = Counter(node.SerializeToString(deterministic=True) for node in theirs)
     missing.subtract(ours)
     for node in theirs:
@@ -124,17 +126,19 @@ def _operators(model: Any, graph: OnnxGraph, plan: Plan, params: OnnxParams) -> 
             same = _computed(node) == unrounded.get(node.output[0])
             yield Observation("operators", f"{node.output[0]} rounded", "as it was" if same else None, "as it was")
     known = {node.SerializeToString(deterministic=True) for node in theirs}
-    for node in model.graph.node:
-        added = ADDED_STATIC if params.mode == "static" else ADDED
+    for node in nodes:
+        added = (
+            ADDED_OF_INTEGERS if params.format == "qoperator" else ADDED_STATIC if params.mode == "static" else ADDED
+        )
         if node.SerializeToString(deterministic=True) not in known and node.op_type not in added:
             yield Observation("operators", node.name, node.op_type, None)
-    restored = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    measured = {node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    restored = {node.output[0]: node.input[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    measured = {node.output[0] for node in nodes if node.op_type == "QuantizeLinear"}
     weights = {output for output, codes in restored.items() if codes not in measured}
     integers = sum(
         node.op_type in ("MatMulInteger", "MatMulNBits")
         or (node.op_type in ("MatMul", "Conv") and node.input[0] in restored and node.input[1] in weights)
-        for node in model.graph.node
+        for node in nodes
     )
     products = sum(
         bool(set(node.input) & (quantized | turned)) and node.op_type in ("MatMul", "Gemm", "Conv") for node in theirs
@@ -142,11 +146,11 @@ def _operators(model: Any, graph: OnnxGraph, plan: Plan, params: OnnxParams) -> 
     yield Observation("operators", "integer products", integers, products)
 
 
-def _rounded(model: Any) -> Mapping[str, Any]:
+def _rounded(nodes: Sequence[Any]) -> Mapping[str, Any]:
     """What nodes compute whose outputs are rounded and restored right behind them, by what is restored."""
-    makers = {out: node for node in model.graph.node for out in node.output}
+    makers = {out: node for node in nodes for out in node.output}
     found: dict[str, Any] = {}
-    for node in model.graph.node:
+    for node in nodes:
         rounding = makers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         if rounding is not None and rounding.op_type == "QuantizeLinear":
             maker = makers.get(rounding.input[0])
@@ -169,15 +173,16 @@ ACTIVATIONS = {"u8": np.uint8, "s8": np.int8}
 
 def _activations(artifact: Artifact, plan: Plan, params: OnnxParams) -> Iterator[Observation]:
     """Each activation is rounded by a positive scale and restored by the same; the samples are named."""
-    restoring = {
-        tuple(node.input): node.output[0] for node in artifact.model.graph.node if node.op_type == "DequantizeLinear"
-    }
-    for node in artifact.model.graph.node:
+    restoring: dict[str, set[tuple[str, ...]]] = {}
+    for node in artifact.nodes:
+        if node.op_type == "DequantizeLinear":
+            restoring.setdefault(node.input[0], set()).add(tuple(node.input[1:]))
+    for node in artifact.nodes:
         if node.op_type == "QuantizeLinear":
             scale, zero = (artifact.array(name) for name in node.input[1:])
             sound = scale.shape == zero.shape == () and zero.dtype == ACTIVATIONS[params.activation_type]
             positive = sound and scale.dtype == np.float32 and bool(np.isfinite(scale)) and float(scale) > 0
-            same = (node.output[0], *node.input[1:]) in restoring
+            same = restoring.get(node.output[0]) == {tuple(node.input[1:])}
             found = "a range" if positive and same else "another scale behind it" if positive else "no range"
             yield Observation("activations", node.input[0], found, "a range")
     metadata = {each.key: each.value for each in artifact.model.metadata_props}

@@ -23,7 +23,12 @@ class OnnxParams(BaseModel):
     mode: Literal["dynamic", "static", "weight_only"] = Field(
         default="dynamic",
         description="dynamic: products of 8-bit integers, activations measured as the model runs; static: the same "
-        "with ranges that samples have given (QDQ); weight_only: blocks of 4 or 8 bits for ONNX Runtime's MatMulNBits.",
+        "with ranges that samples have given; weight_only: blocks of 4 or 8 bits for ONNX Runtime's MatMulNBits.",
+    )
+    format: Literal["qdq", "qoperator"] = Field(
+        default="qdq",
+        description="static: qdq: float operators between QuantizeLinear and DequantizeLinear, which runtimes fuse; "
+        "qoperator: MatMulInteger and QLinearConv, for runtimes that fuse nothing.",
     )
     samples: InputFile | None = Field(
         default=None,
@@ -101,6 +106,8 @@ class OnnxParams(BaseModel):
     def _fit_the_mode(self) -> Self:
         if self.mode != "weight_only" and self.weight_bits != 8:
             raise ValueError(f"{self.mode} has 8-bit weights; choose mode weight_only for 4 bits")
+        if self.mode != "static" and self.format != "qdq":
+            raise ValueError("operators of integers have fixed ranges: choose mode static for format qoperator")
         if self.mode == "weight_only" and self.smoothing:
             raise ValueError("smoothing is for activations in 8 bits: choose mode static or dynamic")
         if self.algorithm == "hqq" and (self.mode != "weight_only" or self.symmetric):

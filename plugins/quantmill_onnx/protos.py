@@ -31,10 +31,10 @@ def node_proto(
 
 
 def rewired(raw: bytes, op_type: str, inputs: Sequence[str], output: str) -> bytes:
-    """A NodeProto with other inputs and another output, named by that; its operator and attributes stay."""
-    rest = (raw[each.start : each.end] for each in fields(memoryview(raw)) if each.number > 3)
+    """A NodeProto with these inputs and this output, named by that, and with the attributes of `raw`."""
+    rest = (raw[each.start : each.end] for each in fields(memoryview(raw)) if each.number > 4)
     wires = (*(bytes_field(1, name) for name in inputs), bytes_field(2, output))
-    return b"".join((*wires, bytes_field(3, f"{output}_{op_type}"), *rest))
+    return b"".join((*wires, bytes_field(3, f"{output}_{op_type}"), bytes_field(4, op_type), *rest))
 
 
 def _attribute(name: str, value: int | tuple[int, ...]) -> bytes:

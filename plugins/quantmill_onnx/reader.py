@@ -1,7 +1,7 @@
 """Reading quantized ONNX models back, without the encoder's code: onnx's parser, operators' definitions in numpy.
 
 MatMulInteger, DequantizeLinear, Gather: onnx, docs/Operators.md. MatMulNBits: onnxruntime 1.31,
-docs/ContribOperators.md.
+docs/ContribOperators.md. QOperator's are read as what defines them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from quantmill.contract.errors import VerificationFailed
 from quantmill.contract.reading import ReadTensor
 from quantmill.contract.tensors import FloatArray
+from quantmill_onnx.definitions import expanded
 
 MODEL, DATA = "model.onnx", "model.onnx.data"
 KEPT: dict[int, tuple[str, np.dtype[Any]]] = {
@@ -45,7 +46,7 @@ def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTen
 
 
 class Artifact:
-    """A written model: its graph, and its initializers by name."""
+    """A written model: its graph, its nodes with operators of integers taken apart, and its initializers by name."""
 
     def __init__(self, folder: Path) -> None:
         import onnx
@@ -55,7 +56,12 @@ class Artifact:
         self.initializers = {each.name: each for each in self.model.graph.initializer}
         if len(self.initializers) < len(self.model.graph.initializer):
             raise VerificationFailed("an initializer is stored twice")
-        self._makers = {value: node for node in self.model.graph.node for value in node.output}
+        self.nodes = expanded(self.model.graph.node)
+        self._makers = {value: node for node in self.nodes for value in node.output}
+        self._restoring: dict[str, list[Any]] = {}
+        for node in self.nodes:
+            if node.op_type == "DequantizeLinear":
+                self._restoring.setdefault(node.input[0], []).append(node)
         metadata = {each.key: each.value for each in self.model.metadata_props}
         self._transposed = _listed(metadata, "quantmill.transposed")
         self._reduced = _listed(metadata, "quantmill.reduced")
@@ -63,7 +69,7 @@ class Artifact:
     def quantized(self) -> Mapping[str, Any]:
         """The first node that computes with each quantized weight; one that looks it up comes before the others."""
         found: dict[str, Any] = {}
-        for node in self.model.graph.node:
+        for node in self.nodes:
             at = {"Gather": 0, "DequantizeLinear": 0, "MatMulInteger": 1, "MatMulNBits": 1}.get(node.op_type)
             if at is None or len(node.input) <= at or not node.input[at].endswith("_quantized"):
                 continue
@@ -83,8 +89,13 @@ class Artifact:
 
     def _is_smoothing(self, name: str) -> bool:
         """Whether activations are multiplied by it, and nothing else uses it."""
-        users = [node for node in self.model.graph.node if name in node.input]
+        users = [node for node in self.nodes if name in node.input]
         return bool(users) and all(node.op_type == "Mul" and node.output[0].endswith("_smooth") for node in users)
+
+    def is_least(self, zero_point: str) -> bool:
+        """Whether it is the least code of its type: nothing below zero can be stored."""
+        code = self.array(zero_point)
+        return bool((code == np.iinfo(code.dtype).min).all()) if code.dtype in (np.uint8, np.int8) else False
 
     def plain(self, name: str) -> ReadTensor:
         dtype, stored = KEPT[self.initializers[name].data_type]
@@ -99,8 +110,8 @@ class Artifact:
         zero = self.array(f"{name}_zero_point") if f"{name}_zero_point" in self.initializers else None
         nbytes = sum(each.nbytes for each in (codes, scale, *([] if zero is None else [zero])))
         asymmetric = "" if zero is None else "-ASYM"
-        if node.op_type == "DequantizeLinear" and zero is None and len(node.input) > 2:
-            _require(name, not self.array(node.input[2]).any(), f"{node.input[2]} has zero points that are not zero")
+        for each in self._restoring.get(f"{name}_quantized", ()):
+            self._require_restored(name, each, zero is not None)
         if node.op_type == "MatMulNBits":
             label, values = _blocks(name, node, codes, scale, zero)
             scheme = f"{label}{asymmetric}"
@@ -130,13 +141,23 @@ class Artifact:
             transposed=by_columns or (node.op_type == "MatMulNBits" and turned),
         )
 
+    def _require_restored(self, name: str, node: Any, asymmetric: bool) -> None:
+        """A node restores the weight by its own scale and zero points, or by none that are not zero."""
+        _require(name, len(node.input) in (2, 3), f"{node.output[0]} has {len(node.input)} inputs")
+        _, scale, *zero = node.input
+        _require(name, scale == f"{name}_scale", f"{node.output[0]} is restored by {scale}")
+        own = zero == [f"{name}_zero_point"]
+        if zero and not own:
+            _require(name, not self.array(zero[0]).any(), f"{zero[0]} has zero points that are not zero")
+        _require(name, own == asymmetric, f"{node.output[0]} has the zero points {zero}")
+
     def _smoothing(self, node: Any) -> NDArray[Any] | None:
         """What the activation's channels are multiplied by before it is rounded for this product, if they are.
 
         Backwards through what brings it into eight bits; a table's own look-up has none.
         """
         if node.op_type == "DequantizeLinear":
-            node = next((each for each in self.model.graph.node if node.output[0] in each.input[1:2]), None)
+            node = next((each for each in self.nodes if node.output[0] in each.input[1:2]), None)
         value = node.input[0] if node is not None and node.op_type in ("MatMul", "MatMulInteger") else ""
         passed: set[str] = set()  # a damaged graph may lead back to where it came from
         while value not in passed and (maker := self._makers.get(value)) is not None:

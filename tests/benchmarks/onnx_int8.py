@@ -8,6 +8,7 @@ torch.onnx. Times are processor time of one core, the least of five; x is how ma
 graph, timed in turn with each. Memory is the peak of a process that quantizes, above what it had before.
 
     PYTHONPATH=. OMP_NUM_THREADS=1 .venv/bin/python tests/benchmarks/onnx_int8.py [--part encoder decoder] [--static]
+        [--only "onnx, minmax*"]
 
 --static: the encoder with ranges from samples, beside onnxruntime's quantize_static. STATIC_SAMPLES windows of the
 calibration text, of SAMPLE tokens each, give the ranges; then the memory of MEMORY_SAMPLES windows of 512 tokens is
@@ -26,6 +27,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,7 @@ STATIC: dict[str, Params] = {
 STATIC["minmax, smoothing=false"] = {**STATIC["minmax"], "smoothing": False}
 STATIC["minmax, target=avx2"] = {**STATIC["minmax"], "target": "avx2"}
 STATIC["minmax, activation_type=s8"] = {**STATIC["minmax"], "activation_type": "s8"}
+STATIC["minmax, format=qoperator"] = {**STATIC["minmax"], "format": "qoperator"}
 STATIC["minmax, pooled.mean >= 0.999"] = {**STATIC["minmax"], "gates": ["pooled.mean >= 0.999"]}
 STATIC["dynamic, smoothing"] = {"smoothing": True}
 STATIC["dynamic, pooled.mean >= 0.999"] = {"gates": ["pooled.mean >= 0.999"]}
@@ -184,12 +187,12 @@ def memory(field: str) -> int:
     return int(found[1]) * 1024
 
 
-def variants(source: Path, scratch: Path) -> Iterator[tuple[str, Path, float]]:
+def variants(source: Path, scratch: Path, only: str) -> Iterator[tuple[str, Path, float]]:
     """The float model, then each quantized one: its name, its folder, the memory it took to make."""
     yield "float", source, 0.0
     rows = [(name, "theirs", params) for name, params in THEIRS.items()]
     rows += [(f"onnx, {name}", "ours", params) for name, params in OURS.items()]
-    for number, (name, kind, params) in enumerate(rows):
+    for number, (name, kind, params) in enumerate(row for row in rows if fnmatchcase(row[0], only)):
         folder = scratch / str(number)
         yield name, folder, quantize(source, folder, kind, params)
 
@@ -267,14 +270,19 @@ class Encoder:
             )
 
 
-def encoder(scratch: Path) -> None:
+def encoder(scratch: Path, only: str) -> None:
     loaded = Encoder(scratch)
-    loaded.compare(variants(loaded.source, scratch))
+    loaded.compare(variants(loaded.source, scratch, only))
 
 
-def static(scratch: Path) -> None:
+def static(scratch: Path, only: str) -> None:
     loaded = Encoder(scratch)
-    loaded.compare(static_variants(loaded, scratch))
+    loaded.compare(static_variants(loaded, scratch, only))
+    if only == "*":
+        static_memory(loaded, scratch)
+
+
+def static_memory(loaded: Encoder, scratch: Path) -> None:
     print("\n| calibration on windows of 512 tokens | samples | seconds of processor | MB |\n|---|---|---|---|")
     products = {"method": "Percentile", "op_types_to_quantize": ["MatMul", "Gemm"]}  # by default it ends with an error
     for count in PEER_SAMPLES:
@@ -283,12 +291,12 @@ def static(scratch: Path) -> None:
         memory_of(loaded, scratch, "onnx, percentile", "ours", STATIC["percentile"], count)
 
 
-def static_variants(loaded: Encoder, scratch: Path) -> Iterator[tuple[str, Path, float]]:
+def static_variants(loaded: Encoder, scratch: Path, only: str) -> Iterator[tuple[str, Path, float]]:
     yield "float", loaded.source, 0.0
     samples = str(loaded.samples(scratch / "samples.npz", STATIC_SAMPLES, SAMPLE))
     rows = [(name, "theirs, static", params) for name, params in STATIC_THEIRS.items()]
     rows += [(f"onnx, {name}", "ours", params) for name, params in STATIC.items()]
-    for number, (name, kind, params) in enumerate(rows):
+    for number, (name, kind, params) in enumerate(row for row in rows if fnmatchcase(row[0], only)):
         folder = scratch / f"static-{number}"
         yield name, folder, quantize(loaded.source, folder, kind, {**params, "samples": samples})
 
@@ -303,7 +311,7 @@ def memory_of(loaded: Encoder, scratch: Path, name: str, kind: str, params: Para
     print(f"| {name} | {count} | {seconds:.0f} | {peak:.0f} |", flush=True)
 
 
-def decoder(scratch: Path) -> None:
+def decoder(scratch: Path, only: str) -> None:
     model = DATA / "millstone-4m"
     with open_checkpoint(model) as checkpoint:
         ids = tokenize(checkpoint.index, (DATA / "text" / "evaluation.txt").read_text()).ids
@@ -314,7 +322,7 @@ def decoder(scratch: Path) -> None:
     source = export(loaded, "logits", example, scratch / "float")
     print("\n| decoder | MB | x smaller | perplexity | change | window, ms |\n|---|---|---|---|---|---|")
     first: dict[str, float] = {}
-    for name, folder, _ in variants(source, scratch):
+    for name, folder, _ in variants(source, scratch, only):
         session = open_session(folder / "model.onnx")
         size, worse = (folder / "model.onnx").stat().st_size, perplexity(session, texts)
         first = first or {"perplexity": worse, "size": size}
@@ -350,6 +358,7 @@ def main() -> None:
     parser.add_argument(
         "--static", action="store_const", dest="part", const=["static"], help="the same as --part static"
     )
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="rows of encoder and decoder, beside float")
     parser.add_argument("--quantize", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.quantize:
@@ -360,7 +369,7 @@ def main() -> None:
         for part in asked.part:
             folder = Path(scratch) / part
             folder.mkdir()
-            PARTS[part](folder)
+            PARTS[part](folder, asked.only)
 
 
 if __name__ == "__main__":

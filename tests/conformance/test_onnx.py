@@ -27,7 +27,7 @@ class TestOnnx(MethodConformance):
         {"mode": "weight_only", "weight_bits": 4, "block_size": 128},
         {"mode": "weight_only", "weight_bits": 4, "symmetric": False, "block_size": 32, "algorithm": "hqq"},
         {"target": "avx2", "per_channel": False},
-        {**STATIC, "calibration_method": "percentile"},
+        {**STATIC, "calibration_method": "percentile", "format": "qoperator"},
         {**STATIC, "gates": ["cosine.mean >= 0.9999"], "external_data": "always", "symmetric": False},
         {"mode": "weight_only", "block_size": 16, "symmetric": False},
     )

@@ -141,9 +141,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "one scale": {"per_channel": False},
     "7 bits": {"target": "avx2"},
     "weights of other nodes with zero points": {"symmetric": False},
+    "qoperator": {"format": "qoperator"},
+    "qoperator, s8": {"format": "qoperator", "activation_type": "s8"},
+    "qoperator, one scale": {"format": "qoperator", "per_channel": False},
 }
 CASES = [
-    *((shape, "u8", bias) for shape in SHAPES for bias in (True, False)),
+    *((shape, each, bias) for shape in SHAPES for each in ("u8", "qoperator") for bias in (True, False)),
     *(("3x3", each, True) for each in SETTINGS),
 ]
 
@@ -165,7 +168,7 @@ def test_a_convolution_is_that_of_what_the_codes_stand_for(
         model([node], weights, x.shape[1:], rank=x.ndim), tmp_path, samples=str(tmp_path / "x.npz"), **SETTINGS[setting]
     )
 
-    low, high = (-128, 127) if setting == "s8" else (0, 255)
+    low, high = (-128, 127) if "s8" in setting else (0, 255)
     scale, zero = array(folder, "x_scale"), array(folder, "x_zero_point")
     seen = (np.clip(np.rint(x / scale) + zero, low, high) - zero) * scale
     expected = convolution(seen, dict(ONNX.weights(folder))["w"], weights.get("bias"), stride, pad, group)
@@ -205,6 +208,24 @@ def test_the_runtime_fuses_every_convolution(tmp_path: Path, images: str) -> Non
     assert found["QLinearConv"] == 4
     assert found["Relu"] == 1  # that of the sum
     assert not {"Conv", "FusedConv"} & set(found)
+
+
+def test_operators_of_integers_have_the_codes_of_qdq_and_need_no_fusing(tmp_path: Path, images: str) -> None:
+    _, qdq, _ = made(residual(), tmp_path / "qdq", samples=images)
+    _, folder, problems = made(residual(), tmp_path / "qoperator", samples=images, format="qoperator")
+    x = normal(4, 3, 16, 16, seed=3)
+
+    assert problems == []
+    assert Counter(node.op_type for node in onnx.load(str(folder / "model.onnx")).graph.node) == {
+        **dict.fromkeys(("MatMulInteger", "Relu", "GlobalAveragePool", "Flatten"), 1),
+        **dict.fromkeys(("QuantizeLinear", "DequantizeLinear", "Add", "Div", "Round"), 2),
+        "Cast": 3,
+        "QLinearConv": 4,
+        "Mul": 5,
+    }
+    for name in (*FILTERS, "head"):
+        assert np.array_equal(array(folder, f"{name}_quantized"), array(qdq, f"{name}_quantized"))
+    assert np.allclose(run(folder, x), run(qdq, x), atol=0.02 * np.abs(run(qdq, x)).max())
 
 
 @pytest.mark.parametrize("mode", ["dynamic", "weight_only"])
@@ -270,9 +291,11 @@ def test_ranges_are_noted_of_what_filters_take_and_give(tmp_path: Path, images: 
     assert notes["stem", "range of its output"] == 0  # behind the Relu
 
 
-def test_gates_are_met_with_some_weights_float(tmp_path: Path, images: str) -> None:
-    loose, _, _ = made(residual(), tmp_path / "loose", samples=images, gates=["cosine.min >= 0.9"])
-    tight, folder, problems = made(residual(), tmp_path / "tight", samples=images, gates=["cosine.min >= 0.99999"])
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+def test_gates_are_met_with_some_weights_float(tmp_path: Path, images: str, form: str) -> None:
+    params = {"samples": images, "format": form}
+    loose, _, _ = made(residual(), tmp_path / "loose", **params, gates=["cosine.min >= 0.9"])
+    tight, folder, problems = made(residual(), tmp_path / "tight", **params, gates=["cosine.min >= 0.99999"])
     x = np.load(images)["x"]
 
     weights = {*FILTERS, "head"}
@@ -325,12 +348,58 @@ def zero_points(graph: onnx.GraphProto) -> None:
     each.raw_data = b"\x01" * 32
 
 
-@pytest.mark.parametrize("change", [another_stride, no_bias, not_rounded, another_axis, zero_points])
+def no_bias_of_integers(graph: onnx.GraphProto) -> None:
+    del next(each for each in graph.node if each.op_type == "QLinearConv" and len(each.input) > 8).input[8]
+
+
+def another_bias(graph: onnx.GraphProto) -> None:
+    next(each for each in graph.node if each.op_type == "Div").input[0] = "quantmill_zeros"
+
+
+def a_bias_in_other_steps(graph: onnx.GraphProto) -> None:
+    next(each for each in graph.node if each.op_type == "Mul" and "stem_scale" in each.input).input[0] = "ar_scale"
+
+
+def a_bias_that_is_not_rounded(graph: onnx.GraphProto) -> None:
+    next(each for each in graph.node if each.op_type == "Round").op_type = "Floor"
+
+
+def another_stride_of_integers(graph: onnx.GraphProto) -> None:
+    strided = next(each for each in graph.node if each.output[0] == "ar_quantized")
+    next(each for each in strided.attribute if each.name == "strides").ints[:] = [1, 1]
+
+
+def below_zero_behind_a_relu(graph: onnx.GraphProto) -> None:
+    next(each for each in graph.initializer if each.name == "br_zero_point").raw_data = b"\x05"
+
+
+def another_scale_of_codes(graph: onnx.GraphProto) -> None:
+    next(each for each in graph.node if each.output[0] == "br_quantized").input[1] = "br_scale"
+
+
+def another_scale_of_filters(graph: onnx.GraphProto) -> None:
+    next(each for each in graph.node if each.output[0] == "br_quantized").input[4] = "deep_scale"
+
+
+OF_INTEGERS = [
+    no_bias_of_integers,
+    another_bias,
+    a_bias_in_other_steps,
+    a_bias_that_is_not_rounded,
+    another_stride_of_integers,
+    below_zero_behind_a_relu,
+    another_scale_of_codes,
+    another_scale_of_filters,
+]
+
+
+@pytest.mark.parametrize("change", [another_stride, no_bias, not_rounded, another_axis, zero_points, *OF_INTEGERS])
 def test_a_convolution_that_computes_something_else_is_found(
     tmp_path: Path, images: str, change: Callable[[onnx.GraphProto], None]
 ) -> None:
+    form = "qoperator" if change in OF_INTEGERS else "qdq"
     with open_checkpoint(save(residual(), tmp_path / "source")) as checkpoint:
-        run = Run(ONNX, ONNX.params(mode="static", samples=images, least_cosine=None), checkpoint)
+        run = Run(ONNX, ONNX.params(mode="static", samples=images, format=form, least_cosine=None), checkpoint)
         run.write(run.quantize(), tmp_path / "artifact")
         proto = onnx.load(str(tmp_path / "artifact" / "model.onnx"))
         change(proto.graph)

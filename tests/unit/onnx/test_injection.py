@@ -25,6 +25,9 @@ SAMPLES = Path(__file__).parents[2] / "data" / "onnx_samples.npz"
 STATIC: Mapping[str, Any] = {"mode": "static", "samples": str(SAMPLES)}
 
 
+QOPERATOR = {**STATIC, "format": "qoperator"}
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     folder = tmp_path_factory.mktemp("small")
@@ -43,6 +46,8 @@ CLEAN: list[Mapping[str, Any]] = [
     {**BLOCKS, "algorithm": "hqq", "external_data": "always"},
     {**STATIC, "calibration_method": "percentile"},
     {**STATIC, "activation_type": "s8", "symmetric": False, "per_channel": False, "external_data": "always"},
+    QOPERATOR,
+    {**QOPERATOR, "symmetric": False, "exclude": ["block.0/*"]},
 ]
 
 
@@ -244,6 +249,31 @@ def an_activation_is_not_smoothed(model: onnx.ModelProto) -> None:
 @damage("readable", "in.0", **STATIC)
 def a_factor_is_negative(model: onnx.ModelProto) -> None:
     change(model, "x0_smoothing", lambda values: -values)
+
+
+@damage("readable", "in.0", **QOPERATOR)
+def a_product_takes_another_scale(model: onnx.ModelProto) -> None:
+    next(each for each in model.graph.node if each.output[0] == "x0_in_step").input[1] = "in.1_scale"
+
+
+@damage("activations", "x0_smooth", **QOPERATOR)
+def a_product_takes_codes_by_another_scale(model: onnx.ModelProto) -> None:
+    next(each for each in model.graph.node if each.output[0] == "x0_in_step").input[0] = "x1_scale"
+
+
+@damage("activations", "x0_smooth", **QOPERATOR)
+def a_product_takes_codes_by_another_zero_point(model: onnx.ModelProto) -> None:
+    node(model, "MatMulInteger").input[2] = "x1_zero_point"
+
+
+@damage("operators", "MatMulInteger", **QOPERATOR)
+def a_product_forgets_its_scales(model: onnx.ModelProto) -> None:
+    next(each for each in model.graph.node if each.output[0] == "x0_in").input[1] = "x0_scale"
+
+
+@damage("error_bounds", "in.0", **QOPERATOR)
+def a_channel_s_factor_is_off_before_codes(model: onnx.ModelProto) -> None:
+    change(model, "x0_smoothing", lambda values: np.float32(2) * values)
 
 
 @damage("onnx_checker", "model.onnx")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.plugin import ONNX
 
 Quantized = Callable[..., Path]
+Params = Mapping[str, Any]
 Weights = Callable[[Path], dict[str, np.ndarray]]
 
 X = np.random.default_rng(1).standard_normal((40, 64)).astype(np.float32)
@@ -48,13 +50,15 @@ def run(folder: Path, **inputs: np.ndarray) -> np.ndarray:
     return found
 
 
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
 @pytest.mark.parametrize("kind", ["u8", "s8"])
 @pytest.mark.parametrize("params", [{}, {"symmetric": False}, {"per_channel": False}, {"target": "avx2"}])
 @pytest.mark.parametrize("op_type", ["MatMul", "Gemm"])
 def test_a_product_is_that_of_what_the_codes_stand_for(
-    quantized: Quantized, weights: Weights, samples: dict[str, str], op_type: str, params: dict[str, Any], kind: str
+    quantized: Quantized, weights: Weights, samples: dict[str, str], op_type: str, params: Params, kind: str, form: str
 ) -> None:
-    folder = quantized(one_product(op_type), mode="static", samples=samples["x"], activation_type=kind, **params)
+    given = {"mode": "static", "samples": samples["x"], "activation_type": kind, "format": form, **params}
+    folder = quantized(one_product(op_type), **given)
     scale, zero = array(folder, "x_scale"), array(folder, "x_zero_point")
     least, most = (0, 255) if kind == "u8" else (-128, 127)
 
@@ -99,6 +103,22 @@ def test_the_runtime_fuses_every_product(quantized: Quantized, samples: dict[str
 
     assert found["MatMulIntegerToFloat"] == 7
     assert not {"MatMul", "Gemm", "DequantizeLinear"} & set(found)
+
+
+def test_operators_of_integers_give_what_qdq_gives(
+    quantized: Quantized, samples: dict[str, str], tmp_path: Path
+) -> None:
+    given = {"mode": "static", "samples": samples["ids"]}
+    ids = np.random.default_rng(7).integers(0, 300, (2, 9))
+    expected = run(quantized(SmallModel(tied=True).proto(), **given), ids=ids)
+    shutil.rmtree(tmp_path / "source")
+    shutil.rmtree(tmp_path / "artifact")
+
+    folder = quantized(SmallModel(tied=True).proto(), format="qoperator", **given)
+
+    operators = {node.op_type for node in onnx.load(str(folder / "model.onnx")).graph.node}
+    assert not {"MatMul", "Gemm", "DequantizeLinear"} & operators
+    assert np.allclose(run(folder, ids=ids), expected, atol=1e-5)
 
 
 def made(source: Path, threads: int = 1, **params: Any) -> dict[str, bytes]:
@@ -168,6 +188,12 @@ def test_an_activation_that_is_not_finite_ends_the_job(tmp_path: Path) -> None:
 
     with pytest.raises(SourceRejected, match="sample 0 makes e what cannot be counted: a value is not finite"):
         made(save(model, tmp_path / "model"), samples=str(tmp_path / "s.npz"))
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "weight_only"])
+def test_operators_of_integers_are_static(mode: Any) -> None:
+    with pytest.raises(ValidationError, match="choose mode static for format qoperator"):
+        OnnxParams(mode=mode, format="qoperator")
 
 
 def test_static_has_weights_of_eight_bits() -> None:
