@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,34 @@ import quantmill_kernels
 from quantmill.contract.errors import RangeExceeded
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray, QuantizedTensor, SourceTensor
+from quantmill_onnx.gptq import Inputs, Solution, solve
+from quantmill_onnx.hessians import Hessians
 from quantmill_onnx.layout import CODES, SCALE, ZERO, pack_nibbles
-from quantmill_onnx.observed import observe
+from quantmill_onnx.observed import observe, samples_of
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import require_graph
 from quantmill_onnx.ranges import Range
 from quantmill_onnx.sites import Site, activations, settled_sites
 
 CHUNK_VALUES = 1 << 18  # rounded at once
+NEAREST = "rounded to nearest"
+Note = Callable[..., None]  # Session.note of one weight
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What samples have shown of a weight's inputs, and where what comes of that is noted.
+
+    scale   (inputs,) that the weight's rows are multiplied by first, where its input is smoothed
+    inputs  that GPTQ solves by
+    """
+
+    scale: FloatArray | None = None
+    inputs: Inputs | None = None
+    note: Note = lambda found, **figures: None
+
+
+UNSEEN = Seen()
 
 
 def quantize(session: Session, params: OnnxParams) -> Iterator[QuantizedTensor]:
@@ -30,6 +51,7 @@ def quantize(session: Session, params: OnnxParams) -> Iterator[QuantizedTensor]:
     """
     sites = settled_sites(require_graph(session.index), params, session.plan)
     taken = activations(sites)
+    hessians = hessians_of(session, sites, params)
     observed = cache(lambda: observe(session, sites, params))  # an attempt that needs nothing of it runs no sample
     for unit in session.units():
         for name in unit.tensors:  # no name holds a tensor across the yield: the plan counts one at a time
@@ -38,13 +60,24 @@ def quantize(session: Session, params: OnnxParams) -> Iterator[QuantizedTensor]:
                 yield QuantizedTensor(name, row.scheme, row.shape, {"values": session.tensor(name).values})
                 continue
             scale = observed().scales.get(site.activation) if params.smooths else None
-            parts = dict(quantized_parts(session.tensor(name), site, params, session.threads, scale))
+            seen = Seen(scale, hessians.of(name) if hessians else None, partial(session.note, name))
+            parts = dict(quantized_parts(session.tensor(name), site, params, session.threads, seen))
             for number, activation in enumerate(taken[name] if params.observes else ()):
                 parts |= observed().parts(activation)
                 what = "output" if any(use.rounded == activation for use in site.uses) else "input"
                 which = f"its {what}" if number == 0 or len(site.uses) == 1 else f"{what} {number}"
                 _note(session, name, f"range of {which}", observed().ranges.get(activation))
             yield QuantizedTensor(name, row.scheme, row.shape, parts)
+
+
+def hessians_of(session: Session, sites: Mapping[str, Site | str], params: OnnxParams) -> Hessians | None:
+    """Of the inputs of the units still to be done, where they are solved by."""
+    if not params.solves:
+        return None
+    graph = require_graph(session.index)
+    weights = [name for unit in session.units() for name in unit.tensors]
+    samples = cache(lambda: samples_of(session, graph, params))
+    return Hessians(graph, sites, weights, samples, session.threads, session.pause)
 
 
 def _note(session: Session, weight: str, what: str, found: Range | None) -> None:
@@ -55,9 +88,9 @@ def _note(session: Session, weight: str, what: str, found: Range | None) -> None
 
 
 def quantized_parts(
-    source: SourceTensor, site: Site, params: OnnxParams, threads: int, scale: FloatArray | None = None
+    source: SourceTensor, site: Site, params: OnnxParams, threads: int, seen: Seen = UNSEEN
 ) -> Mapping[str, NDArray[Any]]:
-    """The weight's arrays by their parts; `scale` (inputs,) is what its rows are multiplied by first.
+    """The weight's arrays by their parts.
 
     Raises RangeExceeded, naming it, for a value that the format cannot hold.
     """
@@ -68,9 +101,9 @@ def quantized_parts(
         if site.is_filters:
             return _by_filter(values, params, threads)
         if params.mode == "weight_only":
-            return _blocks(_rows_of_outputs(values, site, params), params, threads)
-        if scale is not None:
-            values = values * (scale if site.turned else scale[:, None])
+            return _blocks(_rows_of_outputs(values, site, params), params, threads, seen)
+        if seen.scale is not None:
+            values = values * (seen.scale if site.turned else seen.scale[:, None])
         return _by_channel(values, site, params, threads)
     except ValueError as error:  # finite, as the session promises, but beyond what the format holds
         name = site.weight.info.name
@@ -116,26 +149,70 @@ def _rows_of_outputs(values: NDArray[Any], site: Site, params: OnnxParams) -> Fl
     return whole
 
 
-def _blocks(weight: FloatArray, params: OnnxParams, threads: int) -> Mapping[str, NDArray[Any]]:
-    outputs, inputs = weight.shape
+Codes = NDArray[np.uint8]
+Blocks = tuple[Codes, FloatArray, Codes]  # codes (out, in), scales and zero points (out, blocks)
+
+
+def _blocks(weight: FloatArray, params: OnnxParams, threads: int, seen: Seen) -> Mapping[str, NDArray[Any]]:
     bits, size = params.weight_bits, params.block_size
-    if params.algorithm == "hqq":
-        codes, scale, zero = quantmill_kernels.solve_hqq(
-            weight, nbits=bits, group_size=size, axis=1, integer_zero=True, threads=threads
-        )
-        codes, scale = codes.reshape(outputs, inputs), scale.reshape(outputs, -1)
-        zeros = zero.reshape(outputs, -1).astype(np.uint8)
-    else:
-        scale, zeros = quantmill_kernels.find_gptq_scales(
-            weight, bits=bits, group_size=size, symmetric=params.symmetric, threads=threads
-        )
-        codes = _nearest(weight, scale, zeros, params)
-    packed = codes.reshape(outputs, -1, size)
+    codes, scale, zeros = ALGORITHMS[params.algorithm](weight, params, threads, seen)
+    packed = codes.reshape(len(codes), -1, size)
     parts: dict[str, NDArray[Any]] = {CODES: packed if bits == 8 else pack_nibbles(packed), SCALE: scale}
     return parts if params.symmetric else {**parts, ZERO: zeros if bits == 8 else pack_nibbles(zeros)}
 
 
-def _nearest(weight: FloatArray, scale: FloatArray, zeros: NDArray[np.uint8], params: OnnxParams) -> NDArray[np.uint8]:
+def _hqq(weight: FloatArray, params: OnnxParams, threads: int, seen: Seen) -> Blocks:
+    codes, scale, zero = quantmill_kernels.solve_hqq(
+        weight,
+        nbits=params.weight_bits,
+        group_size=params.block_size,
+        axis=1,
+        integer_zero=True,
+        threads=threads,
+    )
+    outputs = len(weight)
+    zeros = zero.reshape(outputs, -1).astype(np.uint8)
+    return codes.reshape(weight.shape), scale.reshape(outputs, -1), zeros
+
+
+def _gptq(weight: FloatArray, params: OnnxParams, threads: int, seen: Seen) -> Blocks:
+    assert seen.inputs is not None  # of a weight in blocks
+    solution = solve(weight, seen.inputs, params, threads)
+    _note_solution(seen.note, seen.inputs, solution, params)
+    return solution.codes, solution.scales, solution.zeros
+
+
+def _note_solution(note: Note, inputs: Inputs, solution: Solution, params: OnnxParams) -> None:
+    """What the samples did not settle."""
+    channels = len(inputs.hessian)
+    if inputs.dead == channels:
+        note(NEAREST, why="its inputs were always 0")
+        return
+    if inputs.dead:
+        note("inputs that were always 0", inputs=inputs.dead, of=channels)
+    if inputs.rows < channels:
+        note("fewer tokens than inputs", tokens=inputs.rows, inputs=channels)
+    if solution.damp == np.inf:
+        note(NEAREST, why="with no damping its weights stayed within what verification accepts")
+    elif solution.damp > params.damp_percent:
+        note("damping raised", asked=params.damp_percent, used=float(solution.damp))
+
+
+def _rtn(weight: FloatArray, params: OnnxParams, threads: int, seen: Seen) -> Blocks:
+    scale, zeros = quantmill_kernels.find_gptq_scales(
+        weight, bits=params.weight_bits, group_size=params.block_size, symmetric=params.symmetric, threads=threads
+    )
+    return _nearest(weight, scale, zeros, params), scale, zeros
+
+
+ALGORITHMS: Mapping[str, Callable[[FloatArray, OnnxParams, int, Seen], Blocks]] = {
+    "rtn": _rtn,
+    "hqq": _hqq,
+    "gptq": _gptq,
+}
+
+
+def _nearest(weight: FloatArray, scale: FloatArray, zeros: Codes, params: OnnxParams) -> Codes:
     """The nearest codes, halves to even, a few rows at a time."""
     outputs, inputs = weight.shape
     codes = np.empty(weight.shape, np.uint8)

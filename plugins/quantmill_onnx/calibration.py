@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from quantmill.contract.errors import SourceRejected
@@ -33,6 +35,7 @@ FLOAT, INT64 = 1, 7  # TensorProto.DataType
 SLICE_BYTES = 64 << 20  # of activations that come out of one run
 LANES = 4  # samples that run at once
 SEEN = "quantmill_seen"
+VALUES, SIZE, MOMENTS = "Identity", "Size", "Gemm"  # what comes out of an activation: all of it, its size, x^T x
 NO_FACTORS: Mapping[str, FloatArray] = MappingProxyType({})
 
 
@@ -69,15 +72,48 @@ def channels_of(
     return found
 
 
+@dataclass
+class Moments:
+    """The sum of x x^T over all rows x of an activation, float32 (channels, channels), and how many there were."""
+
+    total: FloatArray
+    rows: int
+
+
+def moments_of(
+    graph: OnnxGraph, names: Sequence[str], samples: Feeds, threads: int, pause: Callable[[], None] = lambda: None
+) -> Mapping[str, Moments]:
+    """The moments of each activation, all of which are in memory once and with each sample that runs.
+
+    Raises as `activation_ranges`.
+    """
+    found: dict[str, Moments] = {}
+    asked = [(name, what) for name in names for what in (MOMENTS, SIZE)]
+    for number, seen in enumerate(_run_all(graph, asked, samples.feeds(), min(threads, LANES))):
+        pause()
+        for name in names:
+            total: FloatArray = seen[name, MOMENTS]
+            if not np.isfinite(total).all():
+                raise SourceRejected(f"sample {number} makes {name} what cannot be squared in float32", sample=number)
+            rows = int(seen[name, SIZE]) // len(total)
+            if name in found:
+                found[name].total += total
+                found[name].rows += rows
+            else:
+                found[name] = Moments(total, rows)
+    return found
+
+
 def _seen(
     graph: OnnxGraph, names: Sequence[str], samples: Feeds, threads: int, pause: Callable[[], None]
 ) -> Iterator[tuple[int, str, FloatArray]]:
     """Each activation on each sample, by the sample's number; some activations first, on all samples, then others."""
     for some in _slices(names, _sizes(graph, names, samples)) if names else ():
-        for number, values in enumerate(_run_all(graph, some, "Identity", samples.feeds(), min(threads, LANES))):
+        asked = [(name, VALUES) for name in some]
+        for number, seen in enumerate(_run_all(graph, asked, samples.feeds(), min(threads, LANES))):
             pause()
             for name in some:
-                yield number, name, values[name]
+                yield number, name, seen[name, VALUES]
 
 
 def _count(found: Histogram | Channels, values: NDArray[Any], name: str, number: int) -> None:
@@ -89,8 +125,8 @@ def _count(found: Histogram | Channels, values: NDArray[Any], name: str, number:
 
 def _sizes(graph: OnnxGraph, names: Sequence[str], samples: Feeds) -> Mapping[str, int]:
     """Bytes of each activation of the largest sample."""
-    largest = next(_run_all(graph, names, "Size", iter([samples.largest()]), 1))
-    return {name: 4 * int(size) for name, size in largest.items()}
+    largest = next(_run_all(graph, [(name, SIZE) for name in names], iter([samples.largest()]), 1))
+    return {name: 4 * int(size) for (name, _), size in largest.items()}
 
 
 def _slices(names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[Sequence[str]]:
@@ -107,14 +143,17 @@ def _slices(names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[Sequence
         yield some
 
 
-def _run_all(
-    graph: OnnxGraph, names: Sequence[str], op_type: str, feeds: Iterator[Feed], lanes: int
-) -> Iterator[Mapping[str, NDArray[Any]]]:
-    """op_type of each activation, sample by sample; `lanes` samples at once, each on one core."""
-    session = _open(graph, names, op_type)
+Asked = Sequence[tuple[str, str]]  # activations, and what is to come out of each
 
-    def run(feed: Feed) -> Mapping[str, NDArray[Any]]:
-        return dict(zip(names, session.run(None, dict(feed)), strict=True))
+
+def _run_all(
+    graph: OnnxGraph, asked: Asked, feeds: Iterator[Feed], lanes: int
+) -> Iterator[Mapping[tuple[str, str], NDArray[Any]]]:
+    """What is asked of activations, sample by sample; `lanes` samples at once, each on one core."""
+    session = _open(graph, asked)
+
+    def run(feed: Feed) -> Mapping[tuple[str, str], NDArray[Any]]:
+        return dict(zip(asked, session.run(None, dict(feed)), strict=True))
 
     with ThreadPoolExecutor(lanes) as pool:
         while group := list(islice(feeds, lanes)):
@@ -124,9 +163,9 @@ def _run_all(
                 raise SourceRejected(f"ONNX Runtime cannot run the source on the samples: {error}"[:600]) from error
 
 
-def _open(graph: OnnxGraph, names: Sequence[str], op_type: str) -> Any:
+def _open(graph: OnnxGraph, asked: Asked) -> Any:
     """A session that keeps no memory between runs and copies no weight."""
-    folder, model = _observing(graph, names, op_type)
+    folder, model = _observing(graph, asked)
     return open_model(folder, model, as_it_stands=True)
 
 
@@ -155,13 +194,14 @@ def open_model(folder: Path, model: bytes, as_it_stands: bool = False) -> Any:
 # The graph that is run
 
 
-def _observing(graph: OnnxGraph, names: Sequence[str], op_type: str) -> tuple[Path, bytes]:
-    """The folder that weights lie below, and the model whose outputs are op_type of the activations."""
-    nodes, used = _before(graph, names)
-    outputs = [f"{SEEN}_{number}" for number in range(len(names))]
-    require_names(graph, outputs)
-    watchers = [node_proto(op_type, [name], [output], "", {}) for name, output in zip(names, outputs, strict=True)]
-    kind = FLOAT if op_type == "Identity" else INT64
+def _observing(graph: OnnxGraph, asked: Asked) -> tuple[Path, bytes]:
+    """The folder that weights lie below, and the model whose outputs are what is asked of the activations."""
+    nodes, used = _before(graph, [name for name, _ in asked])
+    outputs = {f"{SEEN}_{number}": what for number, (_, what) in enumerate(asked)}
+    require_names(graph, [*outputs, *(f"{output}_rows" for output in outputs)])
+    watchers = [
+        node for (name, what), output in zip(asked, outputs, strict=True) for node in _watch(name, what, output)
+    ]
     weights = {name: weight for name, weight in graph.weights.items() if name in used}
     folder, files = folder_of(graph, weights)
     body = b"".join(
@@ -172,12 +212,24 @@ def _observing(graph: OnnxGraph, names: Sequence[str], op_type: str) -> tuple[Pa
             *(bytes_field(GRAPH.initializer, proto) for proto in graph.constants.values()),
             *(bytes_field(GRAPH.initializer, mapped(each, files[each.file])) for each in weights.values()),
             *(bytes_field(GRAPH.input, each.raw) for each in graph.inputs if each.name not in graph.weights),
-            *(bytes_field(GRAPH.output, value_info_proto(output, kind)) for output in outputs),
+            *(
+                bytes_field(GRAPH.output, value_info_proto(output, INT64 if what == SIZE else FLOAT))
+                for output, what in outputs.items()
+            ),
         ]
     )
     head = number_field(MODEL.ir_version, max(graph.ir_version, 4)) + graph.model_rest
     opsets = b"".join(bytes_field(MODEL.opset_import, opset_proto(*each)) for each in graph.opsets.items())
     return folder, head + opsets + bytes_field(MODEL.graph, body)
+
+
+def _watch(name: str, what: str, output: str) -> Sequence[bytes]:
+    """The nodes that make it of the activation."""
+    if what != MOMENTS:
+        return [node_proto(what, [name], [output], "", {})]
+    rows = f"{output}_rows"  # (rows, channels)
+    product = node_proto("Gemm", [rows, rows], [output], "", {"transA": 1})
+    return [node_proto("Flatten", [name], [rows], "", {"axis": -1}), product]
 
 
 def _before(graph: OnnxGraph, names: Sequence[str]) -> tuple[Sequence[Node], set[str]]:

@@ -143,11 +143,13 @@ def model_head(graph: OnnxGraph, rewritten: Rewritten) -> bytes:
 
 
 def _metadata(graph: OnnxGraph, plan: Plan, params: OnnxParams) -> Iterator[tuple[str, str]]:
-    """What a reader cannot see in the graph: which weights are stored as the source's transpose, and whether integers
-    were kept to 7 bits."""
+    """What a reader cannot see in the graph: which weights are stored as the source's transpose, which were solved for
+    with GPTQ, and whether integers were kept to 7 bits."""
     sites = settled_sites(graph, params, plan)
     turned = [name for name, site in sites.items() if isinstance(site, Site) and is_transposed(site, params)]
     yield "quantmill.transposed", json.dumps(sorted(turned), ensure_ascii=False)
+    if params.solves:
+        yield "quantmill.gptq", json.dumps([row.name for row in plan.tensors if row.scheme.endswith("-GPTQ")])
     yield "quantmill.reduced", json.dumps([row.name for row in plan.tensors if "-REDUCED" in row.scheme])
     if params.mode == "static":
         cut = {"percentile": params.percentile} if params.calibration_method == "percentile" else {}

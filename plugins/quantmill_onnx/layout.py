@@ -41,15 +41,15 @@ class Part:
 
 
 def scheme_of(site: Site, params: OnnxParams, smoothed: Collection[str]) -> str:
-    """INT8-CHANNEL, INT8-TENSOR, INT8-ROW (with -ASYM, -REDUCED, -SMOOTH), INT8-FILTER, or INT4-32, INT8-64-ASYM in
-    blocks."""
+    """INT8-CHANNEL, INT8-TENSOR, INT8-ROW (with -ASYM, -REDUCED, -SMOOTH), INT8-FILTER, or INT4-32, INT8-64-ASYM,
+    INT4-32-GPTQ in blocks."""
     if site.is_table:
         return "INT8-ROW-REDUCED" if site.is_product and params.reduced else "INT8-ROW"
     if site.is_filters:
         return f"INT8-{'FILTER' if params.per_channel else 'TENSOR'}{'-REDUCED' if params.reduced else ''}"
     asymmetric = "" if params.symmetric else "-ASYM"
     if params.mode == "weight_only":
-        return f"INT{params.weight_bits}-{params.block_size}{asymmetric}"
+        return f"INT{params.weight_bits}-{params.block_size}{asymmetric}{'-GPTQ' if params.solves else ''}"
     reduced = "-REDUCED" if params.reduced else ""
     smooth = "-SMOOTH" if site.activation in smoothed else ""
     return f"INT8-{'CHANNEL' if params.per_channel else 'TENSOR'}{asymmetric}{reduced}{smooth}"

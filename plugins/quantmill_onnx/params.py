@@ -32,8 +32,8 @@ class OnnxParams(BaseModel):
     )
     samples: InputFile | None = Field(
         default=None,
-        description="static, gates: an .npz file with an array for each input; its leading axis is the samples. None: "
-        "windows of the calibration text.",
+        description="static, gptq, gates: an .npz file with an array for each input; its leading axis is the samples. "
+        "None: windows of the calibration text.",
     )
     calibration_method: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = Field(
         default="minmax", description="static: how an activation's range follows from the values that samples gave it."
@@ -71,8 +71,17 @@ class OnnxParams(BaseModel):
         default=None, strict=True, description="dynamic, static: weights in 7 bits; None: where the target needs it."
     )
     block_size: BlockSize = Field(default=32, description="weight_only: weights that share a scale.")
-    algorithm: Literal["rtn", "hqq"] = Field(
-        default="rtn", description="weight_only: rtn rounds to the nearest code; hqq solves for scale and zero point."
+    algorithm: Literal["rtn", "hqq", "gptq"] = Field(
+        default="rtn",
+        description="weight_only: rtn rounds to the nearest code; hqq solves for scale and zero point; gptq for codes "
+        "whose products on samples are nearest to the source's.",
+    )
+    damp_percent: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        strict=True,
+        description="gptq: share of the mean of diag(H) that is added to diag(H).",
     )
     accuracy_level: Literal[0, 1, 2, 3, 4] = Field(
         default=4,
@@ -112,11 +121,18 @@ class OnnxParams(BaseModel):
             raise ValueError("smoothing is for activations in 8 bits: choose mode static or dynamic")
         if self.algorithm == "hqq" and (self.mode != "weight_only" or self.symmetric):
             raise ValueError("hqq finds zero points: it goes with mode weight_only and symmetric false")
+        if self.solves and self.mode != "weight_only":
+            raise ValueError("gptq is for blocks of weights: choose mode weight_only")
         return self
 
     @property
     def reads_samples(self) -> bool:
-        return self.observes or bool(self.gates)
+        return self.observes or self.solves or bool(self.gates)
+
+    @property
+    def solves(self) -> bool:
+        """Whether codes are solved for by what samples have shown of the inputs."""
+        return self.algorithm == "gptq"
 
     @property
     def observes(self) -> bool:

@@ -14,6 +14,7 @@ from quantmill.contract.graph_text import NUMPY, own_inputs, takes_text
 from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.strictjson import shown
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan, Unit
+from quantmill_onnx.hessians import hessian_bytes
 from quantmill_onnx.layout import activation_parts, parts_of, scheme_of
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.samples import FEED_LIMIT, read_samples
@@ -27,6 +28,7 @@ LEAST_OPSET_STATIC = 13  # DequantizeLinear with a scale for each output
 CALIBRATION_BYTES = 768 << 20
 # Of the weights while gates are met: quantized, again in a model, and as ONNX Runtime keeps source and model
 SEARCH_COPIES = 4
+SOLVING = 24  # bytes for each value of a weight: in the order of solving, restored, and how far that is from the source
 RUN_LIMIT = 2 << 30  # bytes of a source that verification runs: it is in memory beside the artifact
 DYNAMIC_LIMIT = 2  # dimensions whose sizes can be chosen freely; with more, some of them hang together
 LEADING, OTHER = 2, 16  # sizes that they are given
@@ -127,6 +129,7 @@ def plan(index: ModelIndex, params: OnnxParams) -> Plan:
     working = [_working_bytes(index, row, sites[row.name], params) for row in rows]
     copies = SEARCH_COPIES if params.gates else 1
     calibrating = copies * index.nbytes + CALIBRATION_BYTES if params.reads_samples else 0
+    calibrating += hessian_bytes(sites) if params.solves else 0
     return Plan(
         tensors=rows,
         units=tuple(Unit(row.name, (row.name,)) for row in rows),
@@ -201,7 +204,8 @@ def _working_bytes(index: ModelIndex, row: TensorPlan, site: Site | str, params:
     if params.mode == "weight_only" and not site.is_table:
         inputs, outputs = row.shape[:: -1 if site.turned else 1]
         padded = outputs * -(-inputs // params.block_size) * params.block_size
-        return source + 4 * padded + 2 * padded + row.nbytes
+        solving = SOLVING * padded if params.solves else 0
+        return source + 4 * padded + 2 * padded + solving + row.nbytes
     return (2 if params.smooths else 1) * source + row.values + row.nbytes
 
 

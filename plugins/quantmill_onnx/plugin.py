@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from quantmill.contract import WHOLE_ROW, BlockBound, FormatFacts, Method, Runtime, hookimpl, lazy
+from quantmill.contract.hessians import Tolerance
+from quantmill_onnx.bounds import IN_BLOCKS, SIZES, solved
 from quantmill_onnx.facts import ONNX_FACTS
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.smoothing import RATIO
@@ -13,13 +15,6 @@ from quantmill_onnx.smoothing import RATIO
 KEPT = ("F32", "F16", "BF16")
 CHANNEL, TENSOR = 0.15, 0.6
 SMOOTH = 2.0  # times that where channels of unequal importance are traded for each other
-SIZES = (16, 32, 64, 128, 256)
-IN_BLOCKS = {  # in the order of SIZES, without and with zero points
-    (8, ""): (0.0125, 0.017, 0.023, 0.032, 0.044),
-    (8, "-ASYM"): (0.0063, 0.0087, 0.0123, 0.0178, 0.0255),
-    (4, ""): (0.165, 0.2, 0.245, 0.29, 0.35),
-    (4, "-ASYM"): (0.11, 0.145, 0.187, 0.233, 0.287),
-}
 
 
 def _error_bounds() -> dict[str, float]:
@@ -34,6 +29,7 @@ def _error_bounds() -> dict[str, float]:
     for (bits, zero), by_size in IN_BLOCKS.items():
         for size, bound in zip(SIZES, by_size, strict=True):
             bounds[f"INT{bits}-{size}{zero}"] = bound
+            bounds[f"INT{bits}-{size}{zero}-GPTQ"] = solved(bits, size, not zero).relative_rmse
     return bounds
 
 
@@ -53,6 +49,8 @@ def _block_bounds() -> dict[str, BlockBound]:
     for bits, zero in IN_BLOCKS:
         for size in SIZES:
             bounds[f"INT{bits}-{size}{zero}"] = BlockBound(size, 1.02 / (2**bits - 1))
+            most = solved(bits, size, not zero).of_row_peak
+            bounds[f"INT{bits}-{size}{zero}-GPTQ"] = BlockBound(Tolerance.block, 0.0, WHOLE_ROW, most)
     return bounds
 
 

@@ -65,6 +65,7 @@ class Artifact:
         metadata = {each.key: each.value for each in self.model.metadata_props}
         self._transposed = _listed(metadata, "quantmill.transposed")
         self._reduced = _listed(metadata, "quantmill.reduced")
+        self._solved = _listed({"quantmill.gptq": "[]", **metadata}, "quantmill.gptq")
 
     def quantized(self) -> Mapping[str, Any]:
         """The first node that computes with each quantized weight; one that looks it up comes before the others."""
@@ -114,7 +115,7 @@ class Artifact:
             self._require_restored(name, each, zero is not None)
         if node.op_type == "MatMulNBits":
             label, values = _blocks(name, node, codes, scale, zero)
-            scheme = f"{label}{asymmetric}"
+            scheme = f"{label}{asymmetric}{'-GPTQ' if name in self._solved else ''}"
         else:
             affine = _filters if codes.ndim > 2 else _affine
             label, values = affine(name, node, codes, scale, zero)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from quantmill.contract.errors import GateFailed
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray, Plan, TensorPlan
-from quantmill_onnx.algorithm import quantized_parts
+from quantmill_onnx.algorithm import Seen, hessians_of, quantized_parts
 from quantmill_onnx.gates import Gate, Measured, loss, parse, shown
 from quantmill_onnx.layout import parts_of
 from quantmill_onnx.observed import observe, samples_of
@@ -51,9 +51,11 @@ def _arrays(session: Session, sites: Mapping[str, Site | str], params: OnnxParam
         scales = observed.scales
         for name in dict.fromkeys(each for some in activations(sites).values() for each in some):
             arrays.update(observed.parts(name))
+    hessians = hessians_of(session, sites, params)
     for name, site in sites.items():
         if isinstance(site, Site):
-            parts = quantized_parts(session.tensor(name), site, params, session.threads, scales.get(site.activation))
+            seen = Seen(scales.get(site.activation), hessians.of(name) if hessians else None)
+            parts = quantized_parts(session.tensor(name), site, params, session.threads, seen)
             arrays.update({each.name: parts[each.part] for each in parts_of(site, params)})
     return arrays
 

@@ -10,6 +10,8 @@ graph, timed in turn with each. Memory is the peak of a process that quantizes, 
     PYTHONPATH=. OMP_NUM_THREADS=1 .venv/bin/python tests/benchmarks/onnx_int8.py [--part encoder decoder] [--static]
         [--only "onnx, minmax*"]
 
+GPTQ's samples are STATIC_SAMPLES windows of the calibration text, of WINDOW tokens for the decoder.
+
 --static: the encoder with ranges from samples, beside onnxruntime's quantize_static. STATIC_SAMPLES windows of the
 calibration text, of SAMPLE tokens each, give the ranges; then the memory of MEMORY_SAMPLES windows of 512 tokens is
 measured for this method, and for onnxruntime's Percentile calibrator on as few as PEER_SAMPLES.
@@ -59,6 +61,16 @@ OURS: dict[str, Params] = {
     "8 bits in blocks of 32": {"mode": "weight_only"},
     "4 bits in blocks of 32, HQQ": FOUR_BITS,
     "4 bits in blocks of 32, rounded": {**FOUR_BITS, "algorithm": "rtn"},
+    "4 bits in blocks of 32, GPTQ": {**FOUR_BITS, "algorithm": "gptq"},
+    **{
+        f"4 bits in blocks of 128 without zero points, {name}": {
+            "mode": "weight_only",
+            "weight_bits": 4,
+            "block_size": 128,
+            "algorithm": algorithm,
+        }
+        for name, algorithm in (("rounded", "rtn"), ("GPTQ", "gptq"))
+    },
 }
 THEIRS: dict[str, Params] = {f"{PEER}, per tensor": {}, f"{PEER}, per channel": {"per_channel": True}}
 
@@ -187,11 +199,13 @@ def memory(field: str) -> int:
     return int(found[1]) * 1024
 
 
-def variants(source: Path, scratch: Path, only: str) -> Iterator[tuple[str, Path, float]]:
+def variants(source: Path, scratch: Path, samples: Path, only: str) -> Iterator[tuple[str, Path, float]]:
     """The float model, then each quantized one: its name, its folder, the memory it took to make."""
     yield "float", source, 0.0
     rows = [(name, "theirs", params) for name, params in THEIRS.items()]
-    rows += [(f"onnx, {name}", "ours", params) for name, params in OURS.items()]
+    for name, params in OURS.items():
+        solved = {"samples": str(samples)} if params.get("algorithm") == "gptq" else {}
+        rows.append((f"onnx, {name}", "ours", {**params, **solved}))
     for number, (name, kind, params) in enumerate(row for row in rows if fnmatchcase(row[0], only)):
         folder = scratch / str(number)
         yield name, folder, quantize(source, folder, kind, params)
@@ -272,7 +286,8 @@ class Encoder:
 
 def encoder(scratch: Path, only: str) -> None:
     loaded = Encoder(scratch)
-    loaded.compare(variants(loaded.source, scratch, only))
+    samples = loaded.samples(scratch / "samples.npz", STATIC_SAMPLES, SAMPLE)
+    loaded.compare(variants(loaded.source, scratch, samples, only))
 
 
 def static(scratch: Path, only: str) -> None:
@@ -315,14 +330,17 @@ def decoder(scratch: Path, only: str) -> None:
     model = DATA / "millstone-4m"
     with open_checkpoint(model) as checkpoint:
         ids = tokenize(checkpoint.index, (DATA / "text" / "evaluation.txt").read_text()).ids
+        seen = tokenize(checkpoint.index, (DATA / "text" / "calibration.txt").read_text()).ids
     texts = np.asarray(ids[: WINDOWS * WINDOW], np.int64).reshape(WINDOWS, WINDOW)
+    others = np.asarray(seen[: STATIC_SAMPLES * WINDOW], np.int64).reshape(-1, WINDOW)
+    np.savez(scratch / "samples.npz", **as_inputs(others))
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
     loaded.config.use_cache = False
     example = {name: torch.from_numpy(value) for name, value in as_inputs(texts[:2, :24]).items()}
     source = export(loaded, "logits", example, scratch / "float")
     print("\n| decoder | MB | x smaller | perplexity | change | window, ms |\n|---|---|---|---|---|---|")
     first: dict[str, float] = {}
-    for name, folder, _ in variants(source, scratch, only):
+    for name, folder, _ in variants(source, scratch, scratch / "samples.npz", only):
         session = open_session(folder / "model.onnx")
         size, worse = (folder / "model.onnx").stat().st_size, perplexity(session, texts)
         first = first or {"perplexity": worse, "size": size}

@@ -11,6 +11,7 @@ from quantmill_onnx.plugin import ONNX
 
 SAMPLES = Path(__file__).parents[1] / "data" / "onnx_samples.npz"
 
+SOLVED = {"mode": "weight_only", "algorithm": "gptq", "samples": str(SAMPLES)}
 STATIC = {"mode": "static", "samples": str(SAMPLES)}
 
 MODELS = {
@@ -41,4 +42,25 @@ class TestOnnx(MethodConformance):
     @classmethod
     def wide(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = SmallModel(vocab=4096, hidden=1600, inner=4096, blocks=1)  # 25 MiB in each of three
+        return model.write(tmp_path_factory.mktemp("checkpoint") / "wide")
+
+
+class TestSolvedBlocks(MethodConformance):
+    method = ONNX
+    open_source = lazy("quantmill.checkpoints:open_checkpoint")
+    open_calibration = lazy("quantmill.calibration.engine:calibrate")  # for its torch, which they are solved with
+    ladder = (
+        {**SOLVED, "weight_bits": 4, "block_size": 128},
+        {**SOLVED, "weight_bits": 8, "block_size": 32, "symmetric": False},
+    )
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def checkpoint(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return MODELS["opset 21, tied"].write(tmp_path_factory.mktemp("checkpoint") / "model")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def wide(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        model = SmallModel(vocab=8192, hidden=800, inner=64, blocks=1)  # 25 MiB in each of two
         return model.write(tmp_path_factory.mktemp("checkpoint") / "wide")

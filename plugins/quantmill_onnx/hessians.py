@@ -1,0 +1,101 @@
+"""Hessians of what products take, from samples: as many at a time as fit HESSIAN_BYTES, in a pass over the samples.
+
+The source graph gives x^T x of each sample, computed by ONNX Runtime on one core, and these are added in the order of
+the samples: neither threads nor which of them are in hand together change a bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from quantmill.contract.onnx import OnnxGraph
+from quantmill_onnx.calibration import LANES, Moments, moments_of
+from quantmill_onnx.gptq import Inputs, require_torch
+from quantmill_onnx.samples import Feeds
+from quantmill_onnx.sites import Site
+
+HESSIAN_BYTES = 1 << 30  # of the Hessians that are in hand, and what samples add to them
+COPIES = 1 + LANES  # of a Hessian: its sum, and what samples add to it; later its factor
+FACTORING = 6  # copies of the widest one while it is factored
+TORCH_BYTES = 512 << 20  # of torch itself, which factors them
+
+Sites = Mapping[str, Site | str]
+
+
+class Hessians:
+    """The inputs of `weights`, which are asked for in that order; the graph runs when the first of a slice is."""
+
+    def __init__(
+        self,
+        graph: OnnxGraph,
+        sites: Sites,
+        weights: Sequence[str],
+        samples: Callable[[], Feeds],
+        threads: int,
+        pause: Callable[[], None],
+    ) -> None:
+        self._slices = [*_slices({name: sites[name] for name in weights})]
+        self._graph, self._samples, self._threads, self._pause = graph, samples, threads, pause
+        self._taken: Mapping[str, tuple[str, ...]] = {}
+        self._inputs: Mapping[tuple[str, ...], Inputs] = {}
+
+    def of(self, name: str) -> Inputs | None:
+        """None for a weight that is not in blocks. Raises SourceRejected for samples that the graph does not run on, or
+        that make values which are not finite."""
+        found = next((each for each in self._slices if name in each), None)
+        if found is None:
+            return None
+        if found is not self._taken:
+            require_torch()
+            self._taken, self._inputs = found, {}  # the last ones go before the next ones come
+            self._inputs = self._observed(found)
+        return self._inputs[found[name]]
+
+    def _observed(self, taken: Mapping[str, tuple[str, ...]]) -> Mapping[tuple[str, ...], Inputs]:
+        activations = [*dict.fromkeys(name for names in taken.values() for name in names)]
+        moments = moments_of(self._graph, activations, self._samples(), self._threads, self._pause)
+        return {names: _inputs([moments[name] for name in names]) for names in taken.values()}
+
+
+def _inputs(moments: Sequence[Moments]) -> Inputs:
+    """Of all the activations that a weight meets; mostly it is one."""
+    first, *others = moments
+    total = first.total
+    for each in others:
+        total = total + each.total
+    rows = sum(each.rows for each in moments)
+    return Inputs(total / np.float32(rows), rows)
+
+
+def hessian_bytes(sites: Sites) -> int:
+    """The most memory that Hessians of these weights' inputs take, with what they are factored by."""
+    widest = max((_squared(site) for site in sites.values() if _in_blocks(site)), default=0)
+    return max(HESSIAN_BYTES, COPIES * widest) + FACTORING * widest + TORCH_BYTES if widest else 0
+
+
+def _slices(sites: Sites) -> Iterator[Mapping[str, tuple[str, ...]]]:
+    """Weights with the activations that they meet, in runs of at most HESSIAN_BYTES, or one weight."""
+    some: dict[str, tuple[str, ...]] = {}
+    known: dict[str, int] = {}
+    for name, site in sites.items():
+        if isinstance(site, Site) and _in_blocks(site):
+            names = tuple(dict.fromkeys(use.node.inputs[0] for use in site.uses))
+            new = {each: COPIES * _squared(site) for each in names}
+            if some and sum({**known, **new}.values()) > HESSIAN_BYTES:
+                yield some
+                some, known = {}, {}
+            some[name] = names
+            known |= new
+    if some:
+        yield some
+
+
+def _in_blocks(site: Site | str) -> bool:
+    return isinstance(site, Site) and not site.is_table
+
+
+def _squared(site: Site | str) -> int:
+    """Bytes of the Hessian of a weight's inputs."""
+    return 4 * site.inputs**2 if isinstance(site, Site) else 0
