@@ -46,10 +46,13 @@ class RandomModel:
     sizes: dict[str, float] = field(default_factory=lambda: ALONE)
     norm: float = 1.0
 
-    def write(self, folder: Path, hidden: int = 64, *, filled: bool = True) -> Path:
-        """Write the checkpoint, in float32 and with a byte-level BPE tokenizer; gives `folder`.
+    def write(
+        self, folder: Path, hidden: int = 64, *, filled: bool = True, dtype: str = "float32", in_stacks: bool = False
+    ) -> Path:
+        """Write the checkpoint, with a byte-level BPE tokenizer; gives `folder`.
 
-        Where it is not `filled`, the weights are whatever was in memory: for tests that read headers alone.
+        Where it is not `filled`, the weights are whatever was in memory: for tests that read headers alone. `in_stacks`
+        stores experts as transformers computes with them, all of a block in one tensor, by its own names.
         """
         import torch
         import transformers
@@ -63,7 +66,7 @@ class RandomModel:
             for name, tensor in model.state_dict(keep_vars=True).items() if filled else ():
                 tensor.copy_(torch.from_numpy(self._random(name, tuple(tensor.shape))))
         model.tie_weights()
-        model.save_pretrained(folder)
+        model.to(getattr(torch, dtype)).save_pretrained(folder, save_original_format=not in_stacks)
         (folder / "generation_config.json").unlink(missing_ok=True)
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer(COUNTS["vocab_size"])))
         (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))

@@ -62,6 +62,9 @@ KEYS = re.compile(r"^(?!.*(?:vision|visual|image|audio))(.+\.self_attn)\.(?:k|qk
 EXPERTS = re.compile(r"\.experts\.(gate_up_proj|down_proj)$")
 USUAL_NAMES = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 NAMES = {"MixtralForCausalLM": {"gate_up_proj": ("w1", "w3"), "down_proj": ("w2",)}}
+HOLDERS = {
+    "MixtralForCausalLM": (".mlp.", ".block_sparse_moe.")
+}  # the module of experts and router: transformers', theirs
 TRANSPOSED = "Llama4"
 ONE_SCALE = ("weight_global_scale", "weight_scale", INPUT_SCALE)
 
@@ -74,6 +77,7 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: Fp8Params) -> I
         observations = [
             *(_native(found) if native else _compressed_tensors(found, params)),
             *_ignored(found.get("modules_to_not_convert" if native else "ignore"), plan, index),
+            *_names(artifact, plan, index),
             *_stored(artifact, plan, index, params),
             *_shared_scales(artifact),
             *_input_scales(artifact),
@@ -162,14 +166,38 @@ def _positive(artifact: ModelFolder, name: str) -> str | None:
 def _ignored(listed: Any, plan: Plan, index: ModelIndex) -> Iterator[Observation]:
     """Each matrix that is not quantized must be listed, or the consumer would look for its scales."""
     for row in plan.tensors:
-        if EXPERTS.search(row.name) and len(row.shape) == 3:
+        if _is_stack(row):
             module = row.name.rpartition(".")[0]
             yield Observation("ignored_modules", row.name, module in (listed or ()), row.action == "keep")
         if row.name.endswith(".weight") and len(row.shape) == 2:
-            module = row.name.removesuffix(".weight")
+            module = _name(row, plan, index).removesuffix(".weight")
             yield Observation("ignored_modules", module, module in (listed or ()), row.action == "keep")
     for name in index.tied:
         yield Observation("ignored_modules", name, name.removesuffix(".weight") in (listed or ()), True)
+
+
+def _names(artifact: ModelFolder, plan: Plan, index: ModelIndex) -> Iterator[Observation]:
+    """What lies beside experts that consumers call otherwise: under their name alone, in the source's dtype."""
+    for row in plan.tensors:
+        name = _name(row, plan, index)
+        if name != row.name:
+            found = [each for each in (row.name, name) if each in artifact.tensors]
+            yield Observation("stored_names", row.name, str(found), str([name]))
+
+
+def _name(row: TensorPlan, plan: Plan, index: ModelIndex) -> str:
+    """What a kept tensor is called in the files."""
+    ours, theirs = HOLDERS.get(index.architecture, ("", ""))
+    holder, found, rest = row.name.partition(ours) if ours else (row.name, "", "")
+    if not found or row.action == "quantize" or _is_stack(row):
+        return row.name
+    beside = (f"{holder}{ours}experts.{last}" for last in USUAL_NAMES)
+    one_by_one = any(name in plan.by_name and plan.by_name[name].action == "quantize" for name in beside)
+    return f"{holder}{theirs}{rest}" if one_by_one else row.name
+
+
+def _is_stack(row: TensorPlan) -> bool:
+    return len(row.shape) == 3 and EXPERTS.search(row.name) is not None
 
 
 def _stored(artifact: ModelFolder, plan: Plan, index: ModelIndex, params: Fp8Params) -> Iterator[Observation]:
@@ -191,6 +219,7 @@ def _matrices(row: TensorPlan, index: ModelIndex) -> Iterator[tuple[str, tuple[i
         return
     module, _, last = row.name.rpartition(".")
     leaves = NAMES.get(index.architecture, USUAL_NAMES)[last]
+    module = f"{module}.".replace(*HOLDERS.get(index.architecture, ("", "")))[:-1]
     experts, outputs, inputs = row.shape
     if index.architecture.startswith(TRANSPOSED):
         outputs, inputs = inputs, outputs

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from quantmill.contract.calibration import CalibrationNeed
 from quantmill.contract.errors import ParamsRejected
-from quantmill.contract.experts import Stack, stacks
+from quantmill.contract.experts import Stack, stacks, with_published_names
 from quantmill.contract.linears import Linear, plan_linears, promote_linears
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
 from quantmill_fp8.caches import attentions, carried
 from quantmill_fp8.params import Fp8Params
 from quantmill_fp8.schemes import SCALE_DTYPES, Fp8Scheme, cache_parts, parts_of, parts_of_expert, scheme_of
+
+EXPERT = ".experts."
+# What one of the consumers makes of experts, by scheme and strategy; docs/conformance.md has each
+LARGER = "transformers 5 cannot load experts that are larger than one block of 128 x 128"
+UNKNOWN_TO_TRANSFORMERS = "transformers 5 cannot load experts of this scheme"
+OF_EXPERTS: Mapping[tuple[str, str], str] = MappingProxyType(
+    {
+        ("FP8", "channel"): "vLLM takes static scales of experts with strategy=tensor alone",
+        ("FP8_BLOCK", "channel"): LARGER,
+        ("MXFP8", "channel"): UNKNOWN_TO_TRANSFORMERS,
+        ("MXFP8A16", "channel"): UNKNOWN_TO_TRANSFORMERS,
+        ("NVFP4A16", "channel"): "transformers 5 loads experts without their global scale and predicts nonsense",
+    }
+)
 
 
 def plan(index: ModelIndex, params: Fp8Params) -> Plan:
@@ -22,8 +37,8 @@ def plan(index: ModelIndex, params: Fp8Params) -> Plan:
     Experts in one tensor are stored one by one, as consumers know them. Static scales of activations ask for what
     Linears are fed in the source model.
 
-    Raises what `plan_linears` and `carried` do, and ParamsRejected for a Linear whose features the scheme's blocks do
-    not divide, and for static scales of experts in one tensor that is transposed.
+    Raises what `plan_linears`, `with_published_names` and `carried` do, and ParamsRejected for a Linear whose features
+    the scheme's blocks do not divide, and for static scales of experts in one tensor that is transposed.
     """
     scheme = scheme_of(params)
     made = plan_linears(
@@ -33,8 +48,15 @@ def plan(index: ModelIndex, params: Fp8Params) -> Plan:
         of_stack=lambda stack: _stack_row(stack, scheme, params.scheme),
         allow_requantize=params.allow_requantize,
     )
+    made = with_published_names(_with_warnings(made, params), index)
     made = _with_cache_scales(made, carried(index, made, params))
     return replace(made, calibration=_needed(made, index, params)) if is_calibrated(params) else made
+
+
+def _with_warnings(plan: Plan, params: Fp8Params) -> Plan:
+    said = OF_EXPERTS.get((params.scheme, params.strategy))
+    experts = any(EXPERT in row.output for row in plan.tensors if row.action == "quantize")
+    return replace(plan, warnings=(*plan.warnings, said)) if said and experts else plan
 
 
 def is_calibrated(params: Fp8Params) -> bool:

@@ -7,7 +7,7 @@ scales and the order of its nibbles: compressed-tensors 0.19, compressors/nvfp4.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ OF_CACHES = (".k_scale", ".v_scale")  # of an attention's keys and values
 # They count for the first of these that is quantized
 WITH_SCALES_OF_CACHES = ("k_proj", "qkv_proj", "v_proj", "q_proj", "o_proj")
 PACKED = ".weight_packed"
-STACKS = "quantmill.stacks"  # metadata: experts that the source has in one tensor
+# Metadata: experts that the source has in one tensor, and tensors that have another name there
+STACKS, NAMES = "quantmill.stacks", "quantmill.names"
 BLOCK = 128
 CHUNK_VALUES = 1 << 17  # decoded at once, so that they are scaled while they are in the cache
 
@@ -48,14 +49,19 @@ CHUNK_VALUES = 1 << 17  # decoded at once, so that they are scaled while they ar
 def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTensor]:
     """Each stored tensor as float32, in the order of the names. Raises VerificationFailed for one that is not whole.
 
-    Experts that the source has in one tensor are given so.
+    Experts that the source has in one tensor are given so, and all by the source's names.
     """
     with ModelFolder(folder) as artifact:
-        weights, stacked = _weights(artifact), _stacks(artifact)
-        single = weights - {weight for stack in stacked.values() for weight in stack.weights}
-        for name in sorted(single | stacked.keys()):
+        stacked, own_names = _stacks(artifact), _own_names(artifact)
+        single = _weights(artifact) - {weight for stack in stacked.values() for weight in stack.weights}
+        stored = {own_names.get(name, name): name for name in single}
+        for name in sorted(stored.keys() | stacked.keys()):
             if names is None or name in names:
-                yield _read_stack(artifact, name, stacked[name]) if name in stacked else _read(artifact, name)
+                yield (
+                    _read_stack(artifact, name, stacked[name])
+                    if name in stacked
+                    else replace(_read(artifact, stored[name]), name=name)
+                )
 
 
 def _weights(artifact: ModelFolder) -> set[str]:
@@ -82,11 +88,23 @@ class _Stack:
 
 def _stacks(artifact: ModelFolder) -> dict[str, _Stack]:
     """What the files' metadata says of experts that the source has in one tensor."""
+    return {name: _stack(entry, len(artifact.tensors)) for name, entry in _said(artifact, STACKS).items()}
+
+
+def _own_names(artifact: ModelFolder) -> dict[str, str]:
+    """The source's names of tensors that are stored under others, by those."""
+    said = _said(artifact, NAMES)
+    own = {stored: name for name, stored in said.items() if isinstance(stored, str)}
+    known = own.keys() <= artifact.tensors.keys() and not said.keys() & artifact.tensors.keys()
+    _require(known and len(own) == len(said), f"names {said!r:.200}")
+    return own
+
+
+def _said(artifact: ModelFolder, key: str) -> dict[str, Any]:
     try:
-        said = parse_object(artifact.metadata.get(STACKS, "{}").encode())
+        return parse_object(artifact.metadata.get(key, "{}").encode())
     except ValueError as error:
-        raise VerificationFailed(f"the metadata's {STACKS} cannot be read: {error}") from error
-    return {name: _stack(entry, len(artifact.tensors)) for name, entry in said.items()}
+        raise VerificationFailed(f"the metadata's {key} cannot be read: {error}") from error
 
 
 def _stack(entry: Any, most: int) -> _Stack:

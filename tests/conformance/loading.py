@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tests.random_models import RandomModel, causal
 
 from quantmill.calibration import source_weights
 from quantmill.calibration.decoder import Decoder, limit_threads
@@ -40,6 +41,15 @@ BFLOAT16_WEIGHTS = 0.006  # rounds dequantized weights to bfloat16
 BFLOAT16 = 0.06  # computes in bfloat16, or with weights that are made in it
 EIGHT_BIT_INPUTS = 0.1  # rounds activations to 8 bits
 THREADS = 1  # small models, whose products more threads would wait in
+
+# Each token goes to all experts: a choice between near ones would turn on how a consumer rounds
+HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4}  # of 32 values, fewer have no kernel in vLLM's CPU build
+EXPERTS = {**HEADS, "num_experts": 4, "num_experts_per_tok": 4, "moe_intermediate_size": 384}
+MIXTURES: Mapping[str, RandomModel] = {
+    "Mixtral": causal("Mixtral", num_local_experts=4, **{key: EXPERTS[key] for key in (*HEADS, "num_experts_per_tok")}),
+    "Qwen2-MoE": causal("Qwen2Moe", **EXPERTS, shared_expert_intermediate_size=384),
+    "Qwen3-MoE": causal("Qwen3Moe", **EXPERTS, head_dim=32, norm_topk_prob=True),
+}
 
 
 @dataclass(frozen=True)
@@ -102,13 +112,14 @@ def compare(
     *,
     dtype: str = "float32",
     dequantize: bool = False,
+    model: Path = DATA / "millstone-4m",
 ) -> Iterator[Loaded]:
-    """Each setting on the small model of tests/data, written by us and loaded by the script `consumer`.
+    """Each setting on a small model, written by us and loaded by the script `consumer`.
 
     `dtype` ("auto" for the model's) and `dequantize` are what transformers is asked to load as.
     """
     scratch.mkdir(exist_ok=True)
-    with open_checkpoint(DATA / "millstone-4m") as checkpoint:
+    with open_checkpoint(model) as checkpoint:
         ids = tokenize(checkpoint.index, (DATA / "text" / "evaluation.txt").read_text()[:20_000]).ids
         texts = np.asarray(ids[: WINDOWS * WINDOW], np.int64).reshape(WINDOWS, WINDOW)
         prompts = texts[:PROMPTS, :PROMPT]
@@ -123,6 +134,16 @@ def compare(
         for setting, run, folder in zip(settings, runs, folders, strict=True):
             ours = outputs(decoder, functools.partial(run.method.weights, folder), texts, prompts)
             yield _compared(setting, run, source, ours, theirs[folder.name])
+
+
+def compare_mixtures(
+    python: Path, scratch: Path, consumer: Path, settings: Mapping[str, Sequence[Setting]], **asked: Any
+) -> Iterator[tuple[str, list[Loaded]]]:
+    """As `compare`, on the MIXTURES that `settings` names, in bfloat16 and with a block's experts in two tensors."""
+    scratch.mkdir(exist_ok=True)
+    for name, own in settings.items():
+        source = MIXTURES[name].write(scratch / f"{name}-source", 256, dtype="bfloat16", in_stacks=True)
+        yield name, list(compare(python, scratch / name, consumer, own, model=source, **asked))
 
 
 def _written(setting: Setting, checkpoint: Checkpoint, folder: Path, own: Path) -> Run:
@@ -197,6 +218,15 @@ def explained() -> str:
         "in float32 on the weights that the method's reader gives. `changed` is the mean by which quantization moves "
         "ours from the source's; the last column but one is the mean difference as a share of that."
     )
+
+
+def of_mixtures(rows: Mapping[str, Sequence[Loaded]]) -> str:
+    """What `compare_mixtures` gives, as a part of the report."""
+    head = (
+        "Random mixtures of two blocks and four experts, bfloat16, whose source has the experts of a block in two "
+        "tensors (`experts.gate_up_proj`, `experts.down_proj`); the artifact has them one by one."
+    )
+    return "\n".join([f"{head}\n", *(f"{name}:\n\n{report(each)}" for name, each in rows.items())])
 
 
 def report(rows: Sequence[Loaded]) -> str:

@@ -2,44 +2,57 @@
 
 transformers computes all experts of a block from two tensors of three dimensions, and some checkpoints are stored so.
 vLLM and compressed-tensors know experts by their numbers, as Linears: `experts.7.gate_proj.weight`. An artifact that is
-written for them says in its files' metadata which of its tensors are a stack of the source.
+written for them says in its files' metadata which of its tensors are a stack of the source, and which have another name
+there.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantmill.contract.tensors import ModelIndex, Plan, SourceTensor, TensorInfo
+from quantmill.contract.errors import SourceRejected
+from quantmill.contract.tensors import ModelIndex, Plan, SourceTensor, TensorInfo, TensorPlan
 
 GATE_UP, DOWN = "gate_up_proj", "down_proj"
+EXPERTS = ".experts"  # what the module of all experts is called in the one that holds it
 EXPERTS_LIMIT = 4096  # of a block; public models have up to 512
 
-STACKS = "quantmill.stacks"  # the key in a file's metadata
+STACKS, NAMES = "quantmill.stacks", "quantmill.names"  # keys in a file's metadata
 
 
 @dataclass(frozen=True)
 class Layout:
     """How an architecture stacks its experts, and what consumers call an expert's Linears.
 
-    The rows of an expert's gate come before those of up. `transposed` stacks are (experts, in, out).
+    The rows of an expert's gate come before those of up. `transposed` stacks are (experts, in, out). `holder` is what
+    transformers calls the module that holds experts and router, and what consumers call it; empty where it is the same.
     """
 
     gate_up: tuple[str, str] = ("gate_proj", "up_proj")
     down: str = "down_proj"
     transposed: bool = False
+    holder: tuple[str, str] | None = None
+
+    def published(self, module: str) -> str:
+        """What consumers call this module of all experts."""
+        if self.holder is None:
+            return module
+        ours, theirs = (f".{name}{EXPERTS}" for name in self.holder)
+        return f"{module.removesuffix(ours)}{theirs}" if module.endswith(ours) else module
 
 
 # transformers 5.23, models/*/modeling_*.py, and the names in conversion_mapping.py
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
     {
-        "MixtralForCausalLM": Layout(("w1", "w3"), "w2"),
+        "MixtralForCausalLM": Layout(("w1", "w3"), "w2", holder=("mlp", "block_sparse_moe")),
         "Qwen2MoeForCausalLM": Layout(),
         "Qwen3MoeForCausalLM": Layout(),
         "Llama4ForCausalLM": Layout(transposed=True),
@@ -96,7 +109,7 @@ class Stack:
 def is_stacked(info: TensorInfo) -> bool:
     """Whether a tensor has the name and the dimensions of stacked experts, of whatever layout."""
     experts, _, last = info.name.rpartition(".")
-    return len(info.shape) == 3 and experts.endswith(".experts") and last in (GATE_UP, DOWN)
+    return len(info.shape) == 3 and experts.endswith(EXPERTS) and last in (GATE_UP, DOWN)
 
 
 def stacks(index: ModelIndex) -> Mapping[str, Stack]:
@@ -125,9 +138,11 @@ def _of_block(index: ModelIndex, module: str, layout: Layout) -> dict[str, Stack
     down, gate_up = (index.tensors[name] for name in together)
     if not (is_stacked(down) and is_stacked(gate_up)) or not 0 < down.shape[0] <= EXPERTS_LIMIT:
         return {}
-    leaves = {GATE_UP: layout.gate_up, DOWN: (layout.down,)}
+    leaves, published = {GATE_UP: layout.gate_up, DOWN: (layout.down,)}, layout.published(module)
     made = {
-        info.name: Stack(info, tuple(f"{module}.*.{leaf}.weight" for leaf in leaves[last]), layout.transposed, together)
+        info.name: Stack(
+            info, tuple(f"{published}.*.{leaf}.weight" for leaf in leaves[last]), layout.transposed, together
+        )
         for last, info in ((DOWN, down), (GATE_UP, gate_up))
     }
     hidden, inner = made[together[0]].shape
@@ -135,14 +150,47 @@ def _of_block(index: ModelIndex, module: str, layout: Layout) -> dict[str, Stack
     return made if fits else {}
 
 
+def with_published_names(plan: Plan, index: ModelIndex) -> Plan:
+    """The plan with what is kept beside experts that are stored one by one under the names that consumers know.
+
+    Raises SourceRejected where the source has a tensor of such a name already.
+    """
+    quantized = [stack for name, stack in stacks(index).items() if plan.by_name[name].action == "quantize"]
+    holders = {_holder(stack.tensor.name): _holder(stack.weights[0]) for stack in quantized}
+    rows = tuple(replace(row, output=_published(row, holders)) for row in plan.tensors)
+    renamed = {row.output: row.name for row in rows if row.action == "keep" and row.output != row.name}
+    parts = {name: stack.tensor.name for stack in quantized for n in range(stack.experts) for name in stack.names(n)}
+    for name, own in (renamed | parts).items():
+        if name in index.tensors:
+            message = f"the source has {name} beside {own}, which would be stored as that"
+            raise SourceRejected(f"{message}; leave one of them out of the checkpoint", tensor=name)
+    return replace(plan, tensors=rows)
+
+
+def _holder(name: str) -> str:
+    """The module that holds the experts that this tensor is of."""
+    return name.rpartition(f"{EXPERTS}.")[0]
+
+
+def _published(row: TensorPlan, holders: Mapping[str, str]) -> str:
+    modules = accumulate(row.name.split("."), "{}.{}".format)
+    holder = next((module for module in modules if module in holders), None)
+    if holder is None or row.action != "keep" or is_stacked(TensorInfo(row.name, row.source_dtype, row.shape, 0)):
+        return row.output
+    return holders[holder] + row.name.removeprefix(holder)
+
+
 def stacked_metadata(plan: Plan, found: Mapping[str, Stack]) -> dict[str, str]:
     """What the files of an artifact say of the stacks that it holds one by one; nothing where there is none.
 
-    JSON: the stack's name -> its number of experts, what their weights are called, whether it is transposed.
+    quantmill.stacks  JSON: the stack's name -> its number of experts, what their weights are called, whether it is
+                      transposed
+    quantmill.names   JSON: the source's name of a tensor that is kept under another -> its name here
     """
     said = {
         name: {"experts": stack.experts, "weights": list(stack.weights), "transposed": stack.transposed}
         for name, stack in found.items()
         if plan.by_name[name].action == "quantize"
     }
-    return {STACKS: json.dumps(said, separators=(",", ":"))} if said else {}
+    names = {row.name: row.output for row in plan.tensors if row.action == "keep" and row.output != row.name}
+    return {key: json.dumps(what, separators=(",", ":")) for key, what in ((STACKS, said), (NAMES, names)) if what}

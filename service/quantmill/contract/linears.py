@@ -191,13 +191,14 @@ def _is_in_a_block(module: str) -> bool:
 
 
 def kept_modules(plan: Plan, index: ModelIndex) -> list[str]:
-    """Modules with a matrix that is kept: consumers need them by name, or look for what quantized ones have.
+    """Modules with a matrix that is kept, by their names in the artifact: consumers need them, or look for what
+    quantized ones have.
 
     A tied one is among them, which has no matrix of its own, and of experts in one tensor their module and each of
     their Linears, by which consumers may know them.
     """
     kept = [row for row in plan.tensors if row.action == "keep"]
-    matrices = (row.name for row in kept if len(row.shape) == 2)
+    matrices = (row.output for row in kept if len(row.shape) == 2)
     modules = [name.removesuffix(".weight") for name in (*matrices, *index.tied) if name.endswith(".weight")]
     stacked = [row.name for row in kept if is_stacked(index.tensors[row.name])]
     found = stacks(index)

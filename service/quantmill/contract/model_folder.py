@@ -112,8 +112,8 @@ KEPT = "values"  # the one part of a tensor that is stored as it is
 
 
 def kept_part(row: TensorPlan) -> StoredPart:
-    """How the files hold a tensor that is stored as it is: the source's name, dtype and bytes."""
-    return StoredPart(KEPT, row.name, row.source_dtype, row.shape)
+    """How the files hold a tensor that is stored as it is: the plan's name, the source's dtype and bytes."""
+    return StoredPart(KEPT, row.output, row.source_dtype, row.shape)
 
 
 def kept_tensor(source: SourceTensor) -> QuantizedTensor:

@@ -9,10 +9,13 @@ from tests.conformance.loading import (
     BFLOAT16,
     BFLOAT16_WEIGHTS,
     EIGHT_BIT_INPUTS,
+    MIXTURES,
     Setting,
     arguments,
     compare,
+    compare_mixtures,
     explained,
+    of_mixtures,
     report,
     versions,
 )
@@ -76,16 +79,34 @@ AS_IT_IS = [
     Setting(HQQ, COMPRESSED, refused="ignore_mismatched_sizes", note=ZERO_POINTS),
 ]
 
+# Experts in stacks; transformers joins them again and computes with plain weights
+FAILS = "transformers fails to join experts of this layout"
+NO_GLOBAL_SCALE = "transformers joins the experts' weights without their global scale"
+STACKED = [
+    *(Setting(FP8, {"scheme": scheme}, most=BFLOAT16) for scheme in ("FP8_NATIVE", "FP8A16", "MXFP4A16")),
+    Setting(FP8, {"scheme": "FP8_DYNAMIC"}, most=EIGHT_BIT_INPUTS, note=INPUTS),
+    *(Setting(FP8, params, most=EIGHT_BIT_INPUTS, note=STATIC) for params in STATIC_SCALES),
+    *(
+        Setting(FP8, {"scheme": scheme}, refused="conversion of the weights", note=FAILS)
+        for scheme in ("FP8_BLOCK", "MXFP8", "MXFP8A16")
+    ),
+    Setting(FP8, {"scheme": "NVFP4A16"}, defect=NO_GLOBAL_SCALE),
+]
+
 
 def main() -> None:
     asked = arguments(__doc__)
     python, scratch = asked.python, asked.scratch
     rows = list(compare(python, scratch / "dequantized", CONSUMER, DEQUANTIZED, dequantize=True))
     as_it_is = list(compare(python, scratch / "as-it-is", CONSUMER, AS_IT_IS, dtype="auto"))
+    stacked = dict(
+        compare_mixtures(python, scratch / "mixtures", CONSUMER, dict.fromkeys(MIXTURES, STACKED), dtype="auto")
+    )
     title = versions(asked.python, ["compressed-tensors", "transformers", "torch"])
     print(f"## compressed-tensors ({title})\n\n{explained()} With dequantize=True:\n\n{report(rows)}")
     print(f"As it is loaded without being told anything, in bfloat16:\n\n{report(as_it_is)}")
-    sys.exit(0 if all(row.agrees for row in (*rows, *as_it_is)) else 1)
+    print(of_mixtures(stacked))
+    sys.exit(0 if all(row.agrees for part in (rows, as_it_is, *stacked.values()) for row in part) else 1)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ import numpy as np
 from safetensors.numpy import save_file
 
 HIDDEN, INNER, EXPERTS, VOCAB = 128, 256, 3, 64
-# How an architecture names the module of the experts, an expert's gate, up and down; whether stacks are (in, out)
+# How an architecture names the module of router and experts, with these in stacks and one by one; an expert's gate, up
+# and down; whether stacks are (in, out)
 FAMILIES = {
-    "Qwen3MoeForCausalLM": ("mlp", ("gate_proj", "up_proj", "down_proj"), False),
-    "MixtralForCausalLM": ("mlp", ("w1", "w3", "w2"), False),
-    "Llama4ForCausalLM": ("feed_forward", ("gate_proj", "up_proj", "down_proj"), True),
+    "Qwen3MoeForCausalLM": ("mlp", "mlp", ("gate_proj", "up_proj", "down_proj"), False),
+    "MixtralForCausalLM": ("mlp", "block_sparse_moe", ("w1", "w3", "w2"), False),
+    "Llama4ForCausalLM": ("feed_forward", "feed_forward", ("gate_proj", "up_proj", "down_proj"), True),
 }
 
 
@@ -31,7 +32,8 @@ def experts(seed: int = 0) -> dict[str, np.ndarray]:
 
 def tensors(architecture: str, *, fused: bool) -> dict[str, np.ndarray]:
     """One block, an embedding, a router and a head."""
-    parent, leaves, transposed = FAMILIES[architecture]
+    in_stacks, one_by_one, leaves, transposed = FAMILIES[architecture]
+    parent = in_stacks if fused else one_by_one
     generator = np.random.default_rng(1)
 
     def matrix(*shape: int) -> np.ndarray:

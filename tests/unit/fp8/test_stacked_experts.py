@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.unit.fp8.mixtures import FAMILIES, write
 from tests.unit.verification.folders import Folder
 
 from quantmill.checkpoints import open_checkpoint
-from quantmill.contract.errors import ParamsRejected, VerificationFailed
+from quantmill.contract.errors import ParamsRejected, SourceRejected, VerificationFailed
 from quantmill.contract.experts import stacks
 from quantmill.contract.model_folder import ModelFolder
 from quantmill.contract.tensors import ModelIndex, PieceByPiece, TensorInfo
@@ -27,7 +28,9 @@ from quantmill_hqq.plugin import HQQ
 
 SCHEMES = ("FP8_DYNAMIC", "FP8_BLOCK", "FP8_NATIVE", "FP8A16", "MXFP8", "NVFP4A16", "MXFP4A16")
 QWEN = "Qwen3MoeForCausalLM"
+MIXTRAL = "MixtralForCausalLM"
 EXPERTS = "model.layers.0.mlp.experts"
+GATE, THEIR_GATE = (f"model.layers.0.{holder}.gate.weight" for holder in ("mlp", "block_sparse_moe"))
 GATE_UP, DOWN = f"{EXPERTS}.gate_up_proj", f"{EXPERTS}.down_proj"
 
 
@@ -92,6 +95,57 @@ def test_the_reader_gives_the_source_s_tensor_back(
         for name in stacks(checkpoint.index):
             wanted = checkpoint.tensor(name).values.astype(np.float32)
             assert np.abs(read[name] - wanted).max() <= 0.04 * np.abs(wanted).max()
+
+
+def test_what_lies_beside_mixtral_s_experts_has_the_names_that_consumers_know(
+    sources: Callable[..., Path], tmp_path: Path
+) -> None:
+    artifact = quantized(sources(MIXTRAL), tmp_path / "artifact")
+
+    ignored = json.loads((artifact / "config.json").read_text())["quantization_config"]["ignore"]
+    with ModelFolder(artifact) as found, ModelFolder(sources(MIXTRAL)) as source:
+        assert not [name for name in (*found.tensors, *ignored) if ".mlp." in name]
+        assert found.values(THEIR_GATE).tobytes() == source.values(GATE).tobytes()
+        assert json.loads(found.metadata["quantmill.names"]) == {GATE: THEIR_GATE}
+    assert THEIR_GATE.removesuffix(".weight") in ignored
+
+
+def test_where_mixtral_s_experts_stay_in_stacks_all_names_stay(sources: Callable[..., Path], tmp_path: Path) -> None:
+    artifact = quantized(sources(MIXTRAL), tmp_path / "artifact", skip_modules=["lm_head", "*.experts.*"])
+
+    with ModelFolder(artifact) as found:
+        assert {GATE, GATE_UP, DOWN} <= found.tensors.keys()
+        assert "quantmill.names" not in found.metadata
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [(THEIR_GATE, GATE), ("model.layers.0.block_sparse_moe.experts.2.w2.weight", DOWN)]
+)
+def test_a_source_that_has_the_names_of_both_is_refused(name: str, own: str, sources: Callable[..., Path]) -> None:
+    with open_checkpoint(sources(MIXTRAL)) as checkpoint:
+        both = {**checkpoint.index.tensors, name: TensorInfo(name, "BF16", (3, 128), 3 * 128 * 2)}
+        index = replace(checkpoint.index, tensors=both)
+
+        with pytest.raises(SourceRejected, match=f"has {name} beside {own}"):
+            plan(index, FP8.params())
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"scheme": "FP8"}, ["vLLM takes static scales of experts with strategy=tensor alone"]),
+        ({"scheme": "FP8", "strategy": "tensor"}, []),
+        ({"scheme": "NVFP4A16"}, ["transformers 5 loads experts without their global scale and predicts nonsense"]),
+        ({"scheme": "NVFP4A16", "skip_modules": ["*.experts.*"]}, []),
+        ({"scheme": "FP8_DYNAMIC"}, []),
+    ],
+)
+def test_the_plan_says_which_consumer_does_not_take_such_experts(
+    params: dict[str, Any], said: list[str], sources: Callable[..., Path]
+) -> None:
+    for fused in (True, False):
+        with open_checkpoint(sources(fused=fused)) as checkpoint:
+            assert list(plan(checkpoint.index, FP8.params(**params)).warnings) == said
 
 
 def test_the_plan_says_what_becomes_of_them(sources: Callable[..., Path]) -> None:
@@ -239,10 +293,34 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_stack_is_refused(damage: str, sources: Callable[..., Path], tmp_path: Path) -> None:
-    edit, check, named = DAMAGES[damage]
-    with open_checkpoint(sources()) as checkpoint:
+def name_as_the_source_does(folder: Folder) -> None:
+    del folder.metadata["quantmill.names"]
+    folder.arrays[GATE] = folder.arrays.pop(THEIR_GATE)
+
+
+def say(names: str) -> Callable[[Folder], None]:
+    return lambda folder: folder.metadata.update({"quantmill.names": names})
+
+
+DAMAGED_NAMES = {
+    "none are said": (lambda folder: folder.metadata.pop("quantmill.names"), "tensors_present", GATE),
+    "those of the source": (name_as_the_source_does, "stored_names", THEIR_GATE),
+    "not JSON": (say("{"), "readable", "quantmill.names"),
+    "of what is not stored": (say(json.dumps({GATE: GATE})), "readable", "names"),
+    "two of one tensor": (say(json.dumps({GATE: THEIR_GATE, "other": THEIR_GATE})), "readable", "names"),
+    "not a name": (say(json.dumps({GATE: [THEIR_GATE]})), "readable", "names"),
+    "of what has its own": (say(json.dumps({"lm_head.weight": THEIR_GATE})), "readable", "names"),
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "damage"), [*((QWEN, damage) for damage in DAMAGES), *((MIXTRAL, each) for each in DAMAGED_NAMES)]
+)
+def test_a_damaged_stack_is_refused(
+    architecture: str, damage: str, sources: Callable[..., Path], tmp_path: Path
+) -> None:
+    edit, check, named = (DAMAGES if architecture == QWEN else DAMAGED_NAMES)[damage]
+    with open_checkpoint(sources(architecture)) as checkpoint:
         run = Run(FP8, FP8.params(), checkpoint)
         run.write(run.quantize(), tmp_path / "whole")
         folder = Folder(Path(shutil.copytree(tmp_path / "whole", tmp_path / "damaged")), checkpoint)
