@@ -65,6 +65,7 @@ class Keda(Section):
     cooldown_period: Seconds
     scale_down_pods_per_minute: AtLeastOne
     prometheus_address: Annotated[str, text(r"^$|^https?://[^\s]+$")]
+    prometheus_query: str
 
 
 class PoolResources(Resources):

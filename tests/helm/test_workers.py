@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helm.manifests import environment, of_kind, one, template
+import yaml
+from tests.helm.manifests import at, environment, of_kind, one, template
 from tests.helm.validity import validate
+
+from servers.promtool import promtool
 
 Document = dict[str, Any]
 Render = Callable[..., list[Document]]
@@ -297,10 +302,60 @@ def test_prometheus_may_be_asked_instead(render: Render) -> None:
     documents = render({"workers": {"pools": {"gpu": values}}})
 
     [trigger] = one(documents, "ScaledObject", "r-quantmill-worker-gpu")["spec"]["triggers"]
-    assert trigger["metadata"] == {
-        "serverAddress": "http://p:9090", "query": 'max(quantmill_queue_load{queue="q"})', "threshold": "1",
-    }  # fmt: skip
+    assert (trigger["metadata"]["serverAddress"], trigger["metadata"]["threshold"]) == ("http://p:9090", "1")
     assert not of_kind(documents, "TriggerAuthentication")
+
+
+WAITING = 'quantmill_jobs_waiting{namespace="ns", job="r-quantmill-api", reason="%s"}'
+LOAD = 'quantmill_queue_load{namespace="ns", job="r-quantmill-api", queue="%s"}'
+ASKED: dict[str, tuple[dict[str, str], int | None]] = {
+    "load": ({LOAD % "q": "3"}, 3),
+    "no load, whoever waits elsewhere": ({LOAD % "q": "0", WAITING % "no_eligible_worker": "2"}, 0),
+    "a queue without its first worker, and jobs for it": ({WAITING % "no_eligible_worker": "2"}, 1),
+    "a queue without its first worker, and none": ({WAITING % "no_eligible_worker": "0"}, 0),
+    "jobs that wait for others": ({LOAD % "other": "4", WAITING % "waiting_capacity": "4"}, None),
+    "another release's queue": ({(LOAD % "q").replace("r-quantmill", "s-quantmill"): "4"}, None),
+    "another namespace's queue": ({(LOAD % "q").replace('"ns"', '"other"'): "4"}, None),
+}
+
+
+def test_prometheus_tells_the_load_of_this_releases_queue_and_when_to_try_its_first_worker(
+    render: Render, tmp_path: Path
+) -> None:
+    tool = promtool()
+    if tool is None:
+        pytest.skip("there is no promtool; tests/servers/promtool.sh fetches Debian's")
+    values = {"queue": "q", "keda": {"enabled": True, "trigger": "prometheus", "prometheusAddress": "http://p:9090"}}
+    documents = render({"workers": {"pools": {"gpu": values}}})
+    query = at(one(documents, "ScaledObject", "r-quantmill-worker-gpu"), "spec.triggers.0.metadata.query")
+    tests = [
+        {
+            "input_series": [{"series": name, "values": value} for name, value in told.items()],
+            "promql_expr_test": [
+                {
+                    "expr": query,
+                    "eval_time": "0m",
+                    "exp_samples": [] if wanted is None else [{"labels": "{}", "value": wanted}],
+                }
+            ],
+        }
+        for told, wanted in ASKED.values()
+    ]
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump({"tests": tests}))
+
+    asked = subprocess.run(
+        [tool, "test", "rules", "tests.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert asked.returncode == 0, asked.stdout + asked.stderr
+
+
+def test_a_prometheus_that_labels_otherwise_is_asked_otherwise(render: Render) -> None:
+    asked = {"trigger": "prometheus", "prometheusAddress": "http://p:9090", "prometheusQuery": "sum(load)"}
+    documents = render({"workers": {"pools": {"gpu": {"queue": "q", "keda": {"enabled": True, **asked}}}}})
+
+    scaled_object = one(documents, "ScaledObject", "r-quantmill-worker-gpu")
+    assert at(scaled_object, "spec.triggers.0.metadata.query") == "sum(load)"
 
 
 def test_pods_go_slowly_and_come_at_once(render: Render) -> None:

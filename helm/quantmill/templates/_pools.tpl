@@ -115,6 +115,19 @@
 {{- toYaml .affinity -}}
 {{- end -}}
 
+{{/* How a release's Prometheus tells what a pool's queue has to do: (dict "root" $ "pool" its values). Of a queue that has had no
+     worker it knows nothing: then one pod is worth a try while jobs wait that no worker can run. */}}
+{{- define "quantmill.queueLoad" -}}
+{{- $release := include "quantmill.releaseMatchers" .root -}}
+{{- printf "max(quantmill_queue_load{%s, queue=%q})" $release .pool.queue -}}
+{{- printf " or max(quantmill_jobs_waiting{%s, reason=\"no_eligible_worker\"}) > bool 0" $release -}}
+{{- end -}}
+
+{{/* The labels that the ServiceMonitor gives to metrics of this release. */}}
+{{- define "quantmill.releaseMatchers" -}}
+{{- printf "namespace=%q, job=%q" .Release.Namespace (printf "%s-api" (include "quantmill.fullname" .)) -}}
+{{- end -}}
+
 {{/* KEDA's triggers for a pool, as a list: (dict "root" $ "name" pool "pool" its values). One replica for as many jobs as it
      has slots. */}}
 {{- define "quantmill.triggers" -}}
@@ -124,7 +137,7 @@
   metricType: AverageValue
   metadata:
     serverAddress: {{ .pool.keda.prometheusAddress | quote }}
-    query: {{ printf "max(quantmill_queue_load{queue=%q})" .pool.queue | squote }}
+    query: {{ .pool.keda.prometheusQuery | default (include "quantmill.queueLoad" .) | squote }}
     threshold: {{ $slots | quote }}
 {{- else -}}
 - type: metrics-api
