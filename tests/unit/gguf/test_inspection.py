@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from quantmill.checkpoints import open_checkpoint
+from quantmill.contract.pre_tokenizers import LLAMA3_SPLIT, QWEN2_SPLIT
 from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.contract.testing import Run
 from quantmill_gguf.inspection import inspect
 from quantmill_gguf.plugin import GGUF
-from quantmill_gguf.tokenizer import LLAMA3_SPLIT, QWEN2_SPLIT
 
 Data = dict[str, Any]
 Edit = Callable[[Data], object]

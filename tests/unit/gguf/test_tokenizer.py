@@ -15,24 +15,14 @@ from tests.small_tokenizers import SENTENCEPIECE, SMALL_TOKENIZERS, write_pieces
 
 from quantmill.checkpoints import Checkpoint, open_checkpoint
 from quantmill.contract.errors import SourceRejected
+from quantmill.contract.pre_tokenizers import LLAMA3_SPLIT, QWEN2_SPLIT, TEKKEN_SPLIT
 from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.contract.tensors import ModelIndex
 from quantmill.contract.testing import Run
 from quantmill.verification import verify
 from quantmill_gguf.plugin import GGUF
 from quantmill_gguf.sentencepiece import read_pieces
-from quantmill_gguf.tokenizer import (
-    BYTE,
-    CONTROL,
-    LLAMA3_SPLIT,
-    NORMAL,
-    QWEN2_SPLIT,
-    TEKKEN_SPLIT,
-    UNKNOWN,
-    UNUSED,
-    USER_DEFINED,
-    read_tokenizer,
-)
+from quantmill_gguf.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, read_tokenizer
 
 Change = Callable[..., ModelIndex]
 Data = dict[str, Any]
