@@ -14,7 +14,7 @@ from quantmill.contract.errors import RangeExceeded, SourceRejected
 from quantmill.contract.model_folder import kept_tensor
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import QuantizedTensor, SourceTensor, StoredWeight, TensorPlan
-from quantmill_repack.layouts import is_out_of_order
+from quantmill_repack.layouts import NVFP4_PACKED, is_out_of_order
 from quantmill_repack.params import RepackParams, Target
 
 Parts = Mapping[str, NDArray[Any]]
@@ -55,6 +55,8 @@ def _repacked(
     if to in ("fp8", "float-quantized"):
         scale = source.parts["weight_scale" if to == "fp8" else "weight_scale_inv"]
         parts: Parts = {"codes": source.parts["weight"], "scale": scale.astype(np.float32)}
+    elif to == NVFP4_PACKED:
+        parts = {part.removeprefix("weight_"): array for part, array in source.parts.items()}
     else:
         integers = UNPACK[weight.format](source, weight, threads)
         _check_zeros(row.name, integers, weight)

@@ -11,7 +11,7 @@ from quantmill.contract.linears import awq_exclusions, gptq_exclusions, kept_mod
 from quantmill.contract.model_folder import place_model_folder, quantized_config
 from quantmill.contract.placement import Placement, write_placed
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, StoredWeight
-from quantmill_repack.layouts import is_out_of_order, parts_of
+from quantmill_repack.layouts import NVFP4_PACKED, is_out_of_order, parts_of
 from quantmill_repack.params import RepackParams, Target
 
 VERSION = "0.19.0"  # of compressed-tensors, whose layout this is
@@ -81,6 +81,12 @@ def _float_quantized(weight: StoredWeight, kept: list[str]) -> dict[str, Any]:
     return _compressed("float-quantized", weights, activations, kept)
 
 
+def nvfp4_pack_quantized(kept: list[str]) -> dict[str, Any]:
+    """The settings of weights in NVFP4 whose inputs stay as they are; `kept` are modules without codes."""
+    e4m3 = {"scale_dtype": "torch.float8_e4m3fn", "zp_dtype": "torch.float8_e4m3fn"}
+    return _compressed(NVFP4_PACKED, _arguments(4, "float", "tensor_group", group_size=16, **e4m3), None, kept)
+
+
 def _arguments(bits: int, type_: str, strategy: str, **more: Any) -> dict[str, Any]:
     arguments = {
         "num_bits": bits,
@@ -126,5 +132,6 @@ SETTINGS: Mapping[Target, Callable[[StoredWeight, list[str]], dict[str, Any]]] =
     "awq": _awq,
     "fp8": _native_fp8,
     "pack-quantized": _pack_quantized,
+    NVFP4_PACKED: lambda weight, kept: nvfp4_pack_quantized(kept),
     "float-quantized": _float_quantized,
 }

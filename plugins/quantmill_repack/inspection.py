@@ -23,6 +23,7 @@ METHODS = {
     "fp8": "fp8",
     "pack-quantized": "compressed-tensors",
     "float-quantized": "compressed-tensors",
+    "nvfp4-pack-quantized": "compressed-tensors",
 }
 LISTS = {"awq": "modules_to_not_convert", "fp8": "modules_to_not_convert", "compressed-tensors": "ignore"}
 
@@ -49,8 +50,8 @@ def _codes(found: Mapping[str, Any], index: ModelIndex, params: RepackParams) ->
         yield Observation(CHECK, "weight_block_size", str(found.get("weight_block_size")), "[128, 128]")
         return
     group = found.get("config_groups", {}).get("group_0", {}).get("weights", {})
-    bits = group.get("num_bits") if params.to in ("pack-quantized", "float-quantized") else found.get("bits")
-    size = group.get("group_size") if params.to == "pack-quantized" else found.get("group_size")
+    settings = group if METHODS[params.to] == "compressed-tensors" else found
+    bits, size = settings.get("num_bits" if settings is group else "bits"), settings.get("group_size")
     for name, weight in index.stored.items():
         yield Observation(CHECK, f"bits of {name}", bits, weight.bits)
         if params.to != "float-quantized":
@@ -76,6 +77,9 @@ def _compressed_tensors(found: Mapping[str, Any], params: RepackParams) -> Itera
     yield Observation(CHECK, "actorder", group.get("weights", {}).get("actorder"), None)
     for name, where in (("format", found), ("the group's format", group)):
         yield Observation(CHECK, name, where.get("format"), params.to)
+    if params.to == "nvfp4-pack-quantized":
+        for key, value in {"type": "float", "strategy": "tensor_group", "scale_dtype": "torch.float8_e4m3fn"}.items():
+            yield Observation(CHECK, f"weights.{key}", group.get("weights", {}).get(key), value)
     for key in ("kv_cache_scheme", "sparsity_config", "transform_config"):
         yield Observation(CHECK, key, str(found.get(key) or None), "None")
 

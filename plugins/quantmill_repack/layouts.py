@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from quantmill.contract.model_folder import QUANTIZATION, StoredPart, kept_part
 from quantmill.contract.tensors import ModelIndex, StoredWeight, TensorPlan
 from quantmill_repack.params import Target
 
 WORD = 32  # bits
+NVFP4_PACKED: Literal["nvfp4-pack-quantized"] = "nvfp4-pack-quantized"
 SCALES = {"gptq": "scales", "gptq_v2": "scales", "awq": "scales", "pack-quantized": "weight_scale"}
 
 
@@ -26,9 +28,11 @@ class LayoutRule:
 
 
 def scheme_of(format_: str, bits: int, symmetric: bool) -> str:
-    """What a plan calls a weight that is stored so: W4, W4-ASYM, FP8-128x128."""
+    """What a plan calls a weight that is stored so: W4, W4-ASYM, FP8-128x128, NVFP4."""
     if format_ in ("fp8", "float-quantized"):
         return "FP8-128x128"
+    if format_ == NVFP4_PACKED:
+        return "NVFP4"
     return f"W{bits}" if symmetric else f"W{bits}-ASYM"
 
 
@@ -98,6 +102,20 @@ def _blocks(scale: str) -> Callable[[str, StoredWeight], Sequence[StoredPart]]:
     return parts
 
 
+def nvfp4_parts(module: str, shape: tuple[int, ...]) -> tuple[StoredPart, ...]:
+    """The arrays of a matrix (out, in) in NVFP4."""
+    outputs, inputs = shape
+    return (
+        StoredPart("packed", f"{module}.weight_packed", "U8", (outputs, inputs // 2)),
+        StoredPart("scale", f"{module}.weight_scale", "F8_E4M3", (outputs, inputs // 16)),
+        StoredPart("global_scale", f"{module}.weight_global_scale", "F32", (1,)),
+    )
+
+
+def _nvfp4(module: str, weight: StoredWeight) -> Sequence[StoredPart]:
+    return nvfp4_parts(module, weight.shape)
+
+
 def _not_whole_words(weight: StoredWeight) -> str | None:
     whole = not any(size * weight.bits % WORD for size in weight.shape)
     return None if whole else f"{weight.bits}-bit codes of {list(weight.shape)} do not fill words along both dimensions"
@@ -119,6 +137,10 @@ def _not_in_blocks(weight: StoredWeight) -> str | None:
     return None if weight.group_size == 0 else "its scales are by rows"
 
 
+def _not_weights_alone(weight: StoredWeight) -> str | None:
+    return "its activations are quantized too (input_global_scale)" if "input_global_scale" in weight.parts else None
+
+
 def _anything(weight: StoredWeight) -> str | None:
     return None
 
@@ -128,5 +150,6 @@ LAYOUTS: Mapping[Target, LayoutRule] = {
     "gptq": LayoutRule(("pack-quantized", "gptq_v2", "gptq"), _not_for_gptq, _gptq),
     "awq": LayoutRule(("pack-quantized",), _not_for_awq, _awq),
     "fp8": LayoutRule(("float-quantized",), _not_in_blocks, _blocks("weight_scale_inv")),
+    NVFP4_PACKED: LayoutRule((NVFP4_PACKED,), _not_weights_alone, _nvfp4),
     "float-quantized": LayoutRule(("fp8",), _anything, _blocks("weight_scale")),
 }

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Target = Literal["pack-quantized", "gptq", "awq", "fp8", "float-quantized"]
+Target = Literal["pack-quantized", "gptq", "awq", "fp8", "float-quantized", "nvfp4-pack-quantized"]
 
 
 class RepackParams(BaseModel):
@@ -15,6 +15,6 @@ class RepackParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     to: Target = Field(
-        description="layout of the result: compressed-tensors' pack-quantized or (blocks of FP8) float-quantized, "
-        "gptq, awq (GEMM), or fp8 as DeepSeek stores it",
+        description="layout of the result: compressed-tensors' pack-quantized, (blocks of FP8) float-quantized or "
+        "(NVFP4, of a GGUF file too) nvfp4-pack-quantized, gptq, awq (GEMM), or fp8 as DeepSeek stores it",
     )

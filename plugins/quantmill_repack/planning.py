@@ -5,14 +5,11 @@ from __future__ import annotations
 from quantmill.contract.errors import ParamsRejected, SourceRejected
 from quantmill.contract.model_folder import QUANTIZATION, kept_row
 from quantmill.contract.tensors import ModelIndex, Plan, TensorInfo, TensorPlan, Unit
-from quantmill_repack.layouts import LAYOUTS, is_out_of_order, parts_of, scheme_of, symmetric_in
+from quantmill_repack.conversion import forecast
+from quantmill_repack.layouts import LAYOUTS, NVFP4_PACKED, is_out_of_order, parts_of, scheme_of, symmetric_in
 from quantmill_repack.params import RepackParams
 
 UNCHANGED = "not quantized in the source"
-GGUF = (
-    "the source is a GGUF file, which is not repacked: it has neither the config.json nor the tokenizer.json that the "
-    "result needs; give the checkpoint whose codes it keeps"
-)
 OUT_OF_ORDER = (
     "its groups do not follow each other (desc_act); gptq keeps their order, and compressed-tensors 0.19 and vLLM no "
     "longer read it (weight_g_idx)"
@@ -25,11 +22,15 @@ def plan(index: ModelIndex, params: RepackParams) -> Plan:
     The peak memory is that of the largest weight: its codes, its values in float32 while they are looked through, and
     what is stored.
 
-    Raises SourceRejected for a GGUF file and for a source without quantized weights, ParamsRejected for a target that
-    cannot hold a weight exactly, or holds it as no program reads it.
+    A GGUF file in NVFP4 becomes a checkpoint first (`conversion`).
+
+    Raises SourceRejected for a source without quantized weights and for a GGUF file that stands for no checkpoint,
+    ParamsRejected for a target that cannot hold a weight exactly, or holds it as no program reads it.
     """
     if index.gguf is not None:
-        raise SourceRejected(GGUF, architecture=index.architecture)
+        if params.to != NVFP4_PACKED:
+            raise _refused(f"a GGUF file, in NVFP4, is repacked to {NVFP4_PACKED} only, not to {params.to}")
+        return forecast(index, index.gguf)
     if not index.stored:
         raise SourceRejected("the source holds no quantized weights that can be repacked", key=QUANTIZATION)
     rows = tuple(_row(index, info, params) for info in index.tensors.values())
@@ -47,9 +48,12 @@ def _row(index: ModelIndex, info: TensorInfo, params: RepackParams) -> TensorPla
     if obstacle is None and params.to != "gptq" and is_out_of_order(weight, index):
         obstacle = OUT_OF_ORDER
     if obstacle:
-        message = f"{info.name} ({weight.format}) cannot be repacked to {params.to}: {obstacle}"
-        raise ParamsRejected(message, [{"pointer": "/params/to", "code": "not_lossless", "message": message}])
+        raise _refused(f"{info.name} ({weight.format}) cannot be repacked to {params.to}: {obstacle}")
     scheme = scheme_of(params.to, weight.bits, symmetric_in(params.to, weight))
     row = TensorPlan(info.name, info.shape, info.dtype, "quantize", scheme, info.name, 0)
     nbytes = sum(part.nbytes for part in parts_of(row, index, params.to))
     return TensorPlan(info.name, info.shape, info.dtype, "quantize", scheme, info.name, nbytes)
+
+
+def _refused(message: str) -> ParamsRejected:
+    return ParamsRejected(message, [{"pointer": "/params/to", "code": "not_lossless", "message": message}])

@@ -7,14 +7,15 @@ from quantmill.contract.linears import ARCHITECTURES
 from quantmill.contract.model_folder import KEPT_BLOCK_BOUNDS, KEPT_ERROR_BOUNDS
 from quantmill_repack.params import RepackParams
 
-SCHEMES = (*(f"W{bits}{kind}" for bits in (2, 3, 4, 8) for kind in ("", "-ASYM")), "FP8-128x128")
+SCHEMES = (*(f"W{bits}{kind}" for bits in (2, 3, 4, 8) for kind in ("", "-ASYM")), "FP8-128x128", "NVFP4")
 
 REPACK = Method(
     name="repack",
     version="0.1.0",
-    summary="GPTQ, AWQ, compressed-tensors and native FP8 checkpoints into each other's layout, value for value",
+    summary="GPTQ, AWQ, compressed-tensors, FP8 and GGUF's NVFP4 into each other's layout, value for value",
     params=RepackParams,
     plan=lazy("quantmill_repack.planning:plan"),
+    convert=lazy("quantmill_repack.conversion:convert"),
     quantize=lazy("quantmill_repack.algorithm:quantize"),
     write=lazy("quantmill_repack.export:write"),
     place=lazy("quantmill_repack.export:place"),

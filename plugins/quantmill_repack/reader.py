@@ -9,6 +9,7 @@ from quantmill.contract.model_folder import ModelFolder, read_kept
 from quantmill.contract.reading import ReadTensor
 from quantmill.contract.stored import stored_weights, values_of
 
+NVFP4 = "nvfp4-pack-quantized"
 BY_BLOCKS = ("fp8", "float-quantized")
 
 
@@ -25,6 +26,6 @@ def read(folder: Path, names: Collection[str] | None = None) -> Iterator[ReadTen
                 yield read_kept(artifact, name)
                 continue
             arrays = {part: artifact.values(info.name) for part, info in weight.parts.items()}
-            label = f"W{weight.bits}{'' if weight.symmetric else '-ASYM'}"
+            label = "NVFP4" if weight.format == NVFP4 else f"W{weight.bits}{'' if weight.symmetric else '-ASYM'}"
             scheme = "FP8-128x128" if weight.format in BY_BLOCKS and weight.group_size == 0 else label
             yield ReadTensor(name, scheme, weight.nbytes, values_of(weight, arrays))

@@ -24,7 +24,7 @@ from quantmill.checkpoints.onnx_model import onnx_file, open_onnx
 from quantmill.checkpoints.settings import BESIDE, mended
 from quantmill.contract.card import Card
 from quantmill.contract.errors import NotFound, SourceRejected
-from quantmill.contract.gguf import BlockTensor, side_of
+from quantmill.contract.gguf import NVFP4, BlockTensor, side_of
 from quantmill.contract.graph_text import GRAPH_OF
 from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.safetensors import TensorFile
@@ -252,7 +252,8 @@ def _stated(folder: Path, graph: OnnxGraph) -> Mapping[str, Any]:
 def _open_gguf(folder: Path, names: Sequence[str]) -> Checkpoint:
     source, config, files = open_gguf(folder, names)
     tensors = {name: info for file in files for name, info in file.tensors.items()}
-    index = ModelIndex(config, dict(sorted(tensors.items())), {}, {}, gguf=source, card=card_of(source))
+    beside = _carried(folder, *CARRIED, CONFIG) if NVFP4 in source.types.values() else {}  # to become a folder again
+    index = ModelIndex(config, dict(sorted(tensors.items())), {}, beside, gguf=source, card=card_of(source))
     return Checkpoint(folder, index, files, {})
 
 

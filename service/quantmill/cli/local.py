@@ -199,7 +199,7 @@ def evaluate(
     with (
         TemporaryDirectory(prefix="quantmill-") as beside,
         open_checkpoint(against) as source,
-        opened(source, method, params, beside=Path(beside), threads=used) as worked,
+        opened(source, method, params, beside=Path(beside), threads=used, any_source=True) as worked,
     ):
         measured = measure(worked.checkpoint, made, Text.read(text), asked, calibration=seen, threads=used)
     if as_json:

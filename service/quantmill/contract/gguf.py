@@ -26,7 +26,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from quantmill.contract.errors import QuantmillError, VerificationFailed
+from quantmill.contract.errors import QuantmillError, SourceRejected, VerificationFailed
 from quantmill.contract.ggml import DECODERS
 from quantmill.contract.strictjson import shown
 from quantmill.contract.tensors import FloatArray, SourceTensor, TensorInfo
@@ -148,6 +148,13 @@ class GgufSource:
         raw = self.keys.get(f"{self.architecture}.{key}")
         value = None if raw is None else _first(raw)
         return None if not isinstance(value, int) or isinstance(value, bool) else value
+
+    def array(self, key: str) -> list[Scalar] | None:
+        """The values of an array; None where no key of that name has one. Raises SourceRejected for damaged text."""
+        raw = self.keys.get(key)
+        if raw is None or struct.unpack_from("<I", raw) != (ARRAY,):
+            return None
+        return _Header(key, memoryview(raw), SourceRejected).array(4)
 
     @property
     def nbytes(self) -> int:

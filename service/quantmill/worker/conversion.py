@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from quantmill.checkpoints import Checkpoint, open_checkpoint
-from quantmill.contract.errors import PluginBroken
+from quantmill.contract.errors import ArchitectureUnsupported, ParamsRejected, PluginBroken, SourceRejected
 from quantmill.contract.method import Conversion, Method
 from quantmill.contract.tensors import Plan
 from quantmill.verification import Verification
@@ -66,13 +66,17 @@ def opened(
     threads: int = 1,
     canceled: threading.Event | None = None,
     converting: Callable[[str], None] = lambda what: None,
+    any_source: bool = False,
 ) -> Iterator[Worked]:
     """What `method` works on. What the source becomes lies in a folder below `beside` until the end.
 
-    `converting` is told what it becomes, before. Raises what `Method.convert` raises, PluginBroken where the plan of
+    `converting` is told what it becomes, before. With `any_source` one that the method does not take is left as it is:
+    an artifact may be compared with other models than it was made of.
+
+    Raises what `Method.convert` raises, PluginBroken where the plan of
     what it made would have it converted again, Canceled.
     """
-    forecast = method.plan.load()(source.index, params) if method.convert is not None else None
+    forecast = _forecast(source, method, params, any_source)
     if method.convert is None or forecast is None or not forecast.converts:
         yield Worked(source)
         return
@@ -86,3 +90,15 @@ def opened(
             if method.plan.load()(checkpoint.index, params).converts:
                 raise PluginBroken(f"method {method.name!r} would convert what it has made", method=method.name)
             yield Worked(checkpoint, forecast, conversion, checkpoint.source_digest())
+
+
+def _forecast(source: Checkpoint, method: Method, params: Any, any_source: bool) -> Plan | None:
+    """The plan that may convert; None where there is none, and of a source that the method does not take."""
+    if method.convert is None:
+        return None
+    try:
+        return method.plan.load()(source.index, params)
+    except (ArchitectureUnsupported, ParamsRejected, SourceRejected):
+        if any_source:
+            return None
+        raise

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.repack.conftest import awq, gptq
+from tests.unit.repack.conftest import MODEL, awq, gptq
+from tests.unit.repack.nvfp4_files import in_nvfp4
 from tests.unit.verification.folders import (
     FILES,
     OF_THE_MODEL,
@@ -168,6 +169,66 @@ def test_zero_points_of_awq_that_are_one_off_are_refused(quantized, tmp_path: Pa
         found = made.failed_checks(REPACK, PACKED, folder.path)
 
     assert_refused(found, "error_bounds", UP1)
+
+
+FOUR: Mapping[str, Any] = {"to": "nvfp4-pack-quantized"}
+of_floats = Damages()
+
+
+@of_floats(REPACK, "error_bounds", UP1, **FOUR)
+def a_code_of_nvfp4_is_off_by_one(folder: Folder) -> None:
+    folder[WORDS][3, 5] ^= 1
+
+
+@of_floats(REPACK, "error_bounds", UP1, **FOUR)
+def its_nibbles_are_in_the_wrong_order(folder: Folder) -> None:
+    folder[WORDS] = (folder[WORDS] >> 4) | (folder[WORDS] << 4)
+
+
+@of_floats(REPACK, "error_bounds", UP1, **FOUR)
+def its_scale_is_off_by_one_bit(folder: Folder) -> None:
+    folder[SCALE][3, 1] ^= 1
+
+
+@of_floats(REPACK, "error_bounds", UP1, **FOUR)
+def its_global_scale_is_off_by_one_bit(folder: Folder) -> None:
+    folder[f"{UP}.weight_global_scale"].view(np.uint32)[0] ^= 1
+
+
+@of_floats(REPACK, "finite", UP1, **FOUR)
+def its_scale_is_nan(folder: Folder) -> None:
+    folder[SCALE][3, 1] = 0x7F
+
+
+@of_floats(REPACK, "readable", "weight_global_scale", **FOUR)
+def its_global_scale_is_dropped(folder: Folder) -> None:
+    drop(folder, f"{UP}.weight_global_scale")
+
+
+OF_FLOATS: dict[str, tuple[Damage, str, str]] = {
+    "groups": (set_key(f"{GROUP}.weights.group_size", 8), "readable", "only NVFP4 and MXFP4 are known"),
+    "strategy": (set_key(f"{GROUP}.weights.strategy", "group"), QC, "weights.strategy: 'group'"),
+    "dtype of scales": (set_key(f"{GROUP}.weights.scale_dtype", None), QC, "weights.scale_dtype: nothing"),
+    "activations": (set_key(f"{GROUP}.input_activations", {"num_bits": 4}), QC, "input_activations"),
+    "format": (set_key(f"{QC}.format", "mxfp4-pack-quantized"), QC, "format: 'mxfp4-pack-quantized'"),
+    "ignored": (set_key(f"{QC}.ignore", []), "kept_modules", "lm_head"),
+}
+of_floats.rows.update({f"nvfp4 stale settings: {name}": (REPACK, FOUR, *rest) for name, rest in OF_FLOATS.items()})
+
+
+@pytest.fixture(scope="module")
+def floats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    """A checkpoint in NVFP4A16, as a GGUF file becomes one."""
+    folder = tmp_path_factory.mktemp("floats")
+    with open_checkpoint(in_nvfp4(MODEL.write(folder / "plain"), folder / "nvfp4")) as checkpoint:
+        yield Made(checkpoint, folder / "made")
+
+
+@pytest.mark.parametrize(("method", "params", "edit", "check", "named"), of_floats.rows.values(), ids=of_floats.rows)
+def test_a_damaged_folder_in_nvfp4_is_refused_by_the_check_that_names_it(
+    floats: Made, tmp_path: Path, method: Method, params: Mapping[str, Any], edit: Damage, check: str, named: str
+) -> None:
+    assert_damage_is_refused(floats, tmp_path / "artifact", method, params, edit, check, named)
 
 
 @pytest.mark.parametrize(("edit", "check", "named"), FILES.values(), ids=FILES)

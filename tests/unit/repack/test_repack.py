@@ -13,9 +13,7 @@ from tests.unit.repack.conftest import MODEL, awq, gptq, in_any_order, packed_in
 
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.errors import ParamsRejected, QuantmillError, SourceRejected
-from quantmill.contract.gguf import GgufSource
 from quantmill.contract.safetensors import TensorFile
-from quantmill.contract.tensors import ModelIndex
 from quantmill.contract.testing import Run
 from quantmill.verification import verify
 from quantmill_bnb.plugin import BNB
@@ -254,15 +252,6 @@ def test_what_a_layout_cannot_hold_is_refused_when_it_is_planned(layout, to, rea
 
     with open_checkpoint(source) as checkpoint, pytest.raises(ParamsRejected, match=reason):
         _ = Run(REPACK, REPACK.params(to=to), checkpoint).plan
-
-
-def test_a_gguf_file_is_refused_with_what_it_lacks():
-    index = ModelIndex(
-        {"architectures": ["LlamaForCausalLM"]}, {}, {}, {}, gguf=GgufSource({}, {"general.architecture": "llama"}, {})
-    )
-
-    with pytest.raises(SourceRejected, match=r"GGUF file.* neither the config\.json nor the tokenizer\.json"):
-        REPACK.plan.load()(index, REPACK.params(to="pack-quantized"))
 
 
 def test_a_plain_source_has_nothing_to_repack(tmp_path):
