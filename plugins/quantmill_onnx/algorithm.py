@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 import quantmill_kernels
 from quantmill.contract.errors import RangeExceeded
 from quantmill.contract.session import Session
-from quantmill.contract.tensors import FloatArray, QuantizedTensor, SourceTensor
+from quantmill.contract.tensors import FloatArray, QuantizedTensor, SourceTensor, TensorPlan
 from quantmill_onnx.gptq import Inputs, Solution, solve
 from quantmill_onnx.hessians import Hessians
-from quantmill_onnx.layout import CODES, SCALE, ZERO, pack_nibbles
+from quantmill_onnx.layout import CODES, HALF, SCALE, ZERO, pack_nibbles
 from quantmill_onnx.observed import observe, samples_of
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import require_graph
@@ -57,7 +57,7 @@ def quantize(session: Session, params: OnnxParams) -> Iterator[QuantizedTensor]:
         for name in unit.tensors:  # no name holds a tensor across the yield: the plan counts one at a time
             row, site = session.plan.by_name[name], sites[name]
             if isinstance(site, str):
-                yield QuantizedTensor(name, row.scheme, row.shape, {"values": session.tensor(name).values})
+                yield QuantizedTensor(name, row.scheme, row.shape, {"values": _kept(session, row)})
                 continue
             scale = observed().scales.get(site.activation) if params.smooths else None
             seen = Seen(scale, hessians.of(name) if hessians else None, partial(session.note, name))
@@ -68,6 +68,11 @@ def quantize(session: Session, params: OnnxParams) -> Iterator[QuantizedTensor]:
                 which = f"its {what}" if number == 0 or len(site.uses) == 1 else f"{what} {number}"
                 _note(session, name, f"range of {which}", observed().ranges.get(activation))
             yield QuantizedTensor(name, row.scheme, row.shape, parts)
+
+
+def _kept(session: Session, row: TensorPlan) -> NDArray[Any]:
+    values = session.tensor(row.name).values
+    return values.astype(np.float16) if row.scheme == HALF else values
 
 
 def hessians_of(session: Session, sites: Mapping[str, Site | str], params: OnnxParams) -> Hessians | None:

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantmill.contract.errors import PluginBroken
-from quantmill.contract.onnx import GRAPH, MODEL, OnnxGraph
+from quantmill.contract.onnx import GRAPH, MODEL, OnnxGraph, require_names
 from quantmill.contract.placement import Place, Placement, WeightFile, write_placed
 from quantmill.contract.protobuf import bytes_field, length_prefix, number_field
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, TensorPlan
 from quantmill_onnx.graph import Rewritten, rewrite
-from quantmill_onnx.layout import ONNX_TYPES, Part, activation_parts, kept_part, parts_of
+from quantmill_onnx.layout import HALF, HALVES, ONNX_TYPES, Part, activation_parts, kept_part, parts_of
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import require_graph
-from quantmill_onnx.protos import external_tensor, metadata_proto, opset_proto, tensor_head
+from quantmill_onnx.protos import external_tensor, metadata_proto, node_proto, opset_proto, tensor_head
 from quantmill_onnx.sites import Site, activations, settled_sites, smoothed
 
 MODEL_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
@@ -54,13 +54,22 @@ def place(plan: Plan, index: ModelIndex, params: OnnxParams) -> Placement:
         )
     ]
     rewritten = rewrite(graph, sites, params)
+    _cast(graph, rewritten, plan)
     if params.external_data == "always" or plan.nbytes > INLINE_LIMIT:
         return _beside(weights, graph, rewritten, plan, index, params)
     return _within(weights, graph, rewritten, plan, index, params)
 
 
+def _cast(graph: OnnxGraph, rewritten: Rewritten, plan: Plan) -> None:
+    """Begin with what makes float32 of the weights that are stored as float16."""
+    halved = {row.name: f"{row.name}_{HALVES}" for row in plan.tensors if row.scheme == HALF}
+    require_names(graph, halved.values())
+    casts = [node_proto("Cast", [half], [name], "", {"to": ONNX_TYPES["F32"]}) for name, half in halved.items()]
+    rewritten.nodes[:0] = casts
+
+
 def _parts(site: Site | str, row: TensorPlan, index: ModelIndex, params: OnnxParams) -> Sequence[Part]:
-    parts = [kept_part(index.tensors[row.name])] if isinstance(site, str) else parts_of(site, params)
+    parts = [kept_part(index.tensors[row.name], row.scheme)] if isinstance(site, str) else parts_of(site, params)
     if sum(part.nbytes for part in parts) != row.nbytes:
         raise PluginBroken(f"{row.name}: its parts do not take the {row.nbytes} bytes of the plan", tensor=row.name)
     return parts
@@ -150,6 +159,7 @@ def _metadata(graph: OnnxGraph, plan: Plan, params: OnnxParams) -> Iterator[tupl
     yield "quantmill.transposed", json.dumps(sorted(turned), ensure_ascii=False)
     if params.solves:
         yield "quantmill.gptq", json.dumps([row.name for row in plan.tensors if row.scheme.endswith("-GPTQ")])
+    yield "quantmill.float16", json.dumps(sorted(row.name for row in plan.tensors if row.scheme == HALF))
     yield "quantmill.reduced", json.dumps([row.name for row in plan.tensors if "-REDUCED" in row.scheme])
     if params.mode == "static":
         cut = {"percentile": params.percentile} if params.calibration_method == "percentile" else {}

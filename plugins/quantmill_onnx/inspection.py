@@ -19,7 +19,7 @@ from quantmill.contract.tensors import ModelIndex, Plan
 from quantmill_onnx.definitions import UNROUNDED, with_relus
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import LEADING, OTHER, RUN_LIMIT, unlike_random
-from quantmill_onnx.reader import DATA, MODEL, Artifact
+from quantmill_onnx.reader import CHUNK_VALUES, DATA, MODEL, Artifact
 from quantmill_onnx.samples import read_samples
 
 Inputs = Mapping[str, NDArray[Any]]
@@ -39,6 +39,7 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: OnnxParams) -> 
             *_operators(artifact, graph, plan, params),
             *(_activations(artifact, plan, params) if params.mode == "static" else ()),
             *_constants(artifact, graph),
+            *_halves(artifact, graph, plan),
             *_runs(folder, graph, index, params),
             *carried_observations(folder, index),
         ],
@@ -204,6 +205,23 @@ def _constants(artifact: Artifact, graph: OnnxGraph) -> Iterator[Observation]:
         ours, theirs = artifact.initializers.get(name), onnx.TensorProto.FromString(raw)
         found = None if ours is None else "as it was" if ours == theirs else "changed"
         yield Observation("constants", name, found, "as it was")
+
+
+def _halves(artifact: Artifact, graph: OnnxGraph, plan: Plan) -> Iterator[Observation]:
+    """The weights that are stored as float16 are those of the plan, each value the source's nearest."""
+    planned = {row.name for row in plan.tensors if row.scheme == "F16-ROUNDED"}
+    for name in sorted(planned ^ artifact.halved):
+        yield Observation("float16", name, name in artifact.halved, name in planned)
+    for name in sorted(planned & artifact.halved):
+        weight = graph.weights[name]
+        path = graph.path.parent / (weight.file or graph.path.name)
+        source = np.memmap(path, "<f4", "r", weight.begin, weight.info.shape).reshape(-1)
+        stored = artifact.half(name).reshape(-1)
+        off = abs(stored.size - source.size)
+        for start in range(0, min(stored.size, source.size), CHUNK_VALUES):
+            chunk = slice(start, start + CHUNK_VALUES)
+            off += int(np.count_nonzero(stored[chunk] != source[chunk].astype("<f2")))
+        yield Observation("float16", name, f"{off} values are not the nearest", "0 values are not the nearest")
 
 
 # Running

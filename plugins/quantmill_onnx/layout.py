@@ -24,6 +24,7 @@ BYTES = {"F32": 4, "U8": 1, "I8": 1, "F16": 2, "BF16": 2}
 
 CODES, SCALE, ZERO, RESTORED = "quantized", "scale", "zero_point", "dequantized"
 SMOOTHING = "smoothing"
+HALF, HALVES = "F16-ROUNDED", "float16"  # the scheme of a float32 weight that is stored as float16, what that is called
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,10 @@ def activation_parts(names: Sequence[str], params: OnnxParams, smoothed: Mapping
     return [Part(name, name, kind, shape) for name, kind, shape in parts]
 
 
-def kept_part(info: TensorInfo) -> Part:
-    """A weight that is stored as it is."""
+def kept_part(info: TensorInfo, scheme: str) -> Part:
+    """A weight that is stored as it is, or as float16."""
+    if scheme == HALF:
+        return Part("values", f"{info.name}_{HALVES}", "F16", info.shape)
     return Part("values", info.name, info.dtype, info.shape)
 
 

@@ -90,6 +90,11 @@ class OnnxParams(BaseModel):
     embeddings: Literal["int8", "keep"] = Field(
         default="int8", description="Tables that are looked up: int8 with a scale for each row, or as they are."
     )
+    rest: Literal["source", "float16"] = Field(
+        default="source",
+        description="How float32 weights above 1 KiB are stored that stay float: as they are, or as float16, which the "
+        "graph casts back. What float16 does not hold stays as it is.",
+    )
     exclude: tuple[NodePattern, ...] = Field(
         default=(), max_length=256, description="Nodes (* ? [abc]) that stay as they are: */output/dense/MatMul."
     )

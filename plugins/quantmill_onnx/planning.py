@@ -15,7 +15,7 @@ from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.strictjson import shown
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan, Unit
 from quantmill_onnx.hessians import hessian_bytes
-from quantmill_onnx.layout import activation_parts, parts_of, scheme_of
+from quantmill_onnx.layout import HALF, activation_parts, parts_of, scheme_of
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.samples import FEED_LIMIT, read_samples
 from quantmill_onnx.sites import Site, activations, find_sites, smoothed
@@ -125,7 +125,7 @@ def plan(index: ModelIndex, params: OnnxParams) -> Plan:
         raise SourceRejected(f"the graph has nothing that this method quantizes ({reasons})")
     if params.gates:
         _require_runnable(index)
-        rows = tuple(_left_open(row) for row in rows)
+    rows = tuple(_left_open(index, row, params) for row in rows)
     working = [_working_bytes(index, row, sites[row.name], params) for row in rows]
     copies = SEARCH_COPIES if params.gates else 1
     calibrating = copies * index.nbytes + CALIBRATION_BYTES if params.reads_samples else 0
@@ -148,9 +148,19 @@ def rows_of(
     return tuple(_row(index, name, sites[name], params, taken.get(name, ()), even) for name in index.tensors)
 
 
-def _left_open(row: TensorPlan) -> TensorPlan:
-    """The row of a weight that may yet stay float."""
-    return replace(row, candidates=(row.scheme, row.source_dtype)) if row.action == "quantize" else row
+def halves(index: ModelIndex, name: str, params: OnnxParams) -> bool:
+    """Whether the weight is to be stored as float16 where it stays float. One that the caller sees is not."""
+    assert index.graph is not None
+    seen = {each.name for each in (*index.graph.inputs, *index.graph.outputs)}
+    return params.rest == "float16" and index.tensors[name].dtype == "F32" and name not in seen
+
+
+def _left_open(index: ModelIndex, row: TensorPlan, params: OnnxParams) -> TensorPlan:
+    """The row of a weight that may yet stay float, or not become float16."""
+    held = (HALF, row.source_dtype) if halves(index, row.name, params) else (row.source_dtype,)
+    if row.action == "quantize":
+        return replace(row, candidates=(row.scheme, *held)) if params.gates else row
+    return replace(row, candidates=held) if len(held) > 1 else row
 
 
 def _require_runnable(index: ModelIndex) -> None:
@@ -187,6 +197,8 @@ def _row(
     smoothed: Mapping[str, int],
 ) -> TensorPlan:
     info = index.tensors[name]
+    if isinstance(site, str) and halves(index, name, params):
+        return TensorPlan(name, info.shape, info.dtype, "keep", HALF, name, info.nbytes // 2, site)
     if isinstance(site, str):
         return TensorPlan(name, info.shape, info.dtype, "keep", info.dtype, name, info.nbytes, site)
     nbytes = sum(part.nbytes for part in parts_of(site, params))
@@ -200,7 +212,7 @@ def _working_bytes(index: ModelIndex, row: TensorPlan, site: Site | str, params:
     """The source, a copy of it turned or filled up to whole blocks, rounding, the codes before they are packed."""
     source = index.tensors[row.name].nbytes
     if isinstance(site, str):
-        return source
+        return source + row.nbytes if row.scheme == HALF else source
     if params.mode == "weight_only" and not site.is_table:
         inputs, outputs = row.shape[:: -1 if site.turned else 1]
         padded = outputs * -(-inputs // params.block_size) * params.block_size

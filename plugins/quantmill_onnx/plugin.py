@@ -13,12 +13,13 @@ from quantmill_onnx.smoothing import RATIO
 # Scales of whole channels lose most to outliers, and the longer the rows the more: theirs are wider.
 # tests/unit/onnx/test_error_bounds.py measures them again.
 KEPT = ("F32", "F16", "BF16")
+HALF = 0.0005  # of F16-ROUNDED: half a step of 11 bits is 0.00024 of a value; smaller ones are subnormal
 CHANNEL, TENSOR = 0.15, 0.6
 SMOOTH = 2.0  # times that where channels of unequal importance are traded for each other
 
 
 def _error_bounds() -> dict[str, float]:
-    bounds = dict.fromkeys(KEPT, 0.0)
+    bounds = {**dict.fromkeys(KEPT, 0.0), "F16-ROUNDED": HALF}
     for reduced, factor in (("", 1), ("-REDUCED", 2)):
         bounds[f"INT8-ROW{reduced}"] = bounds[f"INT8-FILTER{reduced}"] = CHANNEL * factor
         for zero in ("", "-ASYM"):
@@ -35,7 +36,7 @@ def _error_bounds() -> dict[str, float]:
 
 def _block_bounds() -> dict[str, BlockBound]:
     """Half a step of a range from -peak to peak."""
-    bounds = dict.fromkeys(KEPT, BlockBound(32, 0.0))
+    bounds = {**dict.fromkeys(KEPT, BlockBound(32, 0.0)), "F16-ROUNDED": BlockBound(32, HALF, absolute=2.0**-25)}
     for zero in ("", "-ASYM"):
         for reduced, largest in (("", 127), ("-REDUCED", 64)):
             half = 0.51 / largest
@@ -60,7 +61,7 @@ ONNX = Method(
     summary="8-bit integer products, or blocks of 4 and 8 bits, for ONNX Runtime; from an ONNX model or a checkpoint",
     params=OnnxParams,
     plan=lazy("quantmill_onnx.planning:plan"),
-    settle=lazy("quantmill_onnx.settling:settle"),
+    settle=lazy("quantmill_onnx.halves:settle"),
     quantize=lazy("quantmill_onnx.algorithm:quantize"),
     write=lazy("quantmill_onnx.export:write"),
     convert=lazy("quantmill_onnx.exporting:convert"),

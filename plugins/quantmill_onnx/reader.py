@@ -65,6 +65,7 @@ class Artifact:
         metadata = {each.key: each.value for each in self.model.metadata_props}
         self._transposed = _listed(metadata, "quantmill.transposed")
         self._reduced = _listed(metadata, "quantmill.reduced")
+        self.halved = _listed(metadata, "quantmill.float16")
         self._solved = _listed({"quantmill.gptq": "[]", **metadata}, "quantmill.gptq")
 
     def quantized(self) -> Mapping[str, Any]:
@@ -86,7 +87,8 @@ class Artifact:
         large = {
             name for name, each in self.initializers.items() if each.data_type in KEPT and _nbytes(each) > WEIGHT_BYTES
         }
-        return {name for name in large - companions if not self._is_smoothing(name)}
+        halves = {f"{name}_float16" for name in self.halved}
+        return {name for name in large - companions - halves if not self._is_smoothing(name)} | self.halved
 
     def _is_smoothing(self, name: str) -> bool:
         """Whether activations are multiplied by it, and nothing else uses it."""
@@ -99,11 +101,23 @@ class Artifact:
         return bool((code == np.iinfo(code.dtype).min).all()) if code.dtype in (np.uint8, np.int8) else False
 
     def plain(self, name: str) -> ReadTensor:
+        if name in self.halved:
+            values = self.half(name)
+            return ReadTensor(name, "F16-ROUNDED", values.nbytes, values.astype(np.float32))
         dtype, stored = KEPT[self.initializers[name].data_type]
         values = self._values(name, stored)
         if dtype == "BF16":
             values = (values.astype("<u4") << 16).view("<f4")
         return ReadTensor(name, dtype, _nbytes(self.initializers[name]), values.astype(np.float32, copy=False))
+
+    def half(self, name: str) -> NDArray[np.float16]:
+        """What is stored of a weight that the graph casts to float32, and nothing else takes."""
+        stored = f"{name}_float16"
+        users = [node for node in self.nodes if stored in node.input]
+        casts = [(node.domain, node.op_type, [each.i for each in node.attribute], [*node.output]) for node in users]
+        _require(name, casts == [("", "Cast", [1], [name])], f"{stored} is taken by {casts}")
+        _require(name, stored in self.initializers and self.initializers[stored].data_type == 10, f"no {stored}")
+        return self._values(stored, np.dtype("<f2"))
 
     def restored(self, name: str, node: Any) -> ReadTensor:
         codes = self.array(f"{name}_quantized")

@@ -77,7 +77,7 @@ class _Search:
     def __init__(self, session: Session, trials: Trials, sites: Mapping[str, Site | str], params: OnnxParams) -> None:
         self.session, self.trials, self.sites = session, trials, sites
         self.gates: Sequence[Gate] = [parse(text) for text in params.gates]
-        self.open = [row.name for row in session.plan.tensors if row.candidates]
+        self.open = [row.name for row in session.plan.tensors if row.action == "quantize"]
         self.all_quantized = self.measured(())
         self.gains = self._gains()
 

@@ -12,7 +12,7 @@ from quantmill.contract.calibration import CalibrationNeed
 from quantmill.contract.errors import ArchitectureUnsupported, SourceRejected
 from quantmill.contract.onnx import CONSTANT_BYTES, Node, Stored
 from quantmill.contract.tensors import ModelIndex, Plan, TensorInfo, TensorPlan, Unit
-from quantmill_onnx.layout import parts_of, scheme_of
+from quantmill_onnx.layout import HALF, parts_of, scheme_of
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.sites import FILTERS, Form, Site, Use
 from quantmill_onnx.tokens import NO_TOKENIZER, TOKENIZER, reject_samples
@@ -114,7 +114,9 @@ def forecast(index: ModelIndex, params: OnnxParams) -> Plan:
 def _row(info: TensorInfo, params: OnnxParams) -> TensorPlan:
     reason = next(_reasons_to_keep(info, params), "")
     if reason:
-        return TensorPlan(info.name, info.shape, info.dtype, "keep", "F32", info.name, 4 * info.values, reason)
+        halved = params.rest == "float16" and 4 * info.values > CONSTANT_BYTES
+        scheme, size = (HALF, 2) if halved else ("F32", 4)
+        return TensorPlan(info.name, info.shape, info.dtype, "keep", scheme, info.name, size * info.values, reason)
     table = TABLE.search(info.name) is not None
     as_float = TensorInfo(info.name, "F32", info.shape, 4 * info.values)
     form: Form = "filters" if _is_filters(info, params) else "table" if table else "out_in"

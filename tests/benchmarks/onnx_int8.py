@@ -58,6 +58,8 @@ OURS: dict[str, Params] = {
     "defaults": {},
     "activations=tensor": {"activations": "tensor"},
     "target=avx2": {"target": "avx2"},
+    "embeddings=keep": {"embeddings": "keep"},
+    "embeddings=keep, rest=float16": {"embeddings": "keep", "rest": "float16"},
     "8 bits in blocks of 32": {"mode": "weight_only"},
     "4 bits in blocks of 32, HQQ": FOUR_BITS,
     "4 bits in blocks of 32, rounded": {**FOUR_BITS, "algorithm": "rtn"},

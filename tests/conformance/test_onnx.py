@@ -30,7 +30,7 @@ class TestOnnx(MethodConformance):
         {"target": "avx2", "per_channel": False},
         {**STATIC, "calibration_method": "percentile", "format": "qoperator"},
         {**STATIC, "gates": ["cosine.mean >= 0.9999"], "external_data": "always", "symmetric": False},
-        {"mode": "weight_only", "block_size": 16, "symmetric": False},
+        {"mode": "weight_only", "block_size": 16, "symmetric": False, "embeddings": "keep", "rest": "float16"},
     )
 
     @pytest.fixture(scope="class", params=sorted(MODELS))

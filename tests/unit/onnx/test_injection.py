@@ -26,6 +26,7 @@ STATIC: Mapping[str, Any] = {"mode": "static", "samples": str(SAMPLES)}
 
 
 QOPERATOR = {**STATIC, "format": "qoperator"}
+HALVED = {"rest": "float16", "embeddings": "keep"}
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,8 @@ CLEAN: list[Mapping[str, Any]] = [
     {**STATIC, "activation_type": "s8", "symmetric": False, "per_channel": False, "external_data": "always"},
     QOPERATOR,
     {**QOPERATOR, "symmetric": False, "exclude": ["block.0/*"]},
+    HALVED,
+    {**HALVED, "mode": "weight_only", "external_data": "always"},
 ]
 
 
@@ -274,6 +277,21 @@ def a_product_forgets_its_scales(model: onnx.ModelProto) -> None:
 @damage("error_bounds", "in.0", **QOPERATOR)
 def a_channel_s_factor_is_off_before_codes(model: onnx.ModelProto) -> None:
     change(model, "x0_smoothing", lambda values: np.float32(2) * values)
+
+
+@damage("float16", "table", **HALVED)
+def a_value_is_not_the_nearest_float16(model: onnx.ModelProto) -> None:
+    change(model, "table_float16", lambda values: first(values, np.nextafter(values[0, 0], np.float16(9))))
+
+
+@damage("readable", "table", **HALVED)
+def a_float16_is_taken_by_another_node(model: onnx.ModelProto) -> None:
+    model.graph.node.append(onnx.helper.make_node("Identity", ["table_float16"], ["more"]))
+
+
+@damage("readable", "table", **HALVED)
+def a_float16_becomes_another_weight(model: onnx.ModelProto) -> None:
+    next(each for each in model.graph.node if "table_float16" in each.input).output[0] = "another"
 
 
 @damage("onnx_checker", "model.onnx")
