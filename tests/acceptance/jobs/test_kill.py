@@ -23,7 +23,8 @@ from quantmill_gguf.plugin import GGUF
 
 MODEL = Path(__file__).parents[2] / "data/millstone-4m"
 
-JOBS, KILLS = 30, 8
+JOBS = 30
+KILLS, MOST_KILLS = 8, 24  # a machine that others make slow meanwhile would get nothing done between the kills
 LIMIT_SECONDS = 600
 
 
@@ -45,7 +46,8 @@ def test_jobs_survive_kill_9_of_runners_workers_and_scheduler(install, kind, dig
         if all(finished(installation)):
             submitted += [installation.submit().id for _ in range(JOBS // 3)]
         time.sleep(chance.uniform(0.1, 1.2) * seconds)
-        kills += kill_something(installation, chance)
+        if kills < MOST_KILLS:
+            kills += kill_something(installation, chance)
 
     for job_id in submitted:
         require_one_ending(installation, job_id, digest_without_a_service)
