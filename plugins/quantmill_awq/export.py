@@ -7,14 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from quantmill.contract.compressed_tensors import PACKED, group, integers, settings
 from quantmill.contract.linears import awq_exclusions, kept_modules
 from quantmill.contract.model_folder import place_model_folder, quantized_config
 from quantmill.contract.placement import Placement, write_placed
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor
 from quantmill_awq.layout import parts_of
 from quantmill_awq.params import AwqParams
-
-VERSION = "0.19.0"  # of compressed-tensors, whose layout this is
 
 
 def write(
@@ -26,8 +25,8 @@ def write(
 
 def place(plan: Plan, index: ModelIndex, params: AwqParams) -> Placement:
     """Where `write` puts each byte."""
-    settings = SETTINGS[params.format](params, kept_modules(plan, index))
-    return place_model_folder(plan, partial(parts_of, params=params), index, quantized_config(index, settings))
+    config = quantized_config(index, SETTINGS[params.format](params, kept_modules(plan, index)))
+    return place_model_folder(plan, partial(parts_of, params=params), index, config)
 
 
 def gemm_config(params: AwqParams, kept: list[str]) -> dict[str, Any]:
@@ -45,37 +44,9 @@ def gemm_config(params: AwqParams, kept: list[str]) -> dict[str, Any]:
 
 def compressed_tensors_config(params: AwqParams, kept: list[str]) -> dict[str, Any]:
     """compressed-tensors' QuantizationConfig with one group of Linears."""
-    weights: dict[str, Any] = {
-        "num_bits": params.bits,
-        "type": "int",
-        "symmetric": not params.zero_point,
-        "strategy": "channel" if params.group_size == -1 else "group",
-        "group_size": None if params.group_size == -1 else params.group_size,
-        "block_structure": None,
-        "dynamic": False,
-        "actorder": None,
-        "observer": "memoryless_minmax",
-        "observer_kwargs": {},
-    }
-    group = {
-        "targets": ["Linear"],
-        "weights": weights,
-        "input_activations": None,
-        "output_activations": None,
-        "format": "pack-quantized",
-    }
-    return {
-        "quant_method": "compressed-tensors",
-        "version": VERSION,
-        "format": "pack-quantized",
-        "quantization_status": "compressed",
-        "config_groups": {"group_0": group},
-        "ignore": kept,
-        "kv_cache_scheme": None,
-        "global_compression_ratio": None,
-        "sparsity_config": {},
-        "transform_config": {},
-    }
+    size = None if params.group_size == -1 else params.group_size
+    weights = integers(params.bits, size, symmetric=not params.zero_point)
+    return settings([group(PACKED, weights)], kept)
 
 
 SETTINGS = {"gemm": gemm_config, "compressed-tensors": compressed_tensors_config}

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from quantmill.contract.model_folder import ModelFolder, carried_observations, config_observations
+from quantmill.contract.model_folder import QUANTIZATION, ModelFolder
+from quantmill.contract.observed import carried_observed, config_observed, kept_observed, keys_observed
 from quantmill.contract.reading import Inspection, Observation
 from quantmill.contract.tensors import FloatArray, ModelIndex, Plan, TensorPlan
 from quantmill_bnb.params import BnbParams
 
-CHECK = "quantization_config"
 STORAGE = {"uint8": ("U8", 1), "bfloat16": ("BF16", 2), "float16": ("F16", 2), "float32": ("F32", 4)}
 TORCH = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 NESTED_BLOCK = 256
@@ -32,18 +32,18 @@ FP4_MAGNITUDES = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)  # over 12; the co
 def inspect(folder: Path, plan: Plan, index: ModelIndex, params: BnbParams) -> Inspection:
     """The files, every key of the quantization settings, the model's own settings and the tokenizer's bytes."""
     with ModelFolder(folder) as artifact:
+        found = artifact.config.get(QUANTIZATION, {})
         observations = [
-            *_settings(artifact, params),
-            *_skipped(artifact, plan, index),
+            *_settings(found, params),
+            *kept_observed(found.get("llm_int8_skip_modules"), plan, index),
             *_stored(artifact, plan, params),
-            *config_observations(artifact, index),
-            *carried_observations(folder, index),
+            *config_observed(artifact, index),
+            *carried_observed(folder, index),
         ]
         return Inspection((*artifact.files(), *index.files), observations)
 
 
-def _settings(artifact: ModelFolder, params: BnbParams) -> Iterator[Observation]:
-    found = artifact.config.get("quantization_config", {})
+def _settings(found: Mapping[str, Any], params: BnbParams) -> Iterator[Observation]:
     four_bit = params.quant_type in ("nf4", "fp4")
     expected: dict[str, str | float | bool] = {
         "quant_method": "bitsandbytes",
@@ -60,19 +60,7 @@ def _settings(artifact: ModelFolder, params: BnbParams) -> Iterator[Observation]
             "bnb_4bit_use_double_quant": doubles,
             "bnb_4bit_quant_storage": params.quant_storage,
         }
-    for name, value in expected.items():
-        yield Observation(CHECK, name, found.get(name), value)
-
-
-def _skipped(artifact: ModelFolder, plan: Plan, index: ModelIndex) -> Iterator[Observation]:
-    """Each matrix that is not quantized must be in the list, or transformers would make it a quantized module."""
-    listed = set(artifact.config.get("quantization_config", {}).get("llm_int8_skip_modules") or ())
-    for row in plan.tensors:
-        if row.name.endswith(".weight") and len(row.shape) == 2:
-            module = row.name.removesuffix(".weight")
-            yield Observation("skip_modules", module, module in listed, row.action == "keep")
-    for name in index.tied:
-        yield Observation("skip_modules", name, name.removesuffix(".weight") in listed, True)
+    yield from keys_observed(found, expected)
 
 
 def _stored(artifact: ModelFolder, plan: Plan, params: BnbParams) -> Iterator[Observation]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from quantmill.contract.compressed_tensors import group, settings
 from quantmill.contract.experts import stacked_metadata, stacks
 from quantmill.contract.linears import kept_modules
 from quantmill.contract.model_folder import StoredPart, place_model_folder, quantized_config
@@ -14,8 +15,6 @@ from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, Tensor
 from quantmill_fp8.caches import carried
 from quantmill_fp8.params import Fp8Params
 from quantmill_fp8.schemes import BLOCK, STATIC, Fp8Scheme, cache_parts, parts_of, scheme_of
-
-VERSION = "0.19.0"  # of compressed-tensors, whose layout this is
 
 
 def write(
@@ -28,7 +27,7 @@ def write(
 def place(plan: Plan, index: ModelIndex, params: Fp8Params) -> Placement:
     """Where `write` puts each byte."""
     scheme = scheme_of(params)
-    settings = _compressed_tensors(scheme, plan, index, params) if scheme.format else _native(plan, index)
+    quantization = _compressed_tensors(scheme, plan, index, params) if scheme.format else _native(plan, index)
     found, caches = stacks(index), carried(index, plan, params)
 
     def parts(row: TensorPlan) -> Sequence[StoredPart]:
@@ -39,31 +38,14 @@ def place(plan: Plan, index: ModelIndex, params: Fp8Params) -> Placement:
         plan,
         parts,
         index,
-        quantized_config(index, settings),
+        quantized_config(index, quantization),
         stacked_metadata(plan, found),
     )
 
 
 def _compressed_tensors(scheme: Fp8Scheme, plan: Plan, index: ModelIndex, params: Fp8Params) -> dict[str, Any]:
-    group = {
-        "targets": ["Linear"],
-        "weights": dict(scheme.weights),
-        "input_activations": None if scheme.activations is None else dict(scheme.activations),
-        "output_activations": None,
-        "format": scheme.format,
-    }
-    return {
-        "quant_method": "compressed-tensors",
-        "version": VERSION,
-        "format": scheme.format,
-        "quantization_status": "compressed",
-        "config_groups": {"group_0": group},
-        "ignore": kept_modules(plan, index),
-        "kv_cache_scheme": None if params.kv_cache_scheme is None else dict(STATIC),
-        "global_compression_ratio": None,
-        "sparsity_config": {},
-        "transform_config": {},
-    }
+    caches = None if params.kv_cache_scheme is None else STATIC
+    return settings([group(scheme.format, scheme.weights, scheme.activations)], kept_modules(plan, index), caches)
 
 
 def _native(plan: Plan, index: ModelIndex) -> dict[str, Any]:

@@ -9,12 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from quantmill.contract.model_folder import ModelFolder, carried_observations, config_observations
+from quantmill.contract.model_folder import QUANTIZATION, ModelFolder
+from quantmill.contract.observed import (
+    carried_observed,
+    compressed_tensors_observed,
+    config_observed,
+    kept_module_observed,
+    kept_observed,
+    keys_observed,
+)
 from quantmill.contract.reading import Inspection, Observation
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
 from quantmill_fp8.params import Fp8Params
 
-CHECK = "quantization_config"
 FLOATS = "float-quantized"
 
 PER_TENSOR = "FP8, strategy tensor"
@@ -72,7 +79,7 @@ ONE_SCALE = ("weight_global_scale", "weight_scale", INPUT_SCALE)
 def inspect(folder: Path, plan: Plan, index: ModelIndex, params: Fp8Params) -> Inspection:
     """The files, the quantization settings, the list of what is not quantized, the model's settings, the tokenizer."""
     with ModelFolder(folder) as artifact:
-        found = artifact.config.get(CHECK, {})
+        found = artifact.config.get(QUANTIZATION, {})
         native = params.scheme == "FP8_NATIVE"
         observations = [
             *(_native(found) if native else _compressed_tensors(found, params)),
@@ -82,8 +89,8 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: Fp8Params) -> I
             *_shared_scales(artifact),
             *_input_scales(artifact),
             *_cache_scales(artifact, plan, index, params),
-            *config_observations(artifact, index),
-            *carried_observations(folder, index),
+            *config_observed(artifact, index),
+            *carried_observed(folder, index),
         ]
         return Inspection((*artifact.files(), *index.files), observations)
 
@@ -93,19 +100,16 @@ def _layout(params: Fp8Params) -> str:
 
 
 def _native(found: Mapping[str, Any]) -> Iterator[Observation]:
-    yield Observation(CHECK, "quant_method", found.get("quant_method"), "fp8")
-    yield Observation(CHECK, "activation_scheme", found.get("activation_scheme"), "dynamic")
-    yield Observation(CHECK, "weight_block_size", str(found.get("weight_block_size")), "[128, 128]")
+    yield from keys_observed(found, {"quant_method": "fp8", "activation_scheme": "dynamic"})
+    yield Observation(QUANTIZATION, "weight_block_size", str(found.get("weight_block_size")), "[128, 128]")
 
 
 def _compressed_tensors(found: Mapping[str, Any], params: Fp8Params) -> Iterator[Observation]:
     layout, bits, strategy, group_size, activations, activation_group = EXPECTED[_layout(params)]
     group = found.get("config_groups", {}).get("group_0", {})
     weights, inputs = group.get("weights", {}), group.get("input_activations") or {}
-    yield Observation(CHECK, "quant_method", found.get("quant_method"), "compressed-tensors")
-    yield Observation(CHECK, "quantization_status", found.get("quantization_status"), "compressed")
-    yield Observation(CHECK, "format", found.get("format"), layout)
-    yield Observation(CHECK, "targets", str(group.get("targets")), "['Linear']")
+    yield from compressed_tensors_observed(found, layout, absent=("sparsity_config", "transform_config"))
+    yield Observation(QUANTIZATION, "targets", str(group.get("targets")), "['Linear']")
     wanted: dict[str, str | int | bool | None] = {
         "num_bits": bits,
         "type": "float",
@@ -115,22 +119,19 @@ def _compressed_tensors(found: Mapping[str, Any], params: Fp8Params) -> Iterator
         "dynamic": False,
         "actorder": None,
     }
-    for key, value in wanted.items():
-        yield Observation(CHECK, f"weights.{key}", weights.get(key), value)
+    yield from keys_observed(weights, wanted, prefix="weights.")
     blocks = [128, 128] if strategy == "block" else None
-    yield Observation(CHECK, "weights.block_structure", str(weights.get("block_structure")), str(blocks))
+    yield Observation(QUANTIZATION, "weights.block_structure", str(weights.get("block_structure")), str(blocks))
     wanted |= {"num_bits": 8, "strategy": activations, "group_size": activation_group}
     wanted["dynamic"] = params.scheme != "FP8"
-    for key, value in wanted.items():
-        yield Observation(CHECK, f"input_activations.{key}", inputs.get(key), value if activations else None)
+    of_inputs = wanted if activations else dict.fromkeys(wanted)
+    yield from keys_observed(inputs, of_inputs, prefix="input_activations.")
     yield from _cache_settings(found.get("kv_cache_scheme"), params)
-    for key in ("sparsity_config", "transform_config"):  # would make the consumer expect more
-        yield Observation(CHECK, key, str(found.get(key) or None), "None")
 
 
 def _cache_settings(found: Any, params: Fp8Params) -> Iterator[Observation]:
     if params.kv_cache_scheme is None:  # it would make the consumer expect more
-        yield Observation(CHECK, "kv_cache_scheme", str(found or None), "None")
+        yield Observation(QUANTIZATION, "kv_cache_scheme", str(found or None), "None")
         return
     settings = found if isinstance(found, Mapping) else {}
     wanted: dict[str, str | int | bool] = {
@@ -140,8 +141,7 @@ def _cache_settings(found: Any, params: Fp8Params) -> Iterator[Observation]:
         "symmetric": True,
         "dynamic": False,
     }
-    for key, value in wanted.items():
-        yield Observation(CHECK, f"kv_cache_scheme.{key}", settings.get(key), value)
+    yield from keys_observed(settings, wanted, prefix="kv_cache_scheme.")
 
 
 def _cache_scales(artifact: ModelFolder, plan: Plan, index: ModelIndex, params: Fp8Params) -> Iterator[Observation]:
@@ -164,16 +164,11 @@ def _positive(artifact: ModelFolder, name: str) -> str | None:
 
 
 def _ignored(listed: Any, plan: Plan, index: ModelIndex) -> Iterator[Observation]:
-    """Each matrix that is not quantized must be listed, or the consumer would look for its scales."""
+    """As other methods' lists, and stacks of experts by the name of the module that they are in."""
     for row in plan.tensors:
         if _is_stack(row):
-            module = row.name.rpartition(".")[0]
-            yield Observation("ignored_modules", row.name, module in (listed or ()), row.action == "keep")
-        if row.name.endswith(".weight") and len(row.shape) == 2:
-            module = _name(row, plan, index).removesuffix(".weight")
-            yield Observation("ignored_modules", module, module in (listed or ()), row.action == "keep")
-    for name in index.tied:
-        yield Observation("ignored_modules", name, name.removesuffix(".weight") in (listed or ()), True)
+            yield kept_module_observed(row.name.rpartition(".")[0], listed, row.action == "keep")
+    yield from kept_observed(listed, plan, index, called=lambda row: _name(row, plan, index))
 
 
 def _names(artifact: ModelFolder, plan: Plan, index: ModelIndex) -> Iterator[Observation]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
+from quantmill.contract.compressed_tensors import arguments
 from quantmill.contract.experts import Stack
 from quantmill.contract.model_folder import StoredPart, kept_part
 from quantmill.contract.tensors import TensorPlan
@@ -49,19 +50,7 @@ class Fp8Scheme:
 
 
 def _settings(bits: int, strategy: str, *, group: int | None = None, **more: Any) -> Mapping[str, Any]:
-    settings = {
-        "num_bits": bits,
-        "type": "float",
-        "symmetric": True,
-        "strategy": strategy,
-        "group_size": group,
-        "block_structure": None,
-        "dynamic": False,
-        "actorder": None,
-        "observer": "memoryless_minmax",
-        "observer_kwargs": {},
-    }
-    return MappingProxyType({**settings, **more})
+    return MappingProxyType(arguments(bits, "float", strategy, group_size=group, **more))
 
 
 def _activations(strategy: str, group: int | None = None, **more: Any) -> Mapping[str, Any]:

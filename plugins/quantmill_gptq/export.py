@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from quantmill.contract.compressed_tensors import PACKED, group, integers, settings
 from quantmill.contract.linears import HEAD, gptq_exclusions, kept_modules
 from quantmill.contract.model_folder import place_model_folder, quantized_config
 from quantmill.contract.placement import Placement, write_placed
@@ -16,7 +17,6 @@ from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor
 from quantmill_gptq.layout import parts_of
 from quantmill_gptq.params import GptqParams
 
-VERSION = "0.19.0"  # of compressed-tensors, whose layout this is
 QUANTIZE_CONFIG = "quantize_config.json"  # where GPTQModel looks first
 
 
@@ -30,9 +30,9 @@ def write(
 def place(plan: Plan, index: ModelIndex, params: GptqParams) -> Placement:
     """Where `write` puts each byte; the gptq formats have their settings in quantize_config.json too."""
     compressed = params.format == "compressed-tensors"
-    settings = (compressed_tensors_config if compressed else gptq_config)(plan, index, params)
-    placed = place_model_folder(plan, partial(parts_of, params=params), index, quantized_config(index, settings))
-    own = {} if compressed else {QUANTIZE_CONFIG: (json.dumps(settings, indent=2) + "\n").encode()}
+    quantization = (compressed_tensors_config if compressed else gptq_config)(plan, index, params)
+    placed = place_model_folder(plan, partial(parts_of, params=params), index, quantized_config(index, quantization))
+    own = {} if compressed else {QUANTIZE_CONFIG: (json.dumps(quantization, indent=2) + "\n").encode()}
     return replace(placed, plain={**placed.plain, **own})
 
 
@@ -60,34 +60,7 @@ def gptq_config(plan: Plan, index: ModelIndex, params: GptqParams) -> dict[str, 
 
 def compressed_tensors_config(plan: Plan, index: ModelIndex, params: GptqParams) -> dict[str, Any]:
     """compressed-tensors' QuantizationConfig with one group of Linears."""
-    weights: dict[str, Any] = {
-        "num_bits": params.bits,
-        "type": "int",
-        "symmetric": params.sym,
-        "strategy": "channel" if params.group_size == -1 else "group",
-        "group_size": None if params.group_size == -1 else params.group_size,
-        "block_structure": None,
-        "dynamic": False,
-        "actorder": None if params.order == "checkpoint" else "static",
-        "observer": "memoryless_minmax",
-        "observer_kwargs": {},
-    }
-    group = {
-        "targets": ["Linear"],
-        "weights": weights,
-        "input_activations": None,
-        "output_activations": None,
-        "format": "pack-quantized",
-    }
-    return {
-        "quant_method": "compressed-tensors",
-        "version": VERSION,
-        "format": "pack-quantized",
-        "quantization_status": "compressed",
-        "config_groups": {"group_0": group},
-        "ignore": kept_modules(plan, index),
-        "kv_cache_scheme": None,
-        "global_compression_ratio": None,
-        "sparsity_config": {},
-        "transform_config": {},
-    }
+    size = None if params.group_size == -1 else params.group_size
+    order = None if params.order == "checkpoint" else "static"
+    weights = integers(params.bits, size, symmetric=params.sym, actorder=order)
+    return settings([group(PACKED, weights)], kept_modules(plan, index))

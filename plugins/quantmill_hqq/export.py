@@ -7,15 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from quantmill.contract.compressed_tensors import PACKED, group, integers, settings
 from quantmill.contract.linears import kept_modules
 from quantmill.contract.model_folder import place_model_folder, quantized_config
 from quantmill.contract.placement import Placement, write_placed
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor
 from quantmill_hqq.layout import SIZES, grouping_of, parts_of
 from quantmill_hqq.params import WHOLE, HqqParams
-
-VERSION = "0.19.0"  # of compressed-tensors, whose layout this is
-PACKED = "pack-quantized"
 
 
 def write(
@@ -27,8 +25,8 @@ def write(
 
 def place(plan: Plan, index: ModelIndex, params: HqqParams) -> Placement:
     """Where `write` puts each byte."""
-    settings = _hqq(plan, index, params) if params.format == "hqq" else _compressed_tensors(plan, index, params)
-    return place_model_folder(plan, partial(parts_of, params=params), index, quantized_config(index, settings))
+    quantization = (_hqq if params.format == "hqq" else _compressed_tensors)(plan, index, params)
+    return place_model_folder(plan, partial(parts_of, params=params), index, quantized_config(index, quantization))
 
 
 def _hqq(plan: Plan, index: ModelIndex, params: HqqParams) -> dict[str, Any]:
@@ -61,41 +59,12 @@ def _compressed_tensors(plan: Plan, index: ModelIndex, params: HqqParams) -> dic
             grouping = grouping_of(row, params)
             size = grouping.group_size if grouping.group_size in SIZES else WHOLE
             modules.setdefault((grouping.nbits, size), []).append(row.name.removesuffix(".weight"))
-    groups = {
-        f"group_{number}": _group(nbits, size, ["Linear"] if len(modules) == 1 else names)
-        for number, ((nbits, size), names) in enumerate(sorted(modules.items()))
-    }
-    return {
-        "quant_method": "compressed-tensors",
-        "version": VERSION,
-        "format": PACKED,
-        "quantization_status": "compressed",
-        "config_groups": groups,
-        "ignore": kept_modules(plan, index),
-        "kv_cache_scheme": None,
-        "global_compression_ratio": None,
-        "sparsity_config": {},
-        "transform_config": {},
-    }
+    groups = [
+        group(PACKED, _weights(nbits, size), targets=["Linear"] if len(modules) == 1 else names)
+        for (nbits, size), names in sorted(modules.items())
+    ]
+    return settings(groups, kept_modules(plan, index))
 
 
-def _group(nbits: int, size: int, targets: list[str]) -> dict[str, Any]:
-    weights = {
-        "num_bits": nbits,
-        "type": "int",
-        "symmetric": False,
-        "strategy": "channel" if size == WHOLE else "group",
-        "group_size": None if size == WHOLE else size,
-        "block_structure": None,
-        "dynamic": False,
-        "actorder": None,
-        "observer": "memoryless_minmax",
-        "observer_kwargs": {},
-    }
-    return {
-        "targets": targets,
-        "weights": weights,
-        "input_activations": None,
-        "output_activations": None,
-        "format": PACKED,
-    }
+def _weights(nbits: int, size: int) -> dict[str, Any]:
+    return integers(nbits, None if size == WHOLE else size, symmetric=False)

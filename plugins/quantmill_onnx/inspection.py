@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantmill.contract.graph_text import NUMPY, feed_of, own_inputs, takes_text
-from quantmill.contract.model_folder import carried_observations
+from quantmill.contract.observed import carried_observed
 from quantmill.contract.onnx import OnnxGraph, ValueInfo
 from quantmill.contract.reading import Inspection, Observation
 from quantmill.contract.tensors import ModelIndex, Plan
@@ -41,7 +41,7 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: OnnxParams) -> 
             *_constants(artifact, graph),
             *_halves(artifact, graph, plan),
             *_runs(folder, graph, index, params),
-            *carried_observations(folder, index),
+            *carried_observed(folder, index),
         ],
     )
 

@@ -7,14 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from quantmill.contract.compressed_tensors import arguments, group, integers, settings
 from quantmill.contract.linears import awq_exclusions, gptq_exclusions, kept_modules
 from quantmill.contract.model_folder import place_model_folder, quantized_config
 from quantmill.contract.placement import Placement, write_placed
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, StoredWeight
 from quantmill_repack.layouts import NVFP4_PACKED, is_out_of_order, parts_of
 from quantmill_repack.params import RepackParams, Target
-
-VERSION = "0.19.0"  # of compressed-tensors, whose layout this is
 
 
 def write(
@@ -27,12 +26,12 @@ def write(
 def place(plan: Plan, index: ModelIndex, params: RepackParams) -> Placement:
     """Where `write` puts each byte."""
     kept = kept_modules(plan, index)
-    settings = SETTINGS[params.to](next(iter(index.stored.values())), kept)
+    quantization = SETTINGS[params.to](next(iter(index.stored.values())), kept)
     if params.to == "gptq":
-        settings["desc_act"] = any(is_out_of_order(weight, index) for weight in index.stored.values())
-        settings |= gptq_exclusions(plan, kept)
+        quantization["desc_act"] = any(is_out_of_order(weight, index) for weight in index.stored.values())
+        quantization |= gptq_exclusions(plan, kept)
     layout = partial(parts_of, index=index, to=params.to)
-    return place_model_folder(plan, layout, index, quantized_config(index, settings))
+    return place_model_folder(plan, layout, index, quantized_config(index, quantization))
 
 
 def _gptq(weight: StoredWeight, kept: list[str]) -> dict[str, Any]:
@@ -71,60 +70,21 @@ def _native_fp8(weight: StoredWeight, kept: list[str]) -> dict[str, Any]:
 
 
 def _pack_quantized(weight: StoredWeight, kept: list[str]) -> dict[str, Any]:
-    arguments = _arguments(weight.bits, "int", "group", symmetric=weight.symmetric, group_size=weight.group_size)
-    return _compressed("pack-quantized", arguments, None, kept)
+    weights = integers(weight.bits, weight.group_size, symmetric=weight.symmetric)
+    return settings([group("pack-quantized", weights)], kept)
 
 
 def _float_quantized(weight: StoredWeight, kept: list[str]) -> dict[str, Any]:
-    weights = _arguments(8, "float", "block", block_structure=[128, 128])
-    activations = _arguments(8, "float", "group", group_size=128, dynamic=True, observer=None)
-    return _compressed("float-quantized", weights, activations, kept)
+    weights = arguments(8, "float", "block", block_structure=[128, 128])
+    activations = arguments(8, "float", "group", group_size=128, dynamic=True, observer=None)
+    return settings([group("float-quantized", weights, activations)], kept)
 
 
 def nvfp4_pack_quantized(kept: list[str]) -> dict[str, Any]:
     """The settings of weights in NVFP4 whose inputs stay as they are; `kept` are modules without codes."""
     e4m3 = {"scale_dtype": "torch.float8_e4m3fn", "zp_dtype": "torch.float8_e4m3fn"}
-    return _compressed(NVFP4_PACKED, _arguments(4, "float", "tensor_group", group_size=16, **e4m3), None, kept)
-
-
-def _arguments(bits: int, type_: str, strategy: str, **more: Any) -> dict[str, Any]:
-    arguments = {
-        "num_bits": bits,
-        "type": type_,
-        "symmetric": True,
-        "strategy": strategy,
-        "group_size": None,
-        "block_structure": None,
-        "dynamic": False,
-        "actorder": None,
-        "observer": "memoryless_minmax",
-        "observer_kwargs": {},
-    }
-    return {**arguments, **more}
-
-
-def _compressed(
-    format_: str, weights: Mapping[str, Any], activations: Mapping[str, Any] | None, kept: list[str]
-) -> dict[str, Any]:
-    group = {
-        "targets": ["Linear"],
-        "weights": weights,
-        "input_activations": activations,
-        "output_activations": None,
-        "format": format_,
-    }
-    return {
-        "quant_method": "compressed-tensors",
-        "version": VERSION,
-        "format": format_,
-        "quantization_status": "compressed",
-        "config_groups": {"group_0": group},
-        "ignore": kept,
-        "kv_cache_scheme": None,
-        "global_compression_ratio": None,
-        "sparsity_config": {},
-        "transform_config": {},
-    }
+    weights = arguments(4, "float", "tensor_group", group_size=16, **e4m3)
+    return settings([group(NVFP4_PACKED, weights)], kept)
 
 
 SETTINGS: Mapping[Target, Callable[[StoredWeight, list[str]], dict[str, Any]]] = {

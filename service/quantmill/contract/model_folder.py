@@ -6,10 +6,8 @@ time, in the plan's order, whatever the order in the file is. The reader shares 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 
 from quantmill.contract.errors import PluginBroken, SourceRejected
 from quantmill.contract.placement import Place, Placement, WeightFile, write_placed
-from quantmill.contract.reading import BlockBound, DecodedRows, Observation, ReadTensor, matrix_of
+from quantmill.contract.reading import BlockBound, DecodedRows, ReadTensor, matrix_of
 from quantmill.contract.safetensors import DTYPES, TensorFile
 from quantmill.contract.strictjson import parse_object, shown
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, SourceTensor, TensorInfo, TensorPlan
@@ -318,47 +316,3 @@ def read_kept(artifact: ModelFolder, name: str) -> ReadTensor:
     matrix = values.reshape(matrix_of(info.shape))
     content = DecodedRows(info.shape, lambda first, last: matrix[first:last].astype(np.float32, copy=False))
     return ReadTensor(name, info.dtype, info.nbytes, content)
-
-
-def config_observations(artifact: ModelFolder, index: ModelIndex) -> Iterator[Observation]:
-    """Each of the model's own settings, compared as JSON; the quantization's are the method's business."""
-    keys = {*artifact.config, *index.config} - {QUANTIZATION, *PLACES}
-    for key in sorted(keys):
-        yield Observation("config", key, _text(artifact.config, key), _text(index.config, key))
-    for key in PLACES:
-        yield Observation("config", key, _text(artifact.config, key), None)
-
-
-def excluded_observations(settings: Mapping[str, Any], plan: Plan, *, listed: bool) -> Iterator[Observation]:
-    """Each matrix of a block must be told apart by GPTQ's or AWQ's settings, or a consumer would look for the wrong
-    arrays: the kept ones in `dynamic`, and with `listed` the others in `modules_in_block_to_quantize`."""
-    dynamic = settings.get("dynamic") or {}
-    patterns = [key[2:] for key in dynamic if key.startswith("-:")]
-    for key in sorted(key for key in dynamic if not key.startswith("-:")):  # settings of its own for a module
-        yield Observation("dynamic", key, str(dynamic[key]), None)
-    names = settings.get("modules_in_block_to_quantize")
-    quantized = None if names is None else {name for group in names for name in group}
-    for row in plan.tensors:
-        module = row.name.removesuffix(".weight")
-        if module == row.name or len(row.shape) != 2 or not re.search(r"\.\d+\.", module):
-            continue
-        kept = row.action == "keep"
-        yield Observation("dynamic", module, any(re.match(pattern, module) for pattern in patterns), kept)
-        if listed and (kept or quantized is not None):
-            yield Observation("modules_in_block_to_quantize", module, module in (quantized or ()), not kept)
-
-
-def carried_observations(folder: Path, index: ModelIndex) -> Iterator[Observation]:
-    """Each file that belongs to the model, the tokenizer's among them: the source's bytes, by their sha256."""
-    for name, source in index.files.items():
-        found = _sha256(folder / name) if (folder / name).is_file() else None
-        yield Observation("carried_files", name, found, _sha256(source))
-
-
-def _text(config: Mapping[str, Any], key: str) -> str | None:
-    return json.dumps(config[key], sort_keys=True) if key in config else None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

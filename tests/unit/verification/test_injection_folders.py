@@ -617,11 +617,11 @@ SETTINGS: list[tuple[Method, dict[str, Any], str, Damage, str, str]] = [
     (BNB, {}, "doubling is denied", set_key(f"{QC}.bnb_4bit_use_double_quant", False), QC, "use_double_quant: False"),
     (BNB, {}, "another compute dtype", set_key(f"{QC}.bnb_4bit_compute_dtype", "float32"), QC, "compute_dtype: 'floa"),
     (BNB, {}, "another storage", set_key(f"{QC}.bnb_4bit_quant_storage", "bfloat16"), QC, "quant_storage: 'bfloat16'"),
-    (BNB, {}, "nothing is skipped", set_key(f"{QC}.llm_int8_skip_modules", []), "skip_modules", "lm_head"),
+    (BNB, {}, "nothing is skipped", set_key(f"{QC}.llm_int8_skip_modules", []), "kept_modules", "lm_head"),
     (
         *(BNB, {}, "a quantized module is skipped"),
         lambda folder: folder.config[QC]["llm_int8_skip_modules"].append(UP1_MODULE),
-        *("skip_modules", f"{UP1_MODULE}: True instead of False"),
+        *("kept_modules", f"{UP1_MODULE}: True instead of False"),
     ),
     (FP8, {}, "another format", set_key(f"{QC}.format", "int-quantized"), QC, "format: 'int-quantized' instead of"),
     (FP8, {}, "another width", set_key(f"{GROUP}.weights.num_bits", 4), QC, "weights.num_bits: 4 instead of 8"),
@@ -638,8 +638,8 @@ SETTINGS: list[tuple[Method, dict[str, Any], str, Damage, str, str]] = [
     (FP8, {"scheme": "FP8_NATIVE"}, "other native blocks", set_key(f"{QC}.weight_block_size", [64]), QC, "'[64]' inst"),
     (FP8, {}, "a cache scheme appears", set_key(f"{QC}.kv_cache_scheme", {"num_bits": 8}), QC, "kv_cache_scheme"),
     (FP8, {}, "a transform appears", set_key(f"{QC}.transform_config", {"u": {}}), QC, "transform_config"),
-    (FP8, {}, "nothing is ignored", set_key(f"{QC}.ignore", []), "ignored_modules", "lm_head"),
-    (FP8, {}, "all is ignored", lambda f: f.config[QC]["ignore"].append(UP1_MODULE), "ignored_modules", UP1_MODULE),
+    (FP8, {}, "nothing is ignored", set_key(f"{QC}.ignore", []), "kept_modules", "lm_head"),
+    (FP8, {}, "all is ignored", lambda f: f.config[QC]["ignore"].append(UP1_MODULE), "kept_modules", UP1_MODULE),
 ]  # fmt: skip
 
 damage.rows.update({f"{method.name} {name}": (method, params, *rest) for method, params, name, *rest in SETTINGS})  # type: ignore[misc]

@@ -562,8 +562,8 @@ STALE: dict[str, tuple[Mapping[str, Any], Damage, str, str]] = {
     "cache": (PACKED, set_key(f"{QC}.kv_cache_scheme", {"num_bits": 8}), QC, "kv_cache_scheme"),
     "transform": (PACKED, set_key(f"{QC}.transform_config", {"u": {}}), QC, "transform_config"),
     "sparsity": (PACKED, set_key(f"{QC}.sparsity_config", {"format": "dense"}), QC, "sparsity_config"),
-    "ignored": (PACKED, set_key(f"{QC}.ignore", []), "ignored_modules", "lm_head"),
-    "more ignored": (PACKED, lambda f: f.config[QC]["ignore"].append(UP), "ignored_modules", f"{UP}: True"),
+    "ignored": (PACKED, set_key(f"{QC}.ignore", []), "kept_modules", "lm_head"),
+    "more ignored": (PACKED, lambda f: f.config[QC]["ignore"].append(UP), "kept_modules", f"{UP}: True"),
 }
 damage.rows.update({f"gptq stale settings: {name}": (GPTQ, *rest) for name, rest in STALE.items()})
 damage.rows.update({f"gptq {name}": (GPTQ, {}, *rest) for name, rest in OF_THE_MODEL.items()})

@@ -487,8 +487,8 @@ STALE: dict[str, tuple[Mapping[str, Any], Damage, str, str]] = {
     "view": ({}, set_key(f"{WEIGHTS}.view_as_float", True), QC, "weight_quant_params.view_as_float: True"),
     "zero_quant": ({}, set_key(f"{QC}.quant_config.zero_quant_params", {"nbits": 8}), QC, "zero_quant_params"),
     "offload": ({}, set_key(f"{QC}.quant_config.offload_meta", True), QC, "offload_meta: True instead of False"),
-    "empty list": ({}, set_key(f"{QC}.skip_modules", []), "skip_modules", "lm_head"),
-    "longer list": ({}, lambda f: f.config[QC]["skip_modules"].append(UP), "skip_modules", f"{UP}: True"),
+    "empty list": ({}, set_key(f"{QC}.skip_modules", []), "kept_modules", "lm_head"),
+    "longer list": ({}, lambda f: f.config[QC]["skip_modules"].append(UP), "kept_modules", f"{UP}: True"),
     "packed bits": (PACKED, set_key(f"{GROUP}.weights.num_bits", 8), "config_groups", "num_bits: 8 instead of 4"),
     "packed groups": (PACKED, set_key(f"{GROUP}.weights.group_size", 32), "config_groups", "group_size: 32 instead of"),
     "symmetry": (PACKED, set_key(f"{GROUP}.weights.symmetric", True), "config_groups", "symmetric: True instead of"),
@@ -507,7 +507,7 @@ STALE: dict[str, tuple[Mapping[str, Any], Damage, str, str]] = {
     "cache": (PACKED, set_key(f"{QC}.kv_cache_scheme", {"num_bits": 8}), QC, "kv_cache_scheme"),
     "transform": (PACKED, set_key(f"{QC}.transform_config", {"u": {}}), QC, "transform_config"),
     "sparsity": (PACKED, set_key(f"{QC}.sparsity_config", {"format": "dense"}), QC, "sparsity_config"),
-    "ignored": (PACKED, set_key(f"{QC}.ignore", []), "skip_modules", "lm_head"),
+    "ignored": (PACKED, set_key(f"{QC}.ignore", []), "kept_modules", "lm_head"),
 }
 damage.rows.update({f"hqq stale settings: {name}": (HQQ, *rest) for name, rest in STALE.items()})
 damage.rows.update({f"hqq {name}": (HQQ, {}, *rest) for name, rest in OF_THE_MODEL.items()})
