@@ -31,6 +31,7 @@ from quantmill.checkpoints import Checkpoint, open_checkpoint
 from quantmill.contract.method import Method
 from quantmill.contract.testing import Run
 from quantmill.evaluation.greedy import write
+from quantmill.worker.conversion import opened
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 WINDOWS, WINDOW = 4, 64  # of the evaluation text, whose logits are compared
@@ -155,8 +156,8 @@ def _written(setting: Setting, checkpoint: Checkpoint, folder: Path, own: Path) 
         return run
     source = folder.with_name(f"{folder.name}-source")
     _written(setting.of, checkpoint, source, own)
-    with open_checkpoint(source) as made:
-        run = Run(setting.method, params, made)
+    with open_checkpoint(source) as made, opened(made, setting.method, params, beside=own) as worked:
+        run = Run(setting.method, params, worked.checkpoint)
         run.write(run.quantize(THREADS), folder)
     return run
 

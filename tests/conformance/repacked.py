@@ -16,9 +16,10 @@ HERE = Path(__file__).resolve().parent
 COMPRESSED = {"format": "compressed-tensors"}
 
 
-def made_of(method: Method, params: Mapping[str, Any], to: str, **said: Any) -> Setting:
-    """What `method` has written, in the layout `to`; `said` are the consumer's words of it."""
-    return Setting(REPACK, {"to": to}, of=Setting(method, params), **said)
+def made_of(method: Method, params: Mapping[str, Any], to: str, *, of: Setting | None = None, **said: Any) -> Setting:
+    """What `method` has written, of the model or of what `of` has, in the layout `to`; `said` are the consumer's words
+    of it."""
+    return Setting(REPACK, {"to": to}, of=Setting(method, params, of=of), **said)
 
 
 def show(
