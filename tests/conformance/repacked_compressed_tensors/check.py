@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.conformance.loading import BFLOAT16, BFLOAT16_WEIGHTS, Setting
+from tests.conformance.loading import BFLOAT16_WEIGHTS, Setting
 from tests.conformance.repacked import made_of, show
 
 from quantmill_awq.plugin import AWQ
@@ -16,7 +16,7 @@ SETTINGS = [
     made_of(GPTQ, {"format": "gptq_v2", "sym": False, "group_size": 32}, "pack-quantized", most=BFLOAT16_WEIGHTS),
     *(made_of(AWQ, {"group_size": size}, "pack-quantized", most=BFLOAT16_WEIGHTS) for size in (64, 128)),
     made_of(FP8, {"scheme": "FP8_NATIVE"}, "float-quantized", most=BFLOAT16_WEIGHTS),
-    made_of(GGUF, {"type": "NVFP4"}, "nvfp4-pack-quantized", of=IN_NVFP4, most=BFLOAT16),
+    made_of(GGUF, {"type": "NVFP4"}, "nvfp4-pack-quantized", of=IN_NVFP4, most=BFLOAT16_WEIGHTS),
 ]
 
 if __name__ == "__main__":
