@@ -17,10 +17,10 @@ from quantmill.contract.onnx import OnnxGraph, ValueInfo
 from quantmill.contract.reading import Inspection, Observation
 from quantmill.contract.tensors import ModelIndex, Plan
 from quantmill_onnx.definitions import UNROUNDED, with_relus
+from quantmill_onnx.images import given_samples
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import LEADING, OTHER, RUN_LIMIT, unlike_random
 from quantmill_onnx.reader import CHUNK_VALUES, DATA, MODEL, Artifact
-from quantmill_onnx.samples import read_samples
 
 Inputs = Mapping[str, NDArray[Any]]
 
@@ -240,7 +240,7 @@ def _runs(folder: Path, graph: OnnxGraph, index: ModelIndex, params: OnnxParams)
     if params.least_cosine is None:
         return
     if params.samples is not None and params.mode == "static":
-        first = next(read_samples(Path(params.samples), graph).feeds())
+        first = next(given_samples(Path(params.samples), index, graph).feeds())
         yield from _divergence(session, graph, params.least_cosine, first, "the first sample")
     elif takes_text(graph):
         yield from _divergence(session, graph, params.least_cosine, random_tokens(graph), "random tokens")

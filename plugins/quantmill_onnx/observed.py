@@ -14,11 +14,12 @@ from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray
 from quantmill_onnx.calibration import activation_ranges, channels_of
+from quantmill_onnx.images import given_samples
 from quantmill_onnx.layout import SCALE, SMOOTHING, ZERO
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import require_graph
 from quantmill_onnx.ranges import Range, qparams
-from quantmill_onnx.samples import Feeds, read_samples
+from quantmill_onnx.samples import Feeds
 from quantmill_onnx.sites import Site, activations, find_sites, smoothed
 from quantmill_onnx.smoothing import smoothing_scales
 from quantmill_onnx.tokens import TokenSamples
@@ -60,7 +61,7 @@ def samples_of(session: Session, graph: OnnxGraph, params: OnnxParams) -> Feeds:
     """Raises SourceRejected where they are no longer those that were planned with."""
     if params.samples is None:
         return TokenSamples(graph, session.windows())
-    samples = read_samples(Path(params.samples), graph)
+    samples = given_samples(Path(params.samples), session.index, graph)
     samples.require_unchanged(session.plan.inputs["samples"])
     return samples
 

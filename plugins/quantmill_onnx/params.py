@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from quantmill.contract import InputFile
+from quantmill.contract import InputPath
 
 NodePattern = Annotated[str, Field(min_length=1, max_length=1024)]
 BlockSize = Literal[16, 32, 64, 128, 256]
@@ -30,10 +30,11 @@ class OnnxParams(BaseModel):
         description="static: qdq: float operators between QuantizeLinear and DequantizeLinear, which runtimes fuse; "
         "qoperator: MatMulInteger and QLinearConv, for runtimes that fuse nothing.",
     )
-    samples: InputFile | None = Field(
+    samples: InputPath | None = Field(
         default=None,
-        description="static, gptq, gates: an .npz file with an array for each input; its leading axis is the samples. "
-        "None: windows of the calibration text.",
+        description="static, gptq, gates: an .npz file with an array for each input, whose leading axis is the "
+        "samples; or a folder of PNG and JPEG images, prepared by the model's preprocessor_config.json. None: windows "
+        "of the calibration text.",
     )
     calibration_method: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = Field(
         default="minmax", description="static: how an activation's range follows from the values that samples gave it."

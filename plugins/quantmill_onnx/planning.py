@@ -15,9 +15,10 @@ from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.strictjson import shown
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan, Unit
 from quantmill_onnx.hessians import hessian_bytes
+from quantmill_onnx.images import given_samples
 from quantmill_onnx.layout import HALF, activation_parts, parts_of, scheme_of
 from quantmill_onnx.params import OnnxParams
-from quantmill_onnx.samples import FEED_LIMIT, read_samples
+from quantmill_onnx.samples import FEED_LIMIT
 from quantmill_onnx.sites import Site, activations, find_sites, smoothed
 from quantmill_onnx.tasks import forecast
 from quantmill_onnx.tokens import require_text
@@ -183,7 +184,7 @@ def _samples(
             opset=graph.opsets[""],
         )
     if params.samples is not None:
-        return {"samples": read_samples(Path(params.samples), graph).digest}, None
+        return {"samples": given_samples(Path(params.samples), index, graph).digest}, None
     require_text(index, graph)
     return {}, CalibrationNeed(windows=True)
 

@@ -40,6 +40,12 @@ class Feeds(Protocol):
     def largest(self) -> Feed: ...
 
 
+def require_same(found: str, planned: str) -> None:
+    """Raises SourceRejected where the digests differ: the samples are no longer those that were planned with."""
+    if found != planned:
+        raise SourceRejected("the samples have changed since the job was planned; submit a new job")
+
+
 @dataclass(frozen=True)
 class Samples:
     """What a file holds for a graph, known to fit it: `count` samples, each `step` of an array's leading axis.
@@ -79,9 +85,7 @@ class Samples:
         return next(iter(self.feeds()))
 
     def require_unchanged(self, digest: str) -> None:
-        """Raises SourceRejected where the file is no longer the one that was planned with."""
-        if self.digest != digest:
-            raise SourceRejected("the samples have changed since the job was planned; submit a new job")
+        require_same(self.digest, digest)
 
 
 def read_samples(path: Path, graph: OnnxGraph) -> Samples:
@@ -95,7 +99,7 @@ def read_samples(path: Path, graph: OnnxGraph) -> Samples:
         with zipfile.ZipFile(path) as archive:
             arrays = _arrays(archive, inputs)
     except UNREADABLE as error:
-        _reject(f"{path.name} is not an .npz file that can be read: {error}")
+        reject(f"{path.name} is not an .npz file that can be read: {error}")
     _check_types(arrays, inputs)
     step = _step(tuple(inputs.values()))
     count = _check_shapes(arrays, inputs, step)
@@ -108,14 +112,14 @@ def _arrays(
     members = archive.infolist()
     for member in members:
         if not member.filename.endswith(ENDING):
-            _reject(f"{shown(member.filename)} in it is no {ENDING} file")
+            reject(f"{shown(member.filename)} in it is no {ENDING} file")
     names = [each.filename.removesuffix(ENDING) for each in members]
     if len(set(names)) < len(names):
-        _reject("it has an array twice")
+        reject("it has an array twice")
     for name in sorted(inputs.keys() - set(names)):
-        _reject(f"it has no array {shown(name)}, which the graph takes; it has {shown(sorted(names)[:8])}")
+        reject(f"it has no array {shown(name)}, which the graph takes; it has {shown(sorted(names)[:8])}")
     for name in sorted(set(names) - inputs.keys()):
-        _reject(f"the graph has no input {shown(name)}; it takes {shown(sorted(inputs)[:8])}")
+        reject(f"the graph has no input {shown(name)}; it takes {shown(sorted(inputs)[:8])}")
     return {name: _array(archive, member, name) for name, member in zip(names, members, strict=True)}
 
 
@@ -124,9 +128,9 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> tupl
         shape, fortran, dtype = _header(stream, name)
         begin = stream.tell()
     if fortran and len(shape) > 1:
-        _reject(f"{shown(name)} is stored column by column; save numpy.ascontiguousarray of it")
+        reject(f"{shown(name)} is stored column by column; save numpy.ascontiguousarray of it")
     if dtype.hasobject or any(size < 0 for size in shape) or member.file_size - begin != prod(shape) * dtype.itemsize:
-        _reject(f"{shown(name)} does not hold what its header says: {shown(shape)} of {dtype}")
+        reject(f"{shown(name)} does not hold what its header says: {shown(shape)} of {dtype}")
     return dtype, shape
 
 
@@ -144,9 +148,9 @@ def _check_types(arrays: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], in
     for name, info in inputs.items():
         expected, (found, _) = NUMPY.get(info.dtype), arrays[name]
         if expected is None:
-            _reject(f"the input {shown(name)} has a type that .npz files do not have")
+            reject(f"the input {shown(name)} has a type that .npz files do not have")
         if found != expected:
-            _reject(f"{shown(name)} has {found}, the graph takes {expected}")
+            reject(f"{shown(name)} has {found}, the graph takes {expected}")
 
 
 def _step(inputs: Sequence[ValueInfo]) -> int | None:
@@ -170,19 +174,19 @@ def _check_shapes(
     for name, info in inputs.items():
         shape = arrays[name][1]
         if info.shape is not None and not _fits(shape, info.shape, sizes, step):
-            _reject(f"{shown(name)} has the shape {shown(shape)}, the graph takes {shown(info.shape)}")
+            reject(f"{shown(name)} has the shape {shown(shape)}, the graph takes {shown(info.shape)}")
     lengths = {1 if step is None else arrays[name][1][0] for name in inputs}
     if len(lengths) != 1:
-        _reject(f"its arrays have different numbers of samples: {sorted(lengths)}")
+        reject(f"its arrays have different numbers of samples: {sorted(lengths)}")
     (length,) = lengths
     count = length // (step or 1)
     if count > COUNT_LIMIT:
-        _reject(f"it has {count} samples, more than {COUNT_LIMIT}")
+        reject(f"it has {count} samples, more than {COUNT_LIMIT}")
     if not count or any(not prod(shape) for _, shape in arrays.values()):
-        _reject("it has no samples")
+        reject("it has no samples")
     for name, (dtype, shape) in arrays.items():
         if prod(shape) * dtype.itemsize // count > FEED_LIMIT:
-            _reject(f"a sample of {shown(name)} takes more than {FEED_LIMIT} bytes")
+            reject(f"a sample of {shown(name)} takes more than {FEED_LIMIT} bytes")
     return count
 
 
@@ -200,6 +204,7 @@ def _wanted(dimension: int | str, found: int, sizes: dict[str, int]) -> int:
     return found if isinstance(dimension, str) or _is_open(dimension) else dimension
 
 
-def _reject(what: str) -> NoReturn:
+def reject(what: str) -> NoReturn:
+    """Raises ParamsRejected that points to the parameter `samples`."""
     message = f"samples: {what}"
     raise ParamsRejected(f"onnx: {message}", [{"pointer": "/params/samples", "code": "samples", "message": message}])

@@ -6,16 +6,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from quantmill.contract.calibration import CalibrationNeed
 from quantmill.contract.errors import ArchitectureUnsupported, SourceRejected
 from quantmill.contract.onnx import CONSTANT_BYTES, Node, Stored
 from quantmill.contract.tensors import ModelIndex, Plan, TensorInfo, TensorPlan, Unit
+from quantmill_onnx.images import checked, preprocessing_of
 from quantmill_onnx.layout import HALF, parts_of, scheme_of
 from quantmill_onnx.params import OnnxParams
+from quantmill_onnx.samples import reject
 from quantmill_onnx.sites import FILTERS, Form, Site, Use
-from quantmill_onnx.tokens import NO_TOKENIZER, TOKENIZER, reject_samples
+from quantmill_onnx.tokens import NO_TOKENIZER, TOKENIZER
 
 EXPORT_OPSET = 20
 EXPORT_BYTES = 512 << 20  # torch, transformers, onnxscript and the traced program
@@ -89,13 +92,14 @@ def described(index: ModelIndex, task: Task) -> str:
 def forecast(index: ModelIndex, params: OnnxParams) -> Plan:
     """The plan of a checkpoint, from its headers: its graph's plan takes its place once there is one."""
     task = task_of(index)
+    _check_folder(index, task, params)
     rows = tuple(_row(info, params) for info in index.tensors.values())
     need = None
     if params.reads_samples and params.samples is None:
         if task.kind == "image":
-            reject_samples("a text does not calibrate a model of images; give an .npz file")
+            reject("a text does not calibrate a model of images; give a folder of images, or an .npz file")
         if TOKENIZER not in index.files:
-            reject_samples(NO_TOKENIZER)
+            reject(NO_TOKENIZER)
         need = CalibrationNeed(windows=True)
     values = sum(info.values for info in index.tensors.values())
     return Plan(
@@ -109,6 +113,14 @@ def forecast(index: ModelIndex, params: OnnxParams) -> Plan:
         calibration=need,
         converts=described(index, task),
     )
+
+
+def _check_folder(index: ModelIndex, task: Task, params: OnnxParams) -> None:
+    """Images are known to fit before there is a graph of the model."""
+    if params.reads_samples and params.samples is not None and Path(params.samples).is_dir():
+        if task.kind != "image":
+            reject("a folder of images is for a model of images; give a text, or an .npz file")
+        checked(Path(params.samples), preprocessing_of(index))
 
 
 def _row(info: TensorInfo, params: OnnxParams) -> TensorPlan:

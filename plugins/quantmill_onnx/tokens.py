@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from quantmill.contract.errors import ParamsRejected
 from quantmill.contract.graph_text import Feed, Ids, feed_of, foreign_inputs
 from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.tensors import ModelIndex
+from quantmill_onnx.samples import reject
 
 TOKENIZER = "tokenizer.json"
 NO_TOKENIZER = f"the folder has no {TOKENIZER} that makes tokens of a text; put it there, or give an .npz file"
@@ -31,12 +31,6 @@ class TokenSamples:
 def require_text(index: ModelIndex, graph: OnnxGraph) -> None:
     """Raises ParamsRejected where a text cannot be turned into what the graph takes, saying why."""
     for what in foreign_inputs(graph):
-        reject_samples(f"{what}; give them as an .npz file")
+        reject(f"{what}; give them as an .npz file")
     if TOKENIZER not in index.files:
-        reject_samples(NO_TOKENIZER)
-
-
-def reject_samples(what: str) -> None:
-    """Raises ParamsRejected that points to the parameter `samples`."""
-    message = f"samples: {what}"
-    raise ParamsRejected(f"onnx: {message}", [{"pointer": "/params/samples", "code": "samples", "message": message}])
+        reject(NO_TOKENIZER)

@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "quantmill_onnx": room(
         f"{CONTRACT} quantmill_kernels",
         libraries="numpy pydantic",
-        lazily="onnx onnx_ir onnxruntime torch transformers",
+        lazily="PIL onnx onnx_ir onnxruntime torch transformers",
     ),
     "quantmill_repack": room(f"{CONTRACT} quantmill_kernels", libraries="numpy pydantic"),
     "quantmill.contract": room(libraries="numpy ml_dtypes pydantic pluggy"),

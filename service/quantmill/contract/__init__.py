@@ -4,7 +4,7 @@ from quantmill.contract.calibration import CalibratedBlock, CalibrationNeed, Sta
 from quantmill.contract.errors import ErrorKind, QuantmillError
 from quantmill.contract.facts import Fact, FormatFacts, HardwareNeed, Measured, Scheme, ShapeRule
 from quantmill.contract.hookspecs import hookimpl
-from quantmill.contract.inputs import InputFile
+from quantmill.contract.inputs import InputFile, InputPath
 from quantmill.contract.method import Conversion, Method, Runtime, lazy
 from quantmill.contract.reading import WHOLE_ROW, BlockBound, DecodedRows, Inspection, Observation, ReadTensor
 from quantmill.contract.session import Note, Session
@@ -32,6 +32,7 @@ __all__ = [
     "FormatFacts",
     "HardwareNeed",
     "InputFile",
+    "InputPath",
     "Inspection",
     "Measured",
     "Method",

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from quantmill.checkpoints import open_checkpoint
 from quantmill.checkpoints.uris import resolve
 from quantmill.contract.errors import QuantmillError, RequestRejected, TextRejected
-from quantmill.contract.inputs import named_files
+from quantmill.contract.inputs import may_be_folder, named_files
 from quantmill.contract.method import Method
 from quantmill.contract.tensors import ModelIndex, Plan
 from quantmill.jobs.methods import published_method
@@ -64,7 +64,7 @@ def find_inputs(services: Services, schema: Mapping[str, Any], params: Mapping[s
     for name, uri in named_files(schema, params).items():
         with pointing_at(pointer("params", name)):
             path = resolve(uri, services.settings.source_roots)
-            if not path.is_file():
+            if not path.is_file() and not (path.is_dir() and may_be_folder(schema, name)):
                 raise RequestRejected(f"{uri!r} is not a file")
             found[name] = str(path)
     return found

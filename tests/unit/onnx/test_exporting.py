@@ -121,7 +121,7 @@ def test_what_is_not_exported_is_refused_at_once(
 
 
 def test_images_are_not_calibrated_on_a_text(sources: Path) -> None:
-    with pytest.raises(ParamsRejected, match=r"give an \.npz file"):
+    with pytest.raises(ParamsRejected, match=r"give a folder of images"):
         planned(sources / "images", mode="static")
     assert planned(sources / "encoder", mode="static").calibration is not None
 
