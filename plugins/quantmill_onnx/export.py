@@ -18,11 +18,11 @@ from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import require_graph
 from quantmill_onnx.protos import external_tensor, metadata_proto, node_proto, opset_proto, tensor_head
 from quantmill_onnx.sites import Site, activations, settled_sites, smoothed
+from quantmill_onnx.versions import ir_version
 
 MODEL_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
 INLINE_LIMIT = 256 << 20  # bytes of weights in the graph's own file; protobuf ends at 2 GiB, and loaders copy all of it
 ALIGNMENT = 64  # of weights in a file of their own
-LEAST_IR = 4  # before it, initializers had to be inputs as well
 
 
 def write(
@@ -135,16 +135,16 @@ def _fixed(places: dict[str, list[Place]]) -> dict[str, tuple[Place, ...]]:
 def _model(graph: OnnxGraph, rewritten: Rewritten, plan: Plan, params: OnnxParams) -> bytes:
     """All of the ModelProto but its graph."""
     metadata = (bytes_field(MODEL.metadata, metadata_proto(*each)) for each in _metadata(graph, plan, params))
-    return model_head(graph, rewritten) + b"".join(metadata)
+    return model_head(graph, rewritten, params) + b"".join(metadata)
 
 
-def model_head(graph: OnnxGraph, rewritten: Rewritten) -> bytes:
+def model_head(graph: OnnxGraph, rewritten: Rewritten, params: OnnxParams) -> bytes:
     """The ModelProto's versions, opsets among them, and what else the source's holds."""
     missing = {domain: 1 for domain in sorted(rewritten.domains) if domain not in graph.opsets}
     opsets = {**graph.opsets, **missing}
     return b"".join(
         [
-            number_field(MODEL.ir_version, max(graph.ir_version, LEAST_IR)),
+            number_field(MODEL.ir_version, ir_version(graph.ir_version, params.runtime)),
             graph.model_rest,
             *(bytes_field(MODEL.opset_import, opset_proto(*each)) for each in opsets.items()),
         ]

@@ -31,7 +31,7 @@ from quantmill.contract.session import Session
 from quantmill.contract.tensors import ModelIndex
 from quantmill_onnx.inspection import cosine, open_session
 from quantmill_onnx.params import OnnxParams
-from quantmill_onnx.tasks import EXPORT_OPSET, Task, task_of
+from quantmill_onnx.tasks import Task, export_opset, task_of
 
 MODEL, DATA, CONFIG = "model.onnx", "model.onnx.data", "config.json"
 INLINE_BYTES = 1 << 30  # weights in the graph's own file: protobuf ends at 2 GiB
@@ -62,7 +62,7 @@ def convert(session: Session, params: OnnxParams, folder: Path) -> Conversion:
             traced = _Traced.of(model, task, index)
             expected = [traced.run(inputs) for inputs in traced.examples]
         with _failures_named(index, "torch.onnx.export"):
-            program = traced.export()
+            program = traced.export(export_opset(params))
         session.pause()
         _name(program.model)
         _save(program.model, folder)
@@ -192,7 +192,7 @@ class _Traced:
         found = self.module(*(torch.from_numpy(inputs[name].copy()) for name in self.inputs))
         return {name: each.numpy() for name, each in zip(self.outputs, found, strict=True)}
 
-    def export(self) -> Any:
+    def export(self, opset: int) -> Any:
         import torch
 
         given = self.examples[-1]
@@ -200,7 +200,7 @@ class _Traced:
             self.module,
             tuple(torch.from_numpy(given[name].copy()) for name in self.inputs),
             dynamo=True,
-            opset_version=EXPORT_OPSET,
+            opset_version=opset,
             input_names=list(self.inputs),
             output_names=list(self.outputs),
             dynamic_shapes=(tuple(dict(self.axes[name]) for name in self.inputs),),

@@ -21,6 +21,7 @@ from quantmill_onnx.images import given_samples
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import LEADING, OTHER, RUN_LIMIT, unlike_random
 from quantmill_onnx.reader import CHUNK_VALUES, DATA, MODEL, Artifact
+from quantmill_onnx.versions import RUNTIMES
 
 Inputs = Mapping[str, NDArray[Any]]
 
@@ -35,7 +36,7 @@ def inspect(folder: Path, plan: Plan, index: ModelIndex, params: OnnxParams) -> 
         (MODEL, *external, *index.files),
         [
             *_checked(artifact),
-            *_interface(artifact.model, graph),
+            *_interface(artifact.model, graph, params),
             *_operators(artifact, graph, plan, params),
             *(_activations(artifact, plan, params) if params.mode == "static" else ()),
             *_constants(artifact, graph),
@@ -64,7 +65,7 @@ def _checked(artifact: Artifact) -> Iterator[Observation]:
     yield Observation("onnx_checker", MODEL, found, "valid")
 
 
-def _interface(model: Any, graph: OnnxGraph) -> Iterator[Observation]:
+def _interface(model: Any, graph: OnnxGraph, params: OnnxParams) -> Iterator[Observation]:
     """Inputs and outputs with their types, versions of the operators."""
     for kind, found, expected in (
         ("input", model.graph.input, [each for each in graph.inputs if each.name not in graph.weights]),
@@ -79,7 +80,8 @@ def _interface(model: Any, graph: OnnxGraph) -> Iterator[Observation]:
     versions = {("" if each.domain == "ai.onnx" else each.domain): each.version for each in model.opset_import}
     for domain, version in graph.opsets.items():
         yield Observation("interface", f"opset {domain or 'ai.onnx'}", versions.get(domain), version)
-    yield Observation("interface", "IR version", model.ir_version, max(4, graph.ir_version))
+    latest = RUNTIMES[params.runtime].ir_version
+    yield Observation("interface", "IR version", model.ir_version, min(max(4, graph.ir_version), latest))
 
 
 def _value_info(info: ValueInfo) -> Any:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from quantmill.contract import InputPath
+from quantmill_onnx.versions import LATEST, RUNTIMES, RuntimeVersion
 
 NodePattern = Annotated[str, Field(min_length=1, max_length=1024)]
 BlockSize = Literal[16, 32, 64, 128, 256]
@@ -68,6 +69,11 @@ class OnnxParams(BaseModel):
         description="dynamic, static: the processor. avx2 (without VNNI) adds two products in 16 bits, which 8-bit "
         "weights can overflow.",
     )
+    runtime: RuntimeVersion = Field(
+        default=LATEST,
+        description="The oldest ONNX Runtime that is to load the artifact: a graph of a later opset is refused, the IR "
+        "version lowered to what it takes.",
+    )
     reduce_range: bool | None = Field(
         default=None, strict=True, description="dynamic, static: weights in 7 bits; None: where the target needs it."
     )
@@ -96,6 +102,12 @@ class OnnxParams(BaseModel):
         description="How float32 weights above 1 KiB are stored that stay float: as they are, or as float16, which the "
         "graph casts back. What float16 does not hold stays as it is.",
     )
+    op_types: tuple[Literal["MatMul", "Gemm", "Gather", "Conv"], ...] = Field(
+        default=("MatMul", "Gemm", "Gather", "Conv"),
+        min_length=1,
+        max_length=4,
+        description="Operators whose weights are quantized; a weight that another one takes too stays as it is.",
+    )
     exclude: tuple[NodePattern, ...] = Field(
         default=(), max_length=256, description="Nodes (* ? [abc]) that stay as they are: */output/dense/MatMul."
     )
@@ -121,6 +133,12 @@ class OnnxParams(BaseModel):
     def _fit_the_mode(self) -> Self:
         if self.mode != "weight_only" and self.weight_bits != 8:
             raise ValueError(f"{self.mode} has 8-bit weights; choose mode weight_only for 4 bits")
+        if self.mode == "weight_only" and self.weight_bits not in RUNTIMES[self.runtime].block_bits:
+            least = next(name for name, each in RUNTIMES.items() if self.weight_bits in each.block_bits)
+            raise ValueError(
+                f"ONNX Runtime has MatMulNBits of {self.weight_bits} bits from {least} on: name that runtime, or "
+                "choose mode dynamic or static"
+            )
         if self.mode != "static" and self.format != "qdq":
             raise ValueError("operators of integers have fixed ranges: choose mode static for format qoperator")
         if self.mode == "weight_only" and self.smoothing:

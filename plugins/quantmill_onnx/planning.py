@@ -22,6 +22,7 @@ from quantmill_onnx.samples import FEED_LIMIT
 from quantmill_onnx.sites import Site, activations, find_sites, smoothed
 from quantmill_onnx.tasks import forecast
 from quantmill_onnx.tokens import require_text
+from quantmill_onnx.versions import LATEST, RUNTIMES, RuntimeVersion
 
 LEAST_OPSET = 11  # MatMulInteger and DynamicQuantizeLinear
 LEAST_OPSET_STATIC = 13  # DequantizeLinear with a scale for each output
@@ -33,7 +34,6 @@ SOLVING = 24  # bytes for each value of a weight: in the order of solving, resto
 RUN_LIMIT = 2 << 30  # bytes of a source that verification runs: it is in memory beside the artifact
 DYNAMIC_LIMIT = 2  # dimensions whose sizes can be chosen freely; with more, some of them hang together
 LEADING, OTHER = 2, 16  # sizes that they are given
-LATEST_OPSET, LATEST_IR = 26, 13  # of onnxruntime 1.31
 DOMAINS = ("", "com.microsoft")  # what ONNX Runtime brings with it
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
 QUANTIZED_PREFIXES = (
@@ -56,6 +56,17 @@ OVERFLOW = (
 )
 
 
+def require_loads(graph: OnnxGraph, runtime: RuntimeVersion) -> None:
+    """Raises SourceRejected for a graph that the version of ONNX Runtime does not load."""
+    opset, latest = graph.opsets[""], RUNTIMES[runtime].opset
+    if opset > latest:
+        raise SourceRejected(
+            f"the graph has opset {opset}, ONNX Runtime {runtime} takes at most {latest}; export it again with opset "
+            f"{latest}, convert it with onnx.version_converter, or name a later runtime",
+            opset=opset,
+        )
+
+
 def require_graph(index: ModelIndex) -> OnnxGraph:
     """The source's graph. Raises SourceRejected where it is no ONNX model, or one that this method cannot work on."""
     if index.graph is None:
@@ -70,10 +81,11 @@ def require_graph(index: ModelIndex) -> OnnxGraph:
             "onnx.version_converter",
             opset=opset,
         )
-    if opset > LATEST_OPSET or graph.ir_version > LATEST_IR:
+    latest = RUNTIMES[LATEST]
+    if opset > latest.opset or graph.ir_version > latest.ir_version:
         raise SourceRejected(
-            f"the graph has opset {opset} and IR version {graph.ir_version}; ONNX Runtime 1.31 takes at most "
-            f"{LATEST_OPSET} and {LATEST_IR}",
+            f"the graph has opset {opset} and IR version {graph.ir_version}; ONNX Runtime {LATEST} takes at most "
+            f"{latest.opset} and {latest.ir_version}",
             opset=opset,
         )
     for problem in _problems(graph):
@@ -117,6 +129,7 @@ def plan(index: ModelIndex, params: OnnxParams) -> Plan:
     if index.graph is None:
         return forecast(index, params)
     graph = require_graph(index)
+    require_loads(graph, params.runtime)
     _check_patterns(graph, params)
     sites = find_sites(graph, params)
     inputs, need = _samples(index, graph, params) if params.reads_samples else ({}, None)

@@ -143,6 +143,8 @@ def _site(weight: Stored, users: Mapping[str, tuple[Node, ...]], outputs: set[st
                 return f"used by {node.op_type} {node.label}"
             if filters and params.mode != "static":
                 return "filters of a convolution, which become integers in mode static only"
+            if use.node.op_type not in params.op_types:
+                return f"used by {use.node.op_type} {use.node.label}, which op_types leaves out"
             if any(fnmatchcase(use.node.label, pattern) for pattern in params.exclude):
                 return f"node {use.node.label} is excluded"
             if use.form == "table" and params.embeddings == "keep":

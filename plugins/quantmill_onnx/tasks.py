@@ -19,6 +19,7 @@ from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.samples import reject
 from quantmill_onnx.sites import FILTERS, Form, Site, Use
 from quantmill_onnx.tokens import NO_TOKENIZER, TOKENIZER
+from quantmill_onnx.versions import RUNTIMES
 
 EXPORT_OPSET = 20
 EXPORT_BYTES = 512 << 20  # torch, transformers, onnxscript and the traced program
@@ -75,7 +76,12 @@ def task_of(index: ModelIndex) -> Task:
     return IMAGES if found.suffix == IMAGES.suffix and pictures else found
 
 
-def described(index: ModelIndex, task: Task) -> str:
+def export_opset(params: OnnxParams) -> int:
+    """That of a checkpoint's graph: EXPORT_OPSET, or what the runtime takes."""
+    return min(EXPORT_OPSET, RUNTIMES[params.runtime].opset)
+
+
+def described(index: ModelIndex, task: Task, params: OnnxParams) -> str:
     """What the source becomes, in words."""
     takes = {
         "decoder": "tokens and a cache of keys and values",
@@ -83,7 +89,8 @@ def described(index: ModelIndex, task: Task) -> str:
         "image": "images",
     }[task.kind]
     return (
-        f"an ONNX graph in float32, opset {EXPORT_OPSET}, that takes {takes} and gives {', '.join(task.outputs)}"
+        f"an ONNX graph in float32, opset {export_opset(params)}, that takes {takes} "
+        f"and gives {', '.join(task.outputs)}"
         + (" and the cache as it has become" if task.kind == "decoder" else "")
         + f": transformers' {index.architecture} by torch.onnx.export"
     )
@@ -102,16 +109,17 @@ def forecast(index: ModelIndex, params: OnnxParams) -> Plan:
             reject(NO_TOKENIZER)
         need = CalibrationNeed(windows=True)
     values = sum(info.values for info in index.tensors.values())
+    becomes = described(index, task, params)
     return Plan(
         tensors=rows,
         units=tuple(Unit(row.name, (row.name,)) for row in rows),
         peak_memory_bytes=EXPORT_BYTES + 4 * EXPORT_COPIES * values,
         warnings=(
-            f"the source becomes {described(index, task)}, which is compared with the source's before it is quantized; "
+            f"the source becomes {becomes}, which is compared with the source's before it is quantized; "
             "names and sizes here are a forecast",
         ),
         calibration=need,
-        converts=described(index, task),
+        converts=becomes,
     )
 
 
@@ -148,5 +156,9 @@ def _reasons_to_keep(info: TensorInfo, params: OnnxParams) -> Iterator[str]:
         yield f"{len(info.shape)} dimensions" if len(info.shape) != 2 else "not the matrix of a product"
     if 4 * info.values <= CONSTANT_BYTES:
         yield "so small that it belongs to the graph"
-    if params.embeddings == "keep" and TABLE.search(info.name):
+    table = TABLE.search(info.name) is not None
+    op_types = {"Conv"} if _is_filters(info, params) else {"Gather"} if table else {"MatMul", "Gemm"}
+    if not op_types.intersection(params.op_types):
+        yield f"used by {' or '.join(sorted(op_types))}, which op_types leaves out"
+    if params.embeddings == "keep" and table:
         yield "an embedding table, which is kept"

@@ -110,7 +110,9 @@ class Trials:
         initializers += [self._stored(name) for name in self._names(sites)]
         body = b"".join(bytes_field(GRAPH.initializer, each) for each in initializers)
         graph = graph_body(self.graph, rewritten) + outputs + body
-        return lambda: open_model(folder, model_head(self.graph, rewritten) + bytes_field(MODEL.graph, graph))
+        return lambda: open_model(
+            folder, model_head(self.graph, rewritten, self.params) + bytes_field(MODEL.graph, graph)
+        )
 
     def _names(self, sites: Sites) -> Iterator[str]:
         for site in sites.values():

@@ -176,6 +176,11 @@ def a_node_is_added(model: onnx.ModelProto) -> None:
     model.graph.node.insert(1, onnx.helper.make_node("Relu", ["x0"], ["unused"], name="Relu"))
 
 
+@damage("interface", "IR version", runtime="1.16")
+def another_ir_version_is_said(model: onnx.ModelProto) -> None:
+    model.ir_version = 9
+
+
 @damage("constants", "bias.0")
 def a_bias_is_off(model: onnx.ModelProto) -> None:
     change(model, "bias.0", lambda values: first(values, values[0] + 1e-6))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -19,6 +19,7 @@ from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.contract.tensors import Plan
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import plan
+from quantmill_onnx.versions import RUNTIMES, RuntimeVersion
 
 
 def planned(folder: Path, **params: Any) -> Plan:
@@ -79,6 +80,55 @@ def test_an_excluded_node_keeps_its_weight_and_the_plan_says_so(tmp_path: Path) 
     assert (rows["gemm.1"].action, rows["gemm.1"].reason) == ("keep", "node block.1/Gemm is excluded")
     assert (rows["table"].action, rows["table"].reason) == ("keep", "an embedding table, which is kept")
     assert rows["in.1"].action == "quantize"
+
+
+@pytest.mark.parametrize(
+    ("op_types", "quantized"),
+    [
+        (["MatMul"], {"in.0", "in.1", "out.0", "out.1", "head"}),
+        (["Gemm"], {"gemm.0", "gemm.1"}),
+        (["Gather"], {"table"}),
+        (["Gemm", "Gather", "Conv"], {"gemm.0", "gemm.1", "table"}),
+    ],
+)
+def test_the_operators_whose_weights_are_quantized_can_be_chosen(
+    tmp_path: Path, op_types: list[str], quantized: set[str]
+) -> None:
+    rows = planned(SmallModel().write(tmp_path / "model"), op_types=op_types).tensors
+
+    assert {row.name for row in rows if row.action == "quantize"} == quantized
+    assert {"which op_types leaves out" in row.reason for row in rows if row.action == "keep"} == {True}
+
+
+def test_a_weight_that_another_operator_takes_too_stays_as_it_is(tmp_path: Path) -> None:
+    rows = planned(SmallModel(tied=True).write(tmp_path / "model"), op_types=["MatMul"]).by_name
+
+    assert (rows["table"].action, rows["table"].reason) == ("keep", "used by Gather lookup, which op_types leaves out")
+
+
+def test_operators_that_the_graph_lacks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceRejected, match="nothing that this method quantizes"):
+        planned(SmallModel().write(tmp_path / "model"), op_types=["Conv"])
+
+
+@pytest.mark.parametrize(("runtime", "opset"), [("1.15", 19), ("1.17", 20), ("1.20", 21), ("1.23", 23)])
+def test_an_opset_that_the_runtime_does_not_know_is_refused(tmp_path: Path, runtime: str, opset: int) -> None:
+    taken = save(with_opset(opset), tmp_path / "taken")
+    refused = save(with_opset(opset + 1), tmp_path / "refused")
+
+    assert planned(taken, runtime=runtime).tensors
+    with pytest.raises(SourceRejected, match=f"ONNX Runtime {runtime} takes at most {opset}; export it again"):
+        planned(refused, runtime=runtime)
+
+
+@pytest.mark.parametrize(("runtime", "bits", "least"), [("1.16", 4, "1.17"), ("1.17", 8, "1.22"), ("1.21", 8, "1.22")])
+def test_blocks_that_the_runtime_does_not_know_are_refused(runtime: Any, bits: Any, least: str) -> None:
+    with pytest.raises(ValidationError, match=f"MatMulNBits of {bits} bits from {least} on"):
+        OnnxParams(mode="weight_only", weight_bits=bits, runtime=runtime)
+
+
+def test_every_version_of_the_runtime_can_be_named() -> None:
+    assert get_args(RuntimeVersion) == tuple(RUNTIMES)
 
 
 def test_a_pattern_that_matches_no_node_is_refused(tmp_path: Path) -> None:
@@ -143,6 +193,9 @@ def test_bytes_are_made_up_as_other_numbers_are(tmp_path: Path) -> None:
         {"mode": "weight_only", "block_size": 24},
         {"least_cosine": 2},
         {"exclude": [""]},
+        {"op_types": []},
+        {"op_types": ["LSTM"]},
+        {"runtime": "1.2"},
     ],
 )
 def test_parameters_that_do_not_go_together_are_refused(params: dict[str, Any]) -> None:

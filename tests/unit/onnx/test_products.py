@@ -71,6 +71,16 @@ def test_a_product_of_a_product_is_quantized(quantized: Quantized, weights: Weig
     assert cosine(run(folder, x=X)[0], expected[0]) > 0.9999
 
 
+@pytest.mark.parametrize(("runtime", "ir_version"), [("1.16", 9), ("1.20", 10), ("1.23", 11), ("1.31", 12)])
+def test_the_ir_version_is_one_that_the_runtime_takes(quantized: Quantized, runtime: str, ir_version: int) -> None:
+    model = one_product()
+    model.ir_version = 12
+
+    folder = quantized(model, runtime=runtime)
+
+    assert onnx.load(str(folder / "model.onnx")).ir_version == ir_version
+
+
 def test_small_rows_beside_large_ones_keep_their_values(quantized: Quantized) -> None:
     model = one_product()
     expected = X[2] @ onnx.numpy_helper.to_array(model.graph.initializer[0])
