@@ -78,6 +78,8 @@ class _Search:
         self.session, self.trials, self.sites = session, trials, sites
         self.gates: Sequence[Gate] = [parse(text) for text in params.gates]
         self.open = [row.name for row in session.plan.tensors if row.action == "quantize"]
+        count = len(self.open)
+        self.done, self.total = 0, 2 + 2 * count + count.bit_length()  # trials: at most one more for each that is kept
         self.all_quantized = self.measured(())
         self.gains = self._gains()
 
@@ -86,8 +88,12 @@ class _Search:
         return {name: _kept(site) if name in kept else site for name, site in self.sites.items()}
 
     def measured(self, kept: Collection[str]) -> Sequence[Measured]:
-        self.session.pause()
+        self._step()
         return self.trials.measured(self.without(kept))
+
+    def _step(self) -> None:
+        self.session.progress(self.done, self.total)
+        self.done += 1
 
     def loss(self, kept: Collection[str]) -> float:
         return loss(self.gates, self.measured(kept))
@@ -96,6 +102,7 @@ class _Search:
         whole, rows = loss(self.gates, self.all_quantized), self.session.plan.by_name
         if whole <= 1:
             return {}
+        self._step()
         decibels = self.trials.noise(self.sites)
         source = self.session.index.tensors
         gains: dict[str, _Gain] = {}
@@ -108,6 +115,7 @@ class _Search:
         """The weights that stay float."""
         order = sorted(self.gains, key=lambda name: (-self.gains[name].per_byte, name))
         kept = order[: self._enough(order)]
+        self.total = self.done + len(kept) + 1
         for name in reversed(kept):
             rest = [each for each in kept if each != name]
             if self.loss(rest) <= 1:

@@ -91,6 +91,10 @@ class Session(Protocol):
         """To be called now and then in work that is long between two tensors. Raises Canceled when the job has been
         canceled."""
 
+    def progress(self, done: int, total: int) -> None:
+        """To be called in `Method.settle` before each step of a long search: `done` steps, of `total` or fewer, are
+        behind it. Raises Canceled when the job has been canceled."""
+
     def note(self, tensor: str, found: str, **figures: Figure) -> None:
         """Have it said in the artifact's quantmill.json: `found` of `tensor`, before its unit's last tensor is given.
 

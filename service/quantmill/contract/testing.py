@@ -90,6 +90,7 @@ class MemorySession:
     calibration: Calibration | None = None
     notes: list[Note] = field(default_factory=list)
     device: str = "cpu"
+    steps: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def index(self) -> ModelIndex:
@@ -109,6 +110,9 @@ class MemorySession:
 
     def pause(self) -> None:
         pass
+
+    def progress(self, done: int, total: int) -> None:
+        self.steps.append((done, total))
 
     def note(self, tensor: str, found: str, **figures: Figure) -> None:
         self.notes.append(checked_note(self.plan, tensor, found, figures))

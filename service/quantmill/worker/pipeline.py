@@ -165,8 +165,9 @@ def settle(
         raise PluginBroken(f"method {method.name!r} leaves schemes open, and cannot settle them", method=method.name)
     progress = reporter(send, Phase.CALIBRATE)
     with calibration_of(task, checkpoint, plan, samples, source_digest, (), progress, canceled) as calibration:
-        send(Progressed(phase=Phase.PLAN, message="measuring the weights"))
-        settled = method.settle.load()(session_of(task, checkpoint, plan, (), calibration, canceled), params)
+        steps = reporter(send, Phase.PLAN, "measuring the weights")
+        steps(0, 0)
+        settled = method.settle.load()(session_of(task, checkpoint, plan, (), calibration, canceled, steps), params)
     if not settled.settles(plan):
         raise PluginBroken(f"method {method.name!r} settled on what its plan does not allow", method=method.name)
     return settled
@@ -238,6 +239,7 @@ def session_of(
     finished: Collection[str],
     calibration: CalibrationRun | None,
     canceled: threading.Event,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RunnerSession:
     return RunnerSession(
         checkpoint,
@@ -249,6 +251,7 @@ def session_of(
         canceled=canceled,
         calibration=calibration.engine if calibration is not None else None,
         windows=calibration.samples.ids if calibration is not None else None,
+        progress=progress,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ class RunnerSession:
         canceled: threading.Event,
         calibration: Calibration | None = None,
         windows: Sequence[NDArray[np.int64]] | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self._checkpoint = checkpoint
         self._plan = plan
@@ -45,6 +46,7 @@ class RunnerSession:
         self._canceled = canceled
         self._calibration = calibration
         self._windows = windows
+        self._progress = progress
         self._notes: dict[tuple[str, str], Note] = {}
 
     @property
@@ -96,6 +98,10 @@ class RunnerSession:
 
     def pause(self) -> None:
         check_canceled(self._canceled)
+
+    def progress(self, done: int, total: int) -> None:
+        check_canceled(self._canceled)
+        self._progress(done, total)
 
     def note(self, tensor: str, found: str, **figures: Figure) -> None:
         self._notes[tensor, found] = checked_note(self._plan, tensor, found, figures)

@@ -115,6 +115,20 @@ def test_gates_that_no_quantized_weight_meets_end_the_job(tmp_path: Path) -> Non
         settled(folder, samples=str(tmp_path / "x.npz"), gates=["cosine.mean >= 0.9999999"])
 
 
+def test_a_search_says_how_far_it_has_come(source: Path) -> None:
+    params = OnnxParams(samples=SAMPLES, gates=["cosine.mean >= 0.99999"])
+    with open_checkpoint(source) as checkpoint:
+        session = MemorySession(checkpoint, ONNX.plan.load()(checkpoint.index, params))
+        plan = ONNX.settle.load()(session, params) if ONNX.settle else None
+    assert plan is not None
+
+    done, totals = zip(*session.steps, strict=True)
+
+    assert done == tuple(range(len(done)))
+    assert list(totals) == sorted(totals, reverse=True)
+    assert session.steps[-1] == (totals[-1] - 1, totals[-1])
+
+
 def test_threads_change_nothing(source: Path) -> None:
     with open_checkpoint(source) as checkpoint:
         run = Run(ONNX, OnnxParams(samples=SAMPLES, mode="static", gates=["cosine.mean >= 0.9999"]), checkpoint)
