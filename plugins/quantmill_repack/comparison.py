@@ -33,8 +33,12 @@ IN_A_BLOCK = {
     **{f"self_attn.{each}_norm": f"attn_{each}_norm" for each in "qk"},
     "self_attn.o_proj": "attn_output",
     **{f"mlp.{each}_proj": f"ffn_{each}" for each in ("gate", "up", "down")},
+    **dict.fromkeys(("mlp.gate", "block_sparse_moe.gate"), "ffn_gate_inp"),
+    **{f"mlp.experts.{each}_proj": f"ffn_{each}_exps" for each in ("gate", "up", "down")},
+    **{f"block_sparse_moe.experts.w{n}": f"ffn_{each}_exps" for n, each in ((1, "gate"), (2, "down"), (3, "up"))},
 }
 _BLOCK = re.compile(r"model\.layers\.(\d+)\.(.+)", re.ASCII)
+_EXPERT = re.compile(r"(.+\.experts)\.(0|[1-9]\d{0,5})(\..+)", re.ASCII)
 
 
 def compare(folder: Path, session: Session, dropped: Mapping[str, str]) -> Mapping[str, Figure]:
@@ -43,26 +47,27 @@ def compare(folder: Path, session: Session, dropped: Mapping[str, str]) -> Mappi
         modules = {name.removesuffix(".weight_packed") for name in artifact.tensors if name.endswith(".weight_packed")}
         parts = {f"{module}.{part}" for module in modules for part in PARTS}
         names = {*(f"{module}.weight" for module in modules), *(artifact.tensors.keys() - parts)}
-        in_file = {name: _name_in_file(name) for name in sorted(names)}
-        wanted = session.index.tensors.keys() - dropped.keys()
-        if sorted(in_file.values()) != sorted(wanted):
-            other = sorted(set(in_file.values()) ^ wanted)
-            raise VerificationFailed(f"the folder and the GGUF file do not have the same tensors: {other[:3]}")
+        in_file: dict[str, dict[int, str]] = {}  # names in the folder, by the file's and the number of the matrix
+        for name in sorted(names):
+            theirs, part = _name_in_file(name)
+            in_file.setdefault(theirs, {})[part] = name
+        _check_names(in_file, session, dropped)
         values, divided = 0, 0.0
-        for name, theirs in in_file.items():
-            session.pause()
-            module = name.removesuffix(".weight")
+        for theirs, parts_of in in_file.items():
             source = session.tensor(theirs)
-            order = _order(theirs, source, artifact.config, session)
-            if module in modules:
-                arrays = [artifact.values(f"{module}.{part}") for part in PARTS]
-                _compare_blocks(name, source, arrays, order)
-                divided = max(divided, _when_divided(*arrays[1:]))
-            else:
-                _compare_plain(name, source, artifact.values(name), order)
+            order = _order(theirs, source.info.shape[-2:][0], artifact.config, session)
+            for part, name in parts_of.items():
+                session.pause()
+                module = name.removesuffix(".weight")
+                if module in modules:
+                    arrays = [artifact.values(f"{module}.{each}") for each in PARTS]
+                    _compare_blocks(name, source, arrays, part * len(order) + order)
+                    divided = max(divided, _when_divided(*arrays[1:]))
+                else:
+                    _compare_plain(name, source, artifact.values(name), part, order)
             values += source.info.values
     return {
-        "tensors": len(in_file),
+        "tensors": len(names),
         "matrices in NVFP4": len(modules),
         "values": values,
         "values that differ": 0,
@@ -70,16 +75,31 @@ def compare(folder: Path, session: Session, dropped: Mapping[str, str]) -> Mappi
     }
 
 
-def _name_in_file(name: str) -> str:
+def _name_in_file(name: str) -> tuple[str, int]:
+    """What the file calls it, and which of the matrices there it is."""
     module, _, ending = name.rpartition(".")
-    if found := _BLOCK.fullmatch(module):
-        return f"blk.{found[1]}.{IN_A_BLOCK.get(found[2], found[2])}.{ending}"
-    return f"{ENDS.get(module, module)}.{ending}"
+    expert = _EXPERT.fullmatch(module)
+    if expert:
+        module = f"{expert[1]}{expert[3]}"
+    found = _BLOCK.fullmatch(module)
+    theirs = f"blk.{found[1]}.{IN_A_BLOCK.get(found[2], found[2])}" if found else ENDS.get(module, module)
+    return f"{theirs}.{ending}", int(expert[2]) if expert else 0
 
 
-def _order(name: str, source: SourceTensor, config: Mapping[str, Any], session: Session) -> NDArray[np.int64]:
-    """Where in the file each row of the folder's tensor is: rope of llama's turns neighbours there."""
-    rows = source.info.shape[0]
+def _check_names(in_file: Mapping[str, Mapping[int, str]], session: Session, dropped: Mapping[str, str]) -> None:
+    tensors = session.index.tensors
+    wanted = tensors.keys() - dropped.keys()
+    if other := sorted(in_file.keys() ^ wanted):
+        raise VerificationFailed(f"the folder and the GGUF file do not have the same tensors: {other[:3]}")
+    for theirs, parts in in_file.items():
+        shape = tensors[theirs].shape
+        count = shape[0] if len(shape) == 3 else 1
+        if sorted(parts) != [*range(count)]:
+            raise VerificationFailed(f"the folder has {len(parts)} matrices of {theirs}, the GGUF file {count}")
+
+
+def _order(name: str, rows: int, config: Mapping[str, Any], session: Session) -> NDArray[np.int64]:
+    """Where in the file each row of a matrix is, or element of a vector: rope of llama's turns neighbours there."""
     order = np.arange(rows)
     role = name.split(".")[-2]
     if session.index.architecture != "llama" or role not in ("attn_q", "attn_k"):
@@ -91,13 +111,16 @@ def _order(name: str, source: SourceTensor, config: Mapping[str, Any], session: 
     return result
 
 
-def _compare_plain(name: str, source: SourceTensor, found: NDArray[Any], order: NDArray[np.int64]) -> None:
-    if isinstance(source, BlockTensor) or found.dtype != source.values.dtype or found.shape != source.values.shape:
+def _compare_plain(name: str, source: SourceTensor, found: NDArray[Any], part: int, order: NDArray[np.int64]) -> None:
+    wanted = source.values
+    if wanted.ndim == 3:
+        wanted = wanted[part]
+    if isinstance(source, BlockTensor) or found.dtype != wanted.dtype or found.shape != wanted.shape:
         raise VerificationFailed(f"{name} is not stored as the GGUF file has it", tensor=name)
     step = max(1, CHUNK_VALUES // max(1, found[0].size))
     for first in range(0, len(found), step):
         some = slice(first, first + step)
-        if found[some].tobytes() != source.values[order[some]].tobytes():
+        if found[some].tobytes() != wanted[order[some]].tobytes():
             raise VerificationFailed(f"{name} differs from the GGUF file from row {first} on", tensor=name)
 
 
@@ -105,7 +128,7 @@ def _compare_blocks(name: str, source: SourceTensor, arrays: list[NDArray[Any]],
     if not isinstance(source, BlockTensor):
         raise VerificationFailed(f"{name} is not quantized in the GGUF file", tensor=name)
     packed, scales, overall = arrays
-    rows, cols = source.info.shape
+    rows, cols = len(order), source.info.shape[-1]
     if packed.shape != (rows, cols // 2) or scales.shape != (rows, cols // 16) or overall.shape != (1,):
         raise VerificationFailed(f"{name} is stored in arrays of other shapes", tensor=name)
     step = max(1, CHUNK_VALUES // cols)

@@ -8,8 +8,10 @@ makes of the result. Nothing is rounded; a factor without such a number is refus
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,7 @@ LARGEST_SCALE = 0x7E  # 448 in E4M3; after it come NaN and those below zero
 LARGEST_CODE_TIMES_SCALE = np.float32(6 * 448)  # which an encoder divides by the largest weight
 SMALLEST = np.finfo(np.float32).tiny  # below, programs may take a number for zero
 SCHEME = "NVFP4"
+UNCHANGED = "not quantized in the source"
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,9 @@ def remade(index: ModelIndex, source: GgufSource) -> Remade:
 def forecast(index: ModelIndex, source: GgufSource) -> Plan:
     """What will become of each tensor, by the file's names. Raises what `remade` raises."""
     found = remade(index, source)
-    held = {each.source: each for each in found.described.held}
+    held = {name: tuple(parts) for name, parts in groupby(found.described.held, key=lambda each: each.source)}
     rows = tuple(
-        _row(held[name], name) if name in held else _dropped(info, found.described.dropped[name])
+        _whole(info, held[name]) if name in held else _dropped(info, found.described.dropped[name])
         for name, info in index.tensors.items()
     )
     peak = max(4 * row.values + 2 * row.nbytes for row in rows)
@@ -94,11 +97,19 @@ def forecast(index: ModelIndex, source: GgufSource) -> Plan:
     return Plan(rows, units, peak, found.said, converts=converts)
 
 
-def _row(held: Held, name: str) -> TensorPlan:
-    if not held.quantized:
-        return replace(kept_row(held.info, "not quantized in the source"), name=name, output=held.name)
-    nbytes = sum(part.nbytes for part in nvfp4_parts(held.module, held.info.shape))
-    return TensorPlan(name, held.info.shape, held.info.dtype, "quantize", SCHEME, held.name, nbytes)
+def _whole(info: TensorInfo, parts: Sequence[Held]) -> TensorPlan:
+    """The forecast for a tensor of the file, of which one or several of the checkpoint are made."""
+    rows = [_row(part) for part in parts]
+    return replace(rows[0], name=info.name, shape=info.shape, nbytes=sum(row.nbytes for row in rows))
+
+
+def _row(held: Held) -> TensorPlan:
+    """The plan of a tensor of the checkpoint."""
+    dtype = held.info.dtype
+    if held.quantized:
+        nbytes = sum(part.nbytes for part in nvfp4_parts(held.module, held.shape))
+        return TensorPlan(held.name, held.shape, dtype, "quantize", SCHEME, held.name, nbytes)
+    return kept_row(TensorInfo(held.name, dtype, held.shape, prod(held.shape) * DTYPES[dtype].itemsize), UNCHANGED)
 
 
 def _dropped(info: TensorInfo, reason: str) -> TensorPlan:
@@ -115,7 +126,7 @@ def convert(session: Session, params: RepackParams, folder: Path) -> Conversion:
     if source is None:
         raise SourceRejected("only GGUF files are converted")
     found = remade(index, source)
-    rows = tuple(_row(held, held.name) for held in found.described.held)
+    rows = tuple(map(_row, found.described.held))
     plan = Plan(rows, tuple(Unit(row.name, (row.name,)) for row in rows), 0)
     kept = [row.name.removesuffix(".weight") for row in rows if row.action == "keep" and len(row.shape) == 2]
     settings = nvfp4_pack_quantized([*kept, *(["lm_head"] if found.described.tied else ())])
@@ -152,19 +163,27 @@ def _parts(row: TensorPlan) -> tuple[StoredPart, ...]:
 
 def _tensors(session: Session, described: Described, global_scales: dict[str, np.float32]) -> Iterator[QuantizedTensor]:
     """The checkpoint's tensors; adds to `global_scales`, by module."""
-    for held in described.held:
-        session.pause()
-        source, rows = session.tensor(held.source), held.rows()
-        if isinstance(source, BlockTensor):
-            packed = source.packed if rows is None else source.packed[rows]
-            codes, scales = unpacked(held.source, packed)
-            factor = np.float32(1) if source.factors is None else source.factors[0]
-            overall = global_scales[held.module] = global_scale(held.source, factor)
-            parts = {"packed": codes, "scale": scales, "global_scale": np.array([overall])}
-            yield QuantizedTensor(held.name, SCHEME, held.info.shape, parts)
-        else:
-            values = source.values if rows is None else source.values[rows]
-            yield QuantizedTensor(held.name, held.info.dtype, held.info.shape, {KEPT: values})
+    for name, parts in groupby(described.held, key=lambda each: each.source):
+        source = session.tensor(name)
+        for held in parts:
+            session.pause()
+            if isinstance(source, BlockTensor):
+                codes, scales, overall = _of_blocks(source, held)
+                global_scales[held.module] = overall
+                made = {"packed": codes, "scale": scales, "global_scale": np.array([overall])}
+            else:
+                matrix, rows = source.values.reshape(-1, *held.shape)[held.part], held.rows()
+                made = {KEPT: matrix if rows is None else matrix[rows]}
+            yield QuantizedTensor(held.name, SCHEME if held.quantized else held.info.dtype, held.shape, made)
+            del made  # the plan counts one at a time
+
+
+def _of_blocks(source: BlockTensor, held: Held) -> tuple[NDArray[np.uint8], NDArray[np.uint8], np.float32]:
+    """Codes, scales and global scale of one matrix."""
+    first, rows = held.part * held.shape[0], held.rows()
+    packed = source.packed[first : first + held.shape[0]]
+    factor = np.float32(1) if source.factors is None else source.factors[first]
+    return *unpacked(held.source, packed if rows is None else packed[rows]), global_scale(held.source, factor)
 
 
 def unpacked(name: str, packed: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

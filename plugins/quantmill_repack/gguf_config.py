@@ -25,6 +25,7 @@ SAID = frozenset(
         *("block_count", "embedding_length", "feed_forward_length", "context_length", "vocab_size"),
         *("attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length"),
         *(EPSILON, BASE, SCALING, FACTOR, "rope.dimension_count"),
+        *("expert_count", "expert_used_count", "expert_feed_forward_length"),
     )
 )
 # Keys of config.json that make loaders run code of the model
@@ -64,8 +65,18 @@ def _stated(source: GgufSource, described: Described) -> dict[str, Any]:
         "rope_theta": _real(source, BASE, 10000.0),
         "rope_type": scaling,
         **described.biases,
+        **_of_experts(source, described),
     }
     return stated | ({"rope_factor": _real(source, FACTOR)} if scaling == "linear" else {})
+
+
+def _of_experts(source: GgufSource, described: Described) -> dict[str, Any]:
+    family = described.family
+    if not family.experts:
+        return {}
+    used = number(source, "expert_used_count")
+    counts = {family.experts: described.experts, "num_experts_per_tok": used}
+    return {**counts, family.expert_ffn[1]: described.expert_ffn, **family.fixed}
 
 
 def _real(source: GgufSource, key: str, default: float | None = None) -> float:
@@ -98,7 +109,7 @@ def _compare(beside: Mapping[str, Any], stated: Mapping[str, Any], described: De
     for key in REMOTE_CODE:
         if beside.get(key):
             raise _contradicts(f"has the key {key!r}: it points at code that comes with the model; remove it")
-    found = _effective({**described.family.defaults, **beside})
+    found = _effective(beside, described.family.defaults)
     for key, wanted in stated.items():
         if not _same(found.get(key), wanted):
             raise _contradicts(f"says {key} {shown(found.get(key))}, and the GGUF file {shown(wanted)}")
@@ -106,7 +117,7 @@ def _compare(beside: Mapping[str, Any], stated: Mapping[str, Any], described: De
         raise _contradicts("does not tie the embedding to the output matrix, which the GGUF file does not have")
 
 
-def _effective(beside: Mapping[str, Any]) -> dict[str, Any]:
+def _effective(beside: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """What loaders take where a key is left out."""
     given = {key: value for key, value in beside.items() if value is not None}
     heads, hidden = given.get("num_attention_heads"), given.get("hidden_size")
@@ -120,6 +131,8 @@ def _effective(beside: Mapping[str, Any]) -> dict[str, Any]:
         "attention_bias": False,
         "mlp_bias": False,
         "rope_theta": 10000.0,
+        **defaults,
+        **({"num_experts": given["num_local_experts"]} if "num_local_experts" in given else {}),
         **given,
         **({"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}),
         "rope_type": rope.get("rope_type", rope.get("type", "default")),

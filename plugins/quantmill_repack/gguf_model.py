@@ -25,6 +25,8 @@ EMBEDDING, OUTPUT, NORM, ROPE_FACTORS = "token_embd", "output", "output_norm", "
 ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_output")
 GATED = ("ffn_gate", "ffn_up", "ffn_down")
 HEAD_NORMS = ("attn_q_norm", "attn_k_norm")
+EXPERTS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")  # of a block in one tensor
+MIXTURE = ("ffn_gate_inp", *EXPERTS)
 
 # Dimensions of each role's weight; a bias has the first
 SHAPES: Mapping[str, tuple[str, ...]] = {
@@ -38,8 +40,11 @@ SHAPES: Mapping[str, tuple[str, ...]] = {
     "attn_output": ("hidden", "q"),
     **dict.fromkeys(("ffn_gate", "ffn_up"), ("ffn", "hidden")),
     "ffn_down": ("hidden", "ffn"),
+    "ffn_gate_inp": ("experts", "hidden"),
+    **dict.fromkeys(("ffn_gate_exps", "ffn_up_exps"), ("experts", "expert_ffn", "hidden")),
+    "ffn_down_exps": ("experts", "hidden", "expert_ffn"),
 }
-LINEARS = frozenset((*ATTENTION, *GATED, OUTPUT))
+LINEARS = frozenset((*ATTENTION, *GATED, *EXPERTS, OUTPUT))
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,10 @@ class Family:
     biased      roles that always have a bias
     may_bias    key of config.json -> roles that have biases where it is true
     norms       further norms of a block
+    network     roles of its feed-forward network
+    experts     key of config.json for their number, empty where there are none
+    expert_ffn  GGUF's key and config.json's for their width, where it is not that of a network
+    fixed       what config.json says of every model that llama.cpp computes by this architecture
     defaults    of transformers, for keys that its config.json may leave out
     """
 
@@ -59,17 +68,21 @@ class Family:
     biased: tuple[str, ...] = ()
     may_bias: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     norms: tuple[str, ...] = ()
+    network: tuple[str, ...] = GATED
+    experts: str = ""
+    expert_ffn: tuple[str, str] = ("feed_forward_length", "intermediate_size")
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def block(self, present: Mapping[str, bool]) -> Iterator[str]:
         """Names below blk.N. that a block has."""
-        for role in ("attn_norm", *ATTENTION, *self.norms, "ffn_norm", *GATED):
+        for role in ("attn_norm", *ATTENTION, *self.norms, "ffn_norm", *self.network):
             yield f"{role}.weight"
         for role in (*self.biased, *(role for key, roles in self.may_bias.items() if present[key] for role in roles)):
             yield f"{role}.bias"
 
 
-FAMILIES: Mapping[str, Family] = {
+FAMILIES: Mapping[str, Family] = {  # by general.architecture, and with experts by how that is told apart
     "llama": Family(
         ("LlamaForCausalLM", "MistralForCausalLM"),
         "llama",
@@ -83,15 +96,29 @@ FAMILIES: Mapping[str, Family] = {
         norms=HEAD_NORMS,
         defaults={"head_dim": 128},
     ),
+    "llama with experts": Family(("MixtralForCausalLM",), "mixtral", network=MIXTURE, experts="num_local_experts"),
+    "qwen3moe with experts": Family(
+        ("Qwen3MoeForCausalLM",),
+        "qwen3_moe",
+        may_bias={"attention_bias": ATTENTION},
+        norms=HEAD_NORMS,
+        network=MIXTURE,
+        experts="num_experts",
+        expert_ffn=("expert_feed_forward_length", "moe_intermediate_size"),
+        fixed={"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []},
+        defaults={"norm_topk_prob": False, "decoder_sparse_step": 1, "mlp_only_layers": []},
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Held:
-    """One tensor of the file, and what it is in the checkpoint.
+    """One tensor of the checkpoint, and where the file has it.
 
-    source  its name in the file
+    source  the tensor of the file, which `info` describes
     name    in the checkpoint
+    shape   in the checkpoint
+    part    which of the file's matrices it is
     heads   whose rows the file has in another order; 0 where it has the checkpoint's
     """
 
@@ -99,6 +126,8 @@ class Held:
     name: str
     type: TensorType
     info: TensorInfo
+    shape: tuple[int, ...]
+    part: int = 0
     heads: int = 0
 
     @property
@@ -110,11 +139,11 @@ class Held:
         return self.name.removesuffix(".weight")
 
     def rows(self) -> np.ndarray[tuple[int], np.dtype[np.int64]] | None:
-        """Which row of the file each row of the checkpoint is; None where they have the same order."""
+        """Which row of the matrix in the file each of its rows is; None where they have the same order."""
         if not self.heads:
             return None
         # (heads, pairs, halves) in the file, (heads, halves, pairs) in the checkpoint
-        stored = np.arange(self.info.shape[0]).reshape(self.heads, -1, 2)
+        stored = np.arange(self.shape[0]).reshape(self.heads, -1, 2)
         return np.ascontiguousarray(stored.swapaxes(1, 2)).reshape(-1)
 
 
@@ -136,6 +165,8 @@ class Described:
     kv_heads: int
     head_dim: int
     vocab: int
+    experts: int
+    expert_ffn: int
     biases: Mapping[str, bool]
     held: tuple[Held, ...]
     dropped: Mapping[str, str]
@@ -153,13 +184,15 @@ def describe(index: ModelIndex, source: GgufSource) -> Described:
     Raises ArchitectureUnsupported for an architecture that is not in the table, SourceRejected for a file that is not
     in NVFP4, has other blocks beside them, or not exactly the tensors of its architecture in their shapes.
     """
-    family = FAMILIES.get(source.architecture)
+    experts = source.number("expert_count") or 0
+    family = FAMILIES.get(f"{source.architecture} with experts" if experts else source.architecture)
     if family is None:
         raise ArchitectureUnsupported(
-            f"GGUF files of the architecture {source.architecture!r} are not repacked; known: {', '.join(FAMILIES)}",
+            f"GGUF files of the architecture {source.architecture!r}{' with experts' if experts else ''} are not "
+            f"repacked; known: {', '.join(FAMILIES)}",
             architecture=source.architecture,
         )
-    sizes = _sizes(index, source)
+    sizes = _sizes(index, source, family)
     first = {name.removeprefix("blk.0.").removesuffix(".bias") for name in source.types if name.endswith(".bias")}
     biases = {key: not first.isdisjoint(roles) for key, roles in family.may_bias.items()}
     dropped = {side: _why_dropped(side, name) for side, name in source.sides.items()}
@@ -167,10 +200,10 @@ def describe(index: ModelIndex, source: GgufSource) -> Described:
         dropped[ROPE_FACTORS] = "made of rope_scaling, which config.json says"
     names = {name: index.tensors[name] for name in source.types if name not in dropped}
     _check_names(names, family, biases, sizes["blocks"])
-    held = tuple(_held(source, info, sizes) for info in names.values())
+    held = tuple(held for info in names.values() for held in _held(source, info, sizes))
     if not any(each.quantized for each in held):
         raise SourceRejected("the GGUF file holds no matrix in NVFP4; other blocks are not repacked")
-    dimensions = {key: sizes[key] for key in ("blocks", "hidden", "ffn", "heads", "kv_heads", "head_dim", "vocab")}
+    dimensions = {key: size for key, size in sizes.items() if key not in ("q", "kv")}
     return Described(family, **dimensions, biases=biases, held=held, dropped=dropped, scaled=ROPE_FACTORS in dropped)
 
 
@@ -180,7 +213,7 @@ def _why_dropped(side: str, name: str) -> str:
     return f"it scales the inputs of {name}, which NVFP4A16 leaves as they are"
 
 
-def _sizes(index: ModelIndex, source: GgufSource) -> dict[str, int]:
+def _sizes(index: ModelIndex, source: GgufSource, family: Family) -> dict[str, int]:
     """The dimensions that the file states, by the words of SHAPES."""
     embedding = index.tensors.get(f"{EMBEDDING}.weight")
     if embedding is None or len(embedding.shape) != 2:
@@ -203,6 +236,8 @@ def _sizes(index: ModelIndex, source: GgufSource) -> dict[str, int]:
         "q": heads * head_dim,
         "kv": kv_heads * head_dim,
         "vocab": embedding.shape[0],
+        "experts": number(source, "expert_count") if family.experts else 0,
+        "expert_ffn": number(source, family.expert_ffn[0]) if family.experts else 0,
     }
 
 
@@ -222,8 +257,7 @@ def _check_names(names: Mapping[str, TensorInfo], family: Family, biases: Mappin
         raise SourceRejected(f"the GGUF file lacks {missing[0]} ({len(missing)} missing)", tensor=missing[0])
     if unknown := sorted(names.keys() - wanted - {f"{OUTPUT}.weight"}):
         raise SourceRejected(
-            f"the GGUF file holds {shown(unknown[0])}, which no {family.classes[0]} has: experts, other biases and "
-            "other parts are not repacked",
+            f"the GGUF file holds {shown(unknown[0])}, which no {family.classes[0]} has; other parts are not repacked",
             tensor=unknown[0],
         )
 
@@ -231,7 +265,8 @@ def _check_names(names: Mapping[str, TensorInfo], family: Family, biases: Mappin
 _NAME = re.compile(r"(?:blk\.(?P<block>\d+)\.)?(?P<role>[a-z_]+)\.(?P<ending>weight|bias)", re.ASCII)
 
 
-def _held(source: GgufSource, info: TensorInfo, sizes: Mapping[str, int]) -> Held:
+def _held(source: GgufSource, info: TensorInfo, sizes: Mapping[str, int]) -> Iterator[Held]:
+    """What the checkpoint has of a tensor: one, or one for each expert."""
     match = _NAME.fullmatch(info.name)
     assert match is not None  # the names have been checked
     role, ending = match["role"], match["ending"]
@@ -254,4 +289,7 @@ def _held(source: GgufSource, info: TensorInfo, sizes: Mapping[str, int]) -> Hel
     turned = source.architecture in TURNED_BY_NEIGHBOURS and role in ("attn_q", "attn_k")
     heads = sizes["heads" if role == "attn_q" else "kv_heads"] if turned else 0
     name = NAMES[source.architecture][role].replace("#", match["block"] or "")
-    return Held(info.name, f"{name}.{ending}", type_, info, heads)
+    parts = shape[0] if role in EXPERTS else 1  # no more than the file has
+    for part in range(parts):
+        each = f"{name.replace('@', str(part))}.{ending}"
+        yield Held(info.name, each, type_, info, shape[1:] if role in EXPERTS else shape, part, heads)

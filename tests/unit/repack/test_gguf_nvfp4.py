@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.random_models import RANDOM_MODELS
+from tests.random_models import RANDOM_MODELS, causal
 from tests.unit.repack.nvfp4_files import (
     PARAMS,
     SMALL,
@@ -135,14 +135,23 @@ def test_a_file_s_own_path_is_taken_too(file: Path, tmp_path: Path) -> None:
     assert back(next(file.glob("*.gguf")), tmp_path / "back").conversion.observed["matrices in NVFP4"] == 7
 
 
-@pytest.mark.parametrize(
-    "case",
-    ["llama, tied", "llama, wide heads and biases", "llama, rope linear", "mistral", "qwen2", "qwen3"],
-)
+WIDE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "head_dim": 24}
+MODELS = {
+    **{name: RANDOM_MODELS[name] for name in ("llama, tied", "llama, wide heads and biases", "llama, rope linear")},
+    **{name: RANDOM_MODELS[name] for name in ("mistral", "mixtral, 4 experts", "qwen2", "qwen3")},
+    "qwen3moe": causal("Qwen3Moe", **WIDE, norm_topk_prob=True),
+}
+SAID = {
+    *("architectures", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob"),
+    *("tie_word_embeddings", "attention_bias", "mlp_bias", "head_dim", "intermediate_size", "decoder_sparse_step"),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
 def test_each_family_comes_back(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quantmill_gguf.nvfp4.GRAPHS", ("llama", "qwen2", "qwen3"))  # others write qwen2's
     monkeypatch.setattr("quantmill_gguf.nvfp4._obstacle", lambda *of: None)  # biases of ffn, which no graph adds
-    nvfp4 = in_nvfp4(RANDOM_MODELS[case].write(tmp_path / "plain", 128), tmp_path / "nvfp4")
+    nvfp4 = in_nvfp4(MODELS[case].write(tmp_path / "plain", 128), tmp_path / "nvfp4")
 
     made = back(as_file(nvfp4, tmp_path / "gguf"), tmp_path / "back")
 
@@ -150,8 +159,71 @@ def test_each_family_comes_back(case: str, tmp_path: Path, monkeypatch: pytest.M
     wanted, found = (json.loads((each / "config.json").read_text()) for each in (nvfp4, made.folder))
     assert found["rope_theta"] == wanted["rope_parameters"]["rope_theta"]
     assert found.get("rope_scaling", {}).get("factor") == wanted["rope_parameters"].get("factor")
-    assert found["tie_word_embeddings"] == wanted["tie_word_embeddings"]
-    assert found.get("attention_bias", False) == wanted.get("attention_bias", False)
+    found = {"num_local_experts": found.get("num_experts"), **found}
+    assert {
+        key: wanted[key] for key in SAID if wanted.get(key) is not None and case != "mistral"
+    }.items() <= found.items()
+
+
+# Experts
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A file with four experts a block, and what becomes of it."""
+    folder = tmp_path_factory.mktemp("mixture")
+    plain = RANDOM_MODELS["mixtral, 4 experts"].write(folder / "plain", 128)
+    file = as_file(in_nvfp4(plain, folder / "nvfp4"), folder / "gguf")
+    return file, back(file, folder / "back").folder
+
+
+def test_experts_in_one_tensor_become_one_tensor_each(mixture: tuple[Path, Path]) -> None:
+    plan = planned(mixture[0])
+
+    row = plan.by_name["blk.0.ffn_down_exps.weight"]
+    assert (row.shape, row.nbytes) == ((4, 128, 192), 4 * (128 * 192 * 9 // 16 + 4))
+    assert "model.layers.0.block_sparse_moe.experts.3.w2.weight_packed" in stored(mixture[1])
+    ignored = json.loads((mixture[1] / "config.json").read_text())["quantization_config"]["ignore"]
+    assert "model.layers.1.block_sparse_moe.gate" in ignored
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"llama.expert_count": 8}, r"ffn_gate_inp.weight is \[4, 128\], .* say \[8, 128\]"),
+        ({"llama.expert_count": None}, "lacks blk.0.ffn_down.weight"),
+        ({"llama.expert_used_count": None}, "expert_used_count is None, not one positive number"),
+    ],
+)
+def test_experts_that_do_not_fit_are_refused(
+    keys: dict[str, Any], words: str, mixture: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(SourceRejected, match=words):
+        planned(changed(mixture[0], tmp_path / "changed", keys))
+
+
+def test_two_experts_that_changed_places_are_refused(mixture: tuple[Path, Path], tmp_path: Path) -> None:
+    file, made = mixture
+    one, two = (f"model.layers.1.block_sparse_moe.experts.{n}.w3.weight_packed" for n in (1, 2))
+    with open_checkpoint(file) as source:
+        folder = Folder(Path(shutil.copytree(made, tmp_path / "damaged")), source)
+        folder[one], folder[two] = folder[two], folder[one]
+        folder.save()
+
+        with pytest.raises(VerificationFailed, match=r"experts.1.w3.weight is .* GGUF file's blk.1.ffn_up_exps.weight"):
+            compared(folder.path, source)
+
+
+def test_an_expert_less_is_refused(mixture: tuple[Path, Path], tmp_path: Path) -> None:
+    file, made = mixture
+    module = "model.layers.1.block_sparse_moe.experts.3.w3"
+    with open_checkpoint(file) as source:
+        folder = Folder(Path(shutil.copytree(made, tmp_path / "damaged")), source)
+        drop(folder, *(f"{module}.{part}" for part in ("weight_packed", "weight_scale", "weight_global_scale")))
+        folder.save()
+
+        with pytest.raises(VerificationFailed, match=r"3 matrices of blk.1.ffn_up_exps.weight, the GGUF file 4"):
+            compared(folder.path, source)
 
 
 def test_a_file_made_of_the_result_is_the_file(file: Path, tmp_path: Path) -> None:
@@ -239,7 +311,8 @@ def test_a_scale_that_e4m3_means_otherwise_is_refused(byte: int) -> None:
 @given(heads=st.integers(1, 6), pairs=st.integers(1, 8))
 def test_rows_of_heads_come_back_from_neighbours(heads: int, pairs: int) -> None:
     rows = 2 * heads * pairs
-    held = Held("blk.0.attn_q.weight", f"{Q}.weight", NVFP4, TensorInfo("q", "F32", (rows, 64), 0), heads)
+    info = TensorInfo("blk.0.attn_q.weight", "F32", (rows, 64), 0)
+    held = Held(info.name, f"{Q}.weight", NVFP4, info, info.shape, heads=heads)
     in_file = [0] * rows  # which row of the checkpoint each row of the file is
     for head in range(heads):
         for half in range(2):
