@@ -46,7 +46,14 @@ def _rejected(method: str, problems: Iterable[Problem]) -> ParamsRejected:
 
 def _pydantic_problems(error: ValidationError) -> Iterator[Problem]:
     for found in error.errors(include_url=False, include_context=False, include_input=False):
-        yield {"pointer": pointer("params", *found["loc"]), "code": found["type"], "message": found["msg"]}
+        yield {"pointer": pointer("params", *found["loc"]), "code": found["type"], "message": _message(found)}
+
+
+def _message(found: Mapping[str, Any]) -> str:
+    """pydantic's words, of Python's values, as a user who writes JSON needs them."""
+    if found["type"] == "tuple_type":
+        return 'Input should be a list: ["..."]'
+    return str(found["msg"]).removeprefix("Value error, ")
 
 
 def _schema_problems(error: Any) -> Iterator[Problem]:

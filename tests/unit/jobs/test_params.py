@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from quantmill.contract.errors import ParamsRejected
-from quantmill.jobs.params import pointer, validate_by_schema
+from quantmill.jobs.params import pointer, validate, validate_by_schema
+from quantmill_bnb.plugin import BNB
 
 SCHEMA = {
     "type": "object",
@@ -61,3 +62,20 @@ def test_a_schema_without_properties_refuses_every_key():
 def test_a_schema_that_refers_elsewhere_fetches_nothing():
     with pytest.raises(Exception, match="example"):
         validate_by_schema("awq", {"$ref": "https://schemas.example/evil.json"}, {})
+
+
+@pytest.mark.parametrize(
+    ("params", "pointed", "message"),
+    [
+        ({"skip_modules": "*.down_proj"}, "/params/skip_modules", 'Input should be a list: ["..."]'),
+        ({"quant_type": "int8", "block_size": 32}, "/params", "block_size is for nf4 and fp4; int8 has one scale"),
+        ({"blocksize": 64}, "/params/blocksize", "Extra inputs are not permitted"),
+    ],
+)
+def test_a_method_s_own_model_says_what_is_wrong_in_words_for_json(params, pointed, message):
+    with pytest.raises(ParamsRejected) as rejected:
+        validate(BNB, params)
+
+    [problem] = rejected.value.fields["errors"]
+    assert problem["pointer"] == pointed
+    assert problem["message"].startswith(message)
