@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 from quantmill.contract.calibration import CalibrationNeed, Statistic
 from quantmill.contract.errors import ParamsRejected
-from quantmill.contract.linears import HEAD, Linear, linears, plan_linears, promote_linears
+from quantmill.contract.linears import HEAD, Linear, linears, plan_linears, promote_linears, torn_apart
 from quantmill.contract.scaling import folds_of
 from quantmill.contract.tensors import Fold, ModelIndex, Plan, TensorPlan, Unit
 from quantmill_awq.layout import SOURCES, parts_of, scheme_of
@@ -48,7 +48,7 @@ def plan(index: ModelIndex, params: AwqParams) -> Plan:
         tensors=(*walked, *others),
         units=(*blocks, *(Unit(row.name, (row.name,)) for row in others)),
         peak_memory_bytes=max(_working_memory(walked, blocks), flat.peak_memory_bytes),
-        warnings=(*flat.warnings, *_warnings(flat, found, params)),
+        warnings=(*flat.warnings, *torn_apart(flat, index)),
         calibration=need,
         folds=folds,
     )
@@ -102,11 +102,3 @@ def _working_memory(walked: list[TensorPlan], blocks: list[Unit]) -> int:
     largest = max(sum(sizes[name] for name in block.tensors) for block in blocks)
     widest = max(row.shape[-1] ** 2 for row in walked if row.action == "quantize")
     return largest + max(20 * row.values for row in walked) + 4 * widest + (64 << 20)
-
-
-def _warnings(flat: Plan, found: Mapping[str, Linear], params: AwqParams) -> Iterator[str]:
-    """What some of the programs cannot load."""
-    for fused in sorted({linear.fused for linear in found.values()}):
-        actions = {flat.by_name[f"{module}.weight"].action for module in fused}
-        if len(actions) > 1:
-            yield f"vLLM computes {', '.join(fused)} in one product and loads them quantized all or none"

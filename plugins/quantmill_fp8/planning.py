@@ -10,7 +10,7 @@ from typing import Any
 from quantmill.contract.calibration import CalibrationNeed
 from quantmill.contract.errors import ParamsRejected
 from quantmill.contract.experts import Stack, stacks, with_published_names
-from quantmill.contract.linears import Linear, plan_linears, promote_linears
+from quantmill.contract.linears import Linear, plan_linears, promote_linears, torn_apart
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan
 from quantmill_fp8.caches import attentions, carried
 from quantmill_fp8.params import Fp8Params
@@ -48,15 +48,16 @@ def plan(index: ModelIndex, params: Fp8Params) -> Plan:
         of_stack=lambda stack: _stack_row(stack, scheme, params.scheme),
         allow_requantize=params.allow_requantize,
     )
-    made = with_published_names(_with_warnings(made, params), index)
+    made = with_published_names(_with_warnings(made, index, params), index)
     made = _with_cache_scales(made, carried(index, made, params))
     return replace(made, calibration=_needed(made, index, params)) if is_calibrated(params) else made
 
 
-def _with_warnings(plan: Plan, params: Fp8Params) -> Plan:
+def _with_warnings(plan: Plan, index: ModelIndex, params: Fp8Params) -> Plan:
+    """The plan with what one of the consumers cannot load."""
     said = OF_EXPERTS.get((params.scheme, params.strategy))
     experts = any(EXPERT in row.output for row in plan.tensors if row.action == "quantize")
-    return replace(plan, warnings=(*plan.warnings, said)) if said and experts else plan
+    return replace(plan, warnings=(*plan.warnings, *([said] if said and experts else []), *torn_apart(plan, index)))
 
 
 def is_calibrated(params: Fp8Params) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from quantmill.contract.calibration import CalibrationNeed
 from quantmill.contract.errors import ParamsRejected
-from quantmill.contract.linears import HEAD, Linear, linears, plan_linears, promote_linears
+from quantmill.contract.linears import HEAD, Linear, linears, plan_linears, promote_linears, torn_apart
 from quantmill.contract.tensors import ModelIndex, Plan, TensorPlan, Unit
 from quantmill_gptq.layout import SCALE_DTYPES, parts_of, scheme_of
 from quantmill_gptq.params import GptqParams
@@ -40,7 +40,7 @@ def plan(index: ModelIndex, params: GptqParams) -> Plan:
         tensors=(*quantized, *kept),
         units=(*blocks, *(Unit(row.name, (row.name,)) for row in kept)),
         peak_memory_bytes=max(_working_memory(quantized, blocks), flat.peak_memory_bytes),
-        warnings=tuple(_warnings(flat, found, params)),
+        warnings=(*flat.warnings, *_warnings(params), *torn_apart(flat, index)),
         calibration=need,
     )
 
@@ -99,7 +99,7 @@ def _working_memory(quantized: list[TensorPlan], blocks: list[Unit]) -> int:
     return largest + max(20 * row.shape[1] ** 2 + 40 * row.values for row in quantized)
 
 
-def _warnings(flat: Plan, found: Mapping[str, Linear], params: GptqParams) -> Iterator[str]:
+def _warnings(params: GptqParams) -> Iterator[str]:
     """What some of the programs cannot load."""
     gptq = params.format != "compressed-tensors"
     if params.reorders_groups:
@@ -108,7 +108,3 @@ def _warnings(flat: Plan, found: Mapping[str, Linear], params: GptqParams) -> It
         yield "vLLM 0.32 loads 4 and 8 symmetric bits of this format; format=compressed-tensors the others too"
     if params.lm_head and gptq:
         yield "lm_head: transformers loads no quantized head; vLLM and GPTQModel do"
-    for fused in sorted({linear.fused for linear in found.values()}):
-        actions = {flat.by_name[f"{module}.weight"].action for module in fused}
-        if len(actions) > 1:
-            yield f"vLLM computes {', '.join(fused)} in one product and loads them quantized all or none"

@@ -7,7 +7,7 @@ names that a Linear has in the decoders of transformers are a table here. What i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -132,7 +132,7 @@ def plan_linears(
     row_of: RowOf,
     *,
     of_stack: RowOfStack = lambda stack: STACKED,
-    allow_requantize: bool = False,
+    allow_requantize: bool | None = None,
 ) -> Plan:
     """A plan with one unit a tensor: the Linears that `skip_modules` does not name as `row_of` has them, all else kept.
 
@@ -154,6 +154,13 @@ def plan_linears(
         raise SourceRejected(f"{index.architecture} has nothing to quantize: {'; '.join(reasons)}", reasons=reasons)
     peak = max(index.tensors[row.name].nbytes + _at_once(row, stacked) for row in rows)
     return Plan(rows, tuple(Unit(row.name, (row.name,)) for row in rows), peak, warnings)
+
+
+def torn_apart(plan: Plan, index: ModelIndex) -> Iterator[str]:
+    """What a plan has to say of modules that vLLM computes in one product, and that are not quantized all or none."""
+    for fused in sorted({linear.fused for linear in linears(index).values()}):
+        if len({plan.by_name[f"{module}.weight"].action for module in fused}) > 1:
+            yield f"vLLM computes {', '.join(fused)} in one product and loads them quantized all or none"
 
 
 def promote_linears(

@@ -44,11 +44,11 @@ KEPT_BLOCK_BOUNDS = dict.fromkeys(DTYPES, BlockBound(32, 0.0))
 AS_GOOD_AS_PLAIN = ("fp8", "float-quantized")
 
 
-def require_unquantized(index: ModelIndex, allow_requantize: bool = False) -> tuple[str, ...]:
+def require_unquantized(index: ModelIndex, allow_requantize: bool | None = None) -> tuple[str, ...]:
     """What a plan has to say of a source that is quantized itself; nothing of a plain one.
 
     Raises SourceRejected for a GGUF file, for a quantized source whose values cannot be had, and for one whose codes
-    are coarser than FP8 unless `allow_requantize`.
+    are coarser than FP8 unless `allow_requantize`, which is None where a method has no such parameter.
     """
     if index.gguf is not None:
         raise SourceRejected(
@@ -68,7 +68,7 @@ def require_unquantized(index: ModelIndex, allow_requantize: bool = False) -> tu
     if not allow_requantize and not set(formats) <= set(AS_GOOD_AS_PLAIN):
         raise SourceRejected(
             f"the source is quantized already ({', '.join(formats)}), and its errors would add to the new ones; "
-            "give the model that it was made from, or set allow_requantize",
+            f"give the model that it was made from{'' if allow_requantize is None else ', or set allow_requantize'}",
             key=QUANTIZATION,
         )
     return (

@@ -42,6 +42,17 @@ def test_blocks_that_do_not_divide_a_weight_are_refused(scheme: str, outputs: in
     )
 
 
+def test_a_module_that_vllm_computes_with_others_is_not_left_out_alone_without_a_word() -> None:
+    gate, up = (f"model.layers.0.mlp.{name}_proj" for name in ("gate", "up"))
+    tensors = {name: TensorInfo(name, "BF16", (8, 8), 128) for name in (f"{gate}.weight", f"{up}.weight")}
+    both = ModelIndex({"architectures": ["LlamaForCausalLM"]}, tensors, {}, {})
+
+    assert plan(both, Fp8Params(skip_modules=("*.up_proj",))).warnings == (
+        f"vLLM computes {gate}, {up} in one product and loads them quantized all or none",
+    )
+    assert plan(both, Fp8Params()).warnings == ()
+
+
 def test_a_module_that_is_left_out_needs_no_blocks() -> None:
     found = plan(index(192, 200), Fp8Params(scheme="FP8_BLOCK", skip_modules=("*.down_proj",)))
 
