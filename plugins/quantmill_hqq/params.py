@@ -66,6 +66,11 @@ class HqqParams(BaseModel):
         max_length=256,
         description="Modules (* ? [abc]) that keep their weights: lm_head, *.down_proj.",
     )
+    allow_requantize: bool = Field(
+        default=False,
+        description="take a source that is itself quantized to integers (gptq, awq, pack-quantized) by what its codes "
+        "stand for; FP8 sources are always taken",
+    )
 
     @model_validator(mode="after")
     def _compressed_tensors_has_whole_zeros_along_rows(self) -> Self:

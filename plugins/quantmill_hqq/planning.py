@@ -25,13 +25,15 @@ def plan(index: ModelIndex, params: HqqParams) -> Plan:
     Raises what `plan_linears` does, and ParamsRejected for a pattern that matches no Linear, for a Linear that two
     patterns give different settings, or whose shape the groups or the format do not fit.
     """
-    planned = plan_linears(index, params.skip_modules, lambda linear: _row(linear, params))
+    planned = plan_linears(
+        index, params.skip_modules, lambda linear: _row(linear, params), allow_requantize=params.allow_requantize
+    )
     _check_overrides(params, [linear.module for linear in linears(index).values()])
     check = _check_skipped_names if params.format == "hqq" else _check_fused
     check(planned, index, params)
     peak = max(index.tensors[row.name].nbytes + _working_bytes(row, params) for row in planned.tensors)
     warnings = (INTEGER_ZEROS,) if params.format == "compressed-tensors" else ()
-    return replace(planned, peak_memory_bytes=peak, warnings=warnings)
+    return replace(planned, peak_memory_bytes=peak, warnings=(*planned.warnings, *warnings))
 
 
 def _working_bytes(row: TensorPlan, params: HqqParams) -> int:

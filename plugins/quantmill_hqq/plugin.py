@@ -73,8 +73,18 @@ HQQ = Method(
     error_bounds=_error_bounds(),
     block_bounds=_block_bounds(),
     runtimes=(
-        Runtime("transformers", "AutoModelForCausalLM.from_pretrained('{folder}')"),
-        Runtime("vLLM", "vllm serve {folder}"),
+        Runtime(
+            "transformers",
+            "AutoModelForCausalLM.from_pretrained('{folder}')",
+            unless={"format": "compressed-tensors"},
+        ),
+        Runtime(
+            "transformers",
+            "AutoModelForCausalLM.from_pretrained('{folder}', "
+            "quantization_config=CompressedTensorsConfig(dequantize=True))",
+            unless={"format": "hqq"},
+        ),
+        Runtime("vLLM", "vllm serve {folder}", unless={"format": "hqq"}),
     ),
     ladder=(
         {"nbits": 2, "group_size": 32},

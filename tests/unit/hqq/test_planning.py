@@ -11,6 +11,7 @@ from quantmill.contract.errors import ParamsRejected
 from quantmill.contract.tensors import ModelIndex, Plan, TensorInfo
 from quantmill_hqq.params import HqqParams
 from quantmill_hqq.planning import plan
+from quantmill_hqq.plugin import HQQ
 
 BLOCK = "model.layers.0"
 SHAPES = {
@@ -132,6 +133,26 @@ def test_the_plan_says_that_compressed_tensors_has_whole_zeros() -> None:
     assert schemes == {"q_proj": "INT4-32-ASYM", "k_proj": "INT4-32-ASYM", "down_proj": "INT8-32-ASYM"}
     assert "whole numbers" in found.warnings[0]
     assert planned(skip_modules=("*.k_proj",)).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("layout", "commands"),
+    [
+        ("hqq", ["AutoModelForCausalLM.from_pretrained('{folder}')"]),
+        (
+            "compressed-tensors",
+            [
+                "AutoModelForCausalLM.from_pretrained('{folder}', "
+                "quantization_config=CompressedTensorsConfig(dequantize=True))",
+                "vllm serve {folder}",
+            ],
+        ),
+    ],
+)
+def test_a_user_is_told_what_loads_the_format(layout: str, commands: list[str]) -> None:
+    params = HqqParams(format=layout).model_dump(mode="json")
+
+    assert [runtime.command for runtime in HQQ.runtimes_of(params)] == commands
 
 
 def test_the_bytes_of_a_weight_are_those_of_its_arrays() -> None:

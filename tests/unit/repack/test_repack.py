@@ -19,6 +19,8 @@ from quantmill.verification import verify
 from quantmill_bnb.plugin import BNB
 from quantmill_fp8.plugin import FP8
 from quantmill_gguf.plugin import GGUF
+from quantmill_gptq.plugin import GPTQ
+from quantmill_hqq.plugin import HQQ
 from quantmill_repack.plugin import REPACK
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
@@ -340,11 +342,12 @@ def test_arrays_that_do_not_fit_are_refused_when_the_source_is_opened(part, chan
     ("method", "params", "layout", "kind"),
     [
         (BNB, {}, gptq(4), "gptq"),
+        (HQQ, {}, gptq(4), "gptq"),
         (GGUF, {"type": "Q8_0"}, in_any_order(), "gptq"),
         (GGUF, {"type": "Q4_0"}, awq(), "awq"),
         (GGUF, {"type": "Q4_0", "pure": True}, packed_in_any_order(symmetric=False), "pack-quantized"),
     ],
-    ids=["bnb", "gguf of act-order", "gguf of awq", "gguf of pack-quantized"],
+    ids=["bnb", "hqq", "gguf of act-order", "gguf of awq", "gguf of pack-quantized"],
 )
 def test_integers_are_quantized_again_only_when_that_is_allowed(method, params, layout, kind, quantized, tmp_path):
     source, values = quantized(layout)
@@ -357,6 +360,14 @@ def test_integers_are_quantized_again_only_when_that_is_allowed(method, params, 
         assert run.plan.warnings == (said,)
         run.write(run.quantize(), tmp_path / "again")
         verify(checkpoint, run.plan, method, run.params, tmp_path / "again")
+
+
+def test_a_method_that_cannot_be_told_to_does_not_say_that_it_can(quantized):
+    source, _ = quantized(gptq(4))
+
+    with open_checkpoint(source) as checkpoint, pytest.raises(SourceRejected) as refused:
+        _ = Run(GPTQ, GPTQ.params(), checkpoint).plan
+    assert str(refused.value).endswith("; give the model that it was made from")
 
 
 @pytest.mark.parametrize("layout", [gptq(4), awq(), packed_in_any_order()], ids=["gptq", "awq", "pack-quantized"])
@@ -373,8 +384,8 @@ def test_a_gguf_file_in_f32_has_the_values_that_integers_stand_for(layout, quant
 
 @pytest.mark.parametrize(
     ("method", "params"),
-    [(BNB, {}), (FP8, {"scheme": "FP8_DYNAMIC"}), (GGUF, {"type": "Q4_K_M"})],
-    ids=["bnb", "fp8", "gguf"],
+    [(BNB, {}), (FP8, {"scheme": "FP8_DYNAMIC"}), (GGUF, {"type": "Q4_K_M"}), (HQQ, {})],
+    ids=["bnb", "fp8", "gguf", "hqq"],
 )
 def test_a_source_in_blocks_of_fp8_is_read_as_what_it_stands_for(method, params, tmp_path):
     with open_checkpoint(MODEL.write(tmp_path / "plain")) as checkpoint:
