@@ -39,14 +39,23 @@ class Blob:
 
 @dataclass(frozen=True)
 class KnownDigest:
-    """What a file's bytes came to, and by what to tell that nobody has written to it since: a rename keeps both."""
+    """What a file's bytes came to, and by what to tell that nobody has written to it since.
+
+    A rename keeps `inode` and `mtime_ns`, but not `ctime_ns`, which whoever writes cannot put back.
+    """
 
     blob: Blob
     inode: int
     mtime_ns: int
+    ctime_ns: int
 
     def holds(self, status: os.stat_result) -> bool:
+        """Whether this is the file, which has perhaps been renamed."""
         return (status.st_ino, status.st_mtime_ns, status.st_size) == (self.inode, self.mtime_ns, self.blob.size)
+
+    def holds_in_place(self, status: os.stat_result) -> bool:
+        """Whether this is the file where it was digested, and nothing has been done to it."""
+        return self.holds(status) and status.st_ctime_ns == self.ctime_ns
 
 
 class BlobStore:
@@ -71,6 +80,8 @@ class BlobStore:
         stored and `path` is still there.
         """
         with self._incoming() as part:
+            if known is not None and not known.holds_in_place(path.lstat()):
+                known = None
             if not (move and _moved(path, part)):
                 copy_file(path, part)
             try:
@@ -124,14 +135,10 @@ class BlobStore:
     def sweep(self, older_than_seconds: float) -> int:
         """Remove what killed processes left half stored; how many files that were.
 
-        A file that somebody is still writing is younger than `older_than_seconds`, or loses its work.
+        A file that somebody is still writing, or has moved in, is younger than `older_than_seconds`, or loses its work.
         """
-        folder = self.root / "incoming"
-        stale = [
-            path
-            for path in (folder.iterdir() if folder.is_dir() else ())
-            if time.time() - path.stat().st_mtime > older_than_seconds
-        ]
+        folder, latest = self.root / "incoming", time.time() - older_than_seconds
+        stale = [path for path in (folder.iterdir() if folder.is_dir() else ()) if _touched_before(path, latest)]
         for path in stale:
             path.unlink(missing_ok=True)
         return len(stale)
@@ -184,7 +191,8 @@ def digest_early(path: Path, stop: threading.Event) -> KnownDigest | None:
             if stop.is_set():
                 return None
             digest.update(chunk[:length])
-    return KnownDigest(Blob(f"sha256:{digest.hexdigest()}", status.st_size), status.st_ino, status.st_mtime_ns)
+    blob = Blob(f"sha256:{digest.hexdigest()}", status.st_size)
+    return KnownDigest(blob, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -219,6 +227,15 @@ def _copied_by_the_kernel(source: IO[bytes], target: IO[bytes]) -> bool:
             return False
         raise
     return True
+
+
+def _touched_before(path: Path, moment: float) -> bool:
+    """Whether the file was neither written nor renamed since; a file that has gone was not."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return False
+    return max(status.st_mtime, status.st_ctime) < moment
 
 
 def _moved(path: Path, target: Path) -> bool:

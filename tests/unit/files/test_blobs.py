@@ -5,6 +5,7 @@ import os
 import stat
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -137,13 +138,15 @@ def test_what_is_not_a_digest_never_becomes_a_path(blobs: BlobStore, digest: str
         blobs.path(digest)
 
 
-def test_what_a_killed_process_left_half_stored_is_swept_once_it_is_old(tmp_path):
+def test_what_a_killed_process_left_half_stored_is_swept_once_it_is_old(tmp_path, monkeypatch):
     store = BlobStore(tmp_path)
     kept = store.put_bytes(b"whole").digest
     old, young = tmp_path / "incoming" / "old", tmp_path / "incoming" / "young"
     for path in (old, young):
         path.write_bytes(b"half")
-    os.utime(old, (0, 0))
+    later = old.stat().st_ctime + 7200
+    os.utime(young, (later, later))
+    monkeypatch.setattr("quantmill.files.blobs.time.time", lambda: later)
 
     assert store.sweep(older_than_seconds=3600) == 1
 
@@ -152,9 +155,32 @@ def test_what_a_killed_process_left_half_stored_is_swept_once_it_is_old(tmp_path
     assert store.exists(kept)
 
 
+def test_an_old_file_that_is_being_moved_in_is_not_swept(
+    blobs: BlobStore, hello: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def digest_while_others_sweep(file: BinaryIO) -> str:
+        assert blobs.sweep(older_than_seconds=3600) == 0
+        return HELLO
+
+    monkeypatch.setattr("quantmill.files.blobs.digest_of", digest_while_others_sweep)
+    os.utime(hello, (0, 0))
+
+    assert blobs.put_file(hello, move=True).digest == HELLO
+
+
+def test_what_goes_while_others_sweep_is_no_matter(
+    blobs: BlobStore, hello: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs.put_file(hello)
+    gone = hello.with_name("gone")
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter([gone]))
+
+    assert blobs.sweep(older_than_seconds=0) == 0
+
+
 def known_of(path: Path, digest: str) -> KnownDigest:
     status = path.stat()
-    return KnownDigest(Blob(digest, status.st_size), status.st_ino, status.st_mtime_ns)
+    return KnownDigest(Blob(digest, status.st_size), status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def test_a_file_whose_digest_is_known_is_not_read_again(blobs: BlobStore, hello: Path) -> None:
@@ -166,6 +192,17 @@ def test_a_file_whose_digest_is_known_is_not_read_again(blobs: BlobStore, hello:
 def test_a_file_that_was_written_to_since_is_digested_anew(blobs: BlobStore, hello: Path) -> None:
     known = known_of(hello, f"sha256:{'5' * 64}")
     os.utime(hello, ns=(0, known.mtime_ns + 1))
+
+    assert blobs.put_file(hello, move=True, known=known).digest == HELLO
+
+
+def test_a_file_whose_time_of_writing_was_put_back_is_digested_anew(blobs: BlobStore, hello: Path) -> None:
+    known = known_of(hello, f"sha256:{'5' * 64}")
+    with hello.open("r+b") as file:
+        file.write(b"hello")
+    os.utime(hello, ns=(0, known.mtime_ns))
+    while hello.stat().st_ctime_ns == known.ctime_ns:  # files' clocks tick slowly
+        os.utime(hello, ns=(0, known.mtime_ns))
 
     assert blobs.put_file(hello, move=True, known=known).digest == HELLO
 
