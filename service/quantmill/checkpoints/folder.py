@@ -245,7 +245,7 @@ def _stated(folder: Path, graph: OnnxGraph) -> Mapping[str, Any]:
         architectures = beside.get("architectures")
         if isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
             stated[GRAPH_OF] = architectures[0]
-    known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
+    known = [limit for limit in limits if type(limit) is int and limit > 0]  # true is an int, too
     return {**stated, POSITIONS: min(known)} if known else stated
 
 

@@ -149,6 +149,15 @@ def test_a_fixed_length_is_the_model_s_limit(tmp_path: Path) -> None:
         assert checkpoint.index.config["max_position_embeddings"] == 12
 
 
+@pytest.mark.parametrize("stated", ["true", "0", "64.0", '"64"'])
+def test_what_is_no_number_of_positions_is_no_limit(tmp_path: Path, stated: str) -> None:
+    (tmp_path / "model.onnx").write_bytes(SmallModel(ids="input_ids").proto().SerializeToString())
+    (tmp_path / "config.json").write_text(f'{{"max_position_embeddings": {stated}}}')
+
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert "max_position_embeddings" not in checkpoint.index.config
+
+
 @pytest.mark.parametrize("method", ["minmax", "entropy"])
 def test_windows_give_the_ranges_that_the_same_tokens_give_as_arrays(model: Path, tmp_path: Path, method: str) -> None:
     ids = np.random.default_rng(0).integers(0, VOCABULARY, (6, 9))
