@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+
+from quantmill.contract.errors import Canceled
 
 
 @dataclass(frozen=True)
@@ -114,3 +117,22 @@ def one_product(
     if domain:
         model.opset_import.append(helper.make_opsetid(domain, 1))
     return model
+
+
+class Attempts:
+    """What a job's attempts have of their host: each is canceled at its sample number `last`."""
+
+    def __init__(self, last: int | None = None) -> None:
+        self.last, self.samples = last, 0
+        self.state: dict[str, Any] = {}
+
+    def pause(self) -> None:
+        self.samples += 1
+        if self.samples == self.last:
+            raise Canceled("the job was canceled")
+
+    def keep(self, name: str, arrays: Mapping[str, Any]) -> None:
+        self.state[name] = {key: array.copy() for key, array in arrays.items()}
+
+    def kept(self, name: str) -> Any:
+        return self.state.get(name)

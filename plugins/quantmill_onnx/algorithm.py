@@ -82,7 +82,7 @@ def hessians_of(session: Session, sites: Mapping[str, Site | str], params: OnnxP
     graph = require_graph(session.index)
     weights = [name for unit in session.units() for name in unit.tensors]
     samples = cache(lambda: samples_of(session, graph, params))
-    return Hessians(graph, sites, weights, samples, session.threads, session.pause)
+    return Hessians(graph, sites, weights, samples, session.threads, session)
 
 
 def _note(session: Session, weight: str, what: str, found: Range | None) -> None:

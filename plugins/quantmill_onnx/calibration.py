@@ -1,4 +1,4 @@
-"""Running samples through the source graph, and the ranges of the activations that products take.
+"""Running samples through the source graph, and what comes out of the activations that products take.
 
 The graph is run as it stands, without the runtime's own rewriting, up to the last activation that is asked for; weights
 are mapped from the source's files. Activations come out a few at a time, so that memory depends on one sample and
@@ -8,128 +8,36 @@ on the number of activations, never on the number of samples.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from quantmill.contract.errors import SourceRejected
 from quantmill.contract.graph_text import Feed
 from quantmill.contract.onnx import GRAPH, MODEL, Node, OnnxGraph, Stored, require_names
 from quantmill.contract.protobuf import bytes_field, number_field
-from quantmill.contract.tensors import FloatArray
 from quantmill_onnx.layout import ONNX_TYPES
-from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.protos import external_tensor, node_proto, opset_proto, value_info_proto
-from quantmill_onnx.ranges import RANGES, Histogram, Range
 from quantmill_onnx.samples import Feeds
-from quantmill_onnx.smoothing import Channels
 
 FLOAT, INT64 = 1, 7  # TensorProto.DataType
 SLICE_BYTES = 64 << 20  # of activations that come out of one run
 LANES = 4  # samples that run at once
 SEEN = "quantmill_seen"
 VALUES, SIZE, MOMENTS = "Identity", "Size", "Gemm"  # what comes out of an activation: all of it, its size, x^T x
-NO_FACTORS: Mapping[str, FloatArray] = MappingProxyType({})
 
 
-def activation_ranges(
-    graph: OnnxGraph,
-    names: Sequence[str],
-    samples: Feeds,
-    params: OnnxParams,
-    threads: int,
-    pause: Callable[[], None] = lambda: None,
-    factors: Mapping[str, FloatArray] = NO_FACTORS,
-) -> Mapping[str, Range]:
-    """The range of each activation, by `params.calibration_method`; the same for any number of threads.
-
-    `factors` are what an activation's channels are multiplied by before it is rounded. `pause` is called with each
-    sample: what it raises ends the pass.
-
-    Raises SourceRejected for samples that the graph does not run on, or that make values which are not finite.
-    """
-    find = RANGES[params.calibration_method]
-    histograms = {name: Histogram() for name in names}
-    for number, name, values in _seen(graph, names, samples, threads, pause):
-        _count(histograms[name], values * factors[name] if name in factors else values, name, number)
-    return {name: find(histogram, params.percentile) for name, histogram in histograms.items()}
-
-
-def channels_of(
-    graph: OnnxGraph, names: Sequence[str], samples: Feeds, threads: int, pause: Callable[[], None] = lambda: None
-) -> Mapping[str, Channels]:
-    """The channels of each activation. Raises as `activation_ranges`."""
-    found = {name: Channels() for name in names}
-    for number, name, values in _seen(graph, names, samples, threads, pause):
-        _count(found[name], values, name, number)
-    return found
-
-
-@dataclass
-class Moments:
-    """The sum of x x^T over all rows x of an activation, float32 (channels, channels), and how many there were."""
-
-    total: FloatArray
-    rows: int
-
-
-def moments_of(
-    graph: OnnxGraph, names: Sequence[str], samples: Feeds, threads: int, pause: Callable[[], None] = lambda: None
-) -> Mapping[str, Moments]:
-    """The moments of each activation, all of which are in memory once and with each sample that runs.
-
-    Raises as `activation_ranges`.
-    """
-    found: dict[str, Moments] = {}
-    asked = [(name, what) for name in names for what in (MOMENTS, SIZE)]
-    for number, seen in enumerate(_run_all(graph, asked, samples.feeds(), min(threads, LANES))):
-        pause()
-        for name in names:
-            total: FloatArray = seen[name, MOMENTS]
-            if not np.isfinite(total).all():
-                raise SourceRejected(f"sample {number} makes {name} what cannot be squared in float32", sample=number)
-            rows = int(seen[name, SIZE]) // len(total)
-            if name in found:
-                found[name].total += total
-                found[name].rows += rows
-            else:
-                found[name] = Moments(total, rows)
-    return found
-
-
-def _seen(
-    graph: OnnxGraph, names: Sequence[str], samples: Feeds, threads: int, pause: Callable[[], None]
-) -> Iterator[tuple[int, str, FloatArray]]:
-    """Each activation on each sample, by the sample's number; some activations first, on all samples, then others."""
-    for some in _slices(names, _sizes(graph, names, samples)) if names else ():
-        asked = [(name, VALUES) for name in some]
-        for number, seen in enumerate(_run_all(graph, asked, samples.feeds(), min(threads, LANES))):
-            pause()
-            for name in some:
-                yield number, name, seen[name, VALUES]
-
-
-def _count(found: Histogram | Channels, values: NDArray[Any], name: str, number: int) -> None:
-    try:
-        found.add(values)
-    except ValueError as error:
-        raise SourceRejected(f"sample {number} makes {name} what cannot be counted: {error}", sample=number) from error
-
-
-def _sizes(graph: OnnxGraph, names: Sequence[str], samples: Feeds) -> Mapping[str, int]:
+def sizes_of(graph: OnnxGraph, names: Sequence[str], samples: Feeds) -> Mapping[str, int]:
     """Bytes of each activation of the largest sample."""
-    largest = next(_run_all(graph, [(name, SIZE) for name in names], iter([samples.largest()]), 1))
+    largest = next(run_all(graph, [(name, SIZE) for name in names], iter([samples.largest()]), 1))
     return {name: 4 * int(size) for (name, _), size in largest.items()}
 
 
-def _slices(names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[Sequence[str]]:
+def slices(names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[Sequence[str]]:
     """The names in runs of at most SLICE_BYTES, or one."""
     some: list[str] = []
     taken = 0
@@ -146,7 +54,7 @@ def _slices(names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[Sequence
 Asked = Sequence[tuple[str, str]]  # activations, and what is to come out of each
 
 
-def _run_all(
+def run_all(
     graph: OnnxGraph, asked: Asked, feeds: Iterator[Feed], lanes: int
 ) -> Iterator[Mapping[tuple[str, str], NDArray[Any]]]:
     """What is asked of activations, sample by sample; `lanes` samples at once, each on one core."""

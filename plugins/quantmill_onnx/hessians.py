@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from quantmill.contract.onnx import OnnxGraph
-from quantmill_onnx.calibration import LANES, Moments, moments_of
+from quantmill_onnx.calibration import LANES
+from quantmill_onnx.counting import Host, Moments, moments_of
 from quantmill_onnx.gptq import Inputs, require_torch
 from quantmill_onnx.samples import Feeds
 from quantmill_onnx.sites import Site
 
 HESSIAN_BYTES = 1 << 30  # of the Hessians that are in hand, and what samples add to them
-COPIES = 1 + LANES  # of a Hessian: its sum, and what samples add to it; later its factor
+COPIES = 2 + LANES  # of a Hessian: its sum, what is kept of that, and what samples add to it; later its factor
 FACTORING = 6  # copies of the widest one while it is factored
 TORCH_BYTES = 512 << 20  # of torch itself, which factors them
 
@@ -34,10 +35,10 @@ class Hessians:
         weights: Sequence[str],
         samples: Callable[[], Feeds],
         threads: int,
-        pause: Callable[[], None],
+        host: Host,
     ) -> None:
         self._slices = [*_slices({name: sites[name] for name in weights})]
-        self._graph, self._samples, self._threads, self._pause = graph, samples, threads, pause
+        self._graph, self._samples, self._threads, self._host = graph, samples, threads, host
         self._taken: Mapping[str, tuple[str, ...]] = {}
         self._inputs: Mapping[tuple[str, ...], Inputs] = {}
 
@@ -55,7 +56,7 @@ class Hessians:
 
     def _observed(self, taken: Mapping[str, tuple[str, ...]]) -> Mapping[tuple[str, ...], Inputs]:
         activations = [*dict.fromkeys(name for names in taken.values() for name in names)]
-        moments = moments_of(self._graph, activations, self._samples(), self._threads, self._pause)
+        moments = moments_of(self._graph, activations, self._samples(), self._threads, self._host)
         return {names: _inputs([moments[name] for name in names]) for names in taken.values()}
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray
-from quantmill_onnx.calibration import activation_ranges, channels_of
+from quantmill_onnx.counting import activation_ranges, channels_of
 from quantmill_onnx.images import given_samples
 from quantmill_onnx.layout import SCALE, SMOOTHING, ZERO
 from quantmill_onnx.params import OnnxParams
@@ -53,7 +53,7 @@ def observe(session: Session, sites: Mapping[str, Site | str], params: OnnxParam
     scales = _scales(session, graph, samples, params)
     names = [name for names in activations(sites).values() for name in names] if params.mode == "static" else []
     factors = {name: np.reciprocal(scale) for name, scale in scales.items()}
-    ranges = activation_ranges(graph, names, samples, params, session.threads, session.pause, factors)
+    ranges = activation_ranges(graph, names, samples, params, session.threads, session, factors)
     return Observed(scales, ranges, params.activation_type == "s8")
 
 
@@ -73,7 +73,7 @@ def _scales(session: Session, graph: OnnxGraph, samples: Feeds, params: OnnxPara
     for weight, site in sites.items():
         if isinstance(site, Site) and site.activation in taken:
             taken[site.activation].append(weight)
-    seen = channels_of(graph, [*taken], samples, session.threads, session.pause)
+    seen = channels_of(graph, [*taken], samples, session.threads, session)
 
     def scale(name: str) -> FloatArray:
         def weights() -> Iterator[FloatArray]:

@@ -8,6 +8,7 @@ on how they are cut into batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,20 @@ class Histogram:
             counts = np.zeros_like(self.counts)
             np.add.at(counts, joined, self.counts)
             self.counts, self.exponent = counts, self.exponent + beyond
+
+    def state(self) -> Mapping[str, NDArray[Any]]:
+        """All that has been counted, as arrays."""
+        return {
+            "counts": self.counts,
+            "exponent": np.array([self.exponent]),
+            "average": np.array([] if self.average is None else self.average, np.float64),
+        }
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what another one had counted."""
+        self.counts, (self.exponent,) = state["counts"], state["exponent"].tolist()
+        average = state["average"].tolist()
+        self.average = (average[0], average[1]) if average else None
 
     @property
     def width(self) -> float:

@@ -8,7 +8,8 @@ Of some a, and s = 1, that one is taken with which rounding is thought to add le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,15 @@ class Channels:
         self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
         self.squares = self.squares + np.einsum("rc,rc->c", rows, rows, dtype=np.float64)
         self.rows += len(rows)
+
+    def state(self) -> Mapping[str, NDArray[Any]]:
+        """All that has been seen, as arrays."""
+        return {"low": self.low, "high": self.high, "squares": self.squares, "rows": np.array([self.rows])}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what another one had seen."""
+        self.low, self.high, self.squares = state["low"], state["high"], state["squares"]
+        (self.rows,) = state["rows"].tolist()
 
     @property
     def peaks(self) -> Doubles:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,15 @@ class Session(Protocol):
     def progress(self, done: int, total: int) -> None:
         """To be called in `Method.settle` before each step of a long search: `done` steps, of `total` or fewer, are
         behind it. Raises Canceled when the job has been canceled."""
+
+    def keep(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Keep what long work between two tensors has come to, for an attempt that takes this one's place.
+
+        It replaces what was kept under this name: lower-case letters, digits and hyphens. The job's end forgets it.
+        """
+
+    def kept(self, name: str) -> Mapping[str, NDArray[Any]] | None:
+        """What this attempt or an earlier one has kept last under this name; None where that is nothing, or damaged."""
 
     def note(self, tensor: str, found: str, **figures: Figure) -> None:
         """Have it said in the artifact's quantmill.json: `found` of `tensor`, before its unit's last tensor is given.

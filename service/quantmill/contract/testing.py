@@ -91,6 +91,7 @@ class MemorySession:
     notes: list[Note] = field(default_factory=list)
     device: str = "cpu"
     steps: list[tuple[int, int]] = field(default_factory=list)
+    state: dict[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
 
     @property
     def index(self) -> ModelIndex:
@@ -113,6 +114,12 @@ class MemorySession:
 
     def progress(self, done: int, total: int) -> None:
         self.steps.append((done, total))
+
+    def keep(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.state[name] = {key: array.copy() for key, array in arrays.items()}
+
+    def kept(self, name: str) -> Mapping[str, NDArray[Any]] | None:
+        return self.state.get(name)
 
     def note(self, tensor: str, found: str, **figures: Figure) -> None:
         self.notes.append(checked_note(self.plan, tensor, found, figures))

@@ -28,6 +28,7 @@ from quantmill.verification import Verification, verify
 from quantmill.worker.calibrated import CalibrationRun, calibration_of, kind_of_worker, usable, windows_of_task
 from quantmill.worker.conversion import Worked, opened
 from quantmill.worker.environment import capture_environment, peak_memory_bytes
+from quantmill.worker.kept import KeptState
 from quantmill.worker.messages import (
     Findings,
     Finished,
@@ -46,6 +47,7 @@ from quantmill.worker.units import PlacedUnits, UnitFiles, UnitStore
 
 Send = Callable[[Message], None]
 
+KEPT = "kept"  # the folder of what methods keep, beside the units
 IN_FLIGHT_BYTES = 64 << 20  # of units that are being written while the next one is made
 
 
@@ -252,6 +254,7 @@ def session_of(
         calibration=calibration.engine if calibration is not None else None,
         windows=calibration.samples.ids if calibration is not None else None,
         progress=progress,
+        kept=KeptState(task.unit_store / KEPT),
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from quantmill.contract.errors import CalibrationMissing, Canceled, NonFiniteTen
 from quantmill.contract.gguf import TYPES, BlockTensor
 from quantmill.contract.session import Figure, Note, checked_note
 from quantmill.contract.tensors import ModelIndex, Plan, SourceTensor, TensorInfo, Unit
+from quantmill.worker.kept import KeptState
 
 WEIGHTS = ("F32", "F16", "BF16")  # dtypes that the kernels look through
 CHUNK_VALUES = 1 << 22  # values looked at in one step, so that the check needs no second copy of a tensor
@@ -36,7 +38,9 @@ class RunnerSession:
         calibration: Calibration | None = None,
         windows: Sequence[NDArray[np.int64]] | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
+        kept: KeptState | None = None,
     ) -> None:
+        """`kept` is what outlives the attempt; without it nothing does."""
         self._checkpoint = checkpoint
         self._plan = plan
         self._threads = threads
@@ -47,6 +51,7 @@ class RunnerSession:
         self._calibration = calibration
         self._windows = windows
         self._progress = progress
+        self._kept = kept
         self._notes: dict[tuple[str, str], Note] = {}
 
     @property
@@ -102,6 +107,13 @@ class RunnerSession:
     def progress(self, done: int, total: int) -> None:
         check_canceled(self._canceled)
         self._progress(done, total)
+
+    def keep(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        if self._kept is not None:
+            self._kept.put(name, arrays)
+
+    def kept(self, name: str) -> Mapping[str, NDArray[Any]] | None:
+        return None if self._kept is None else self._kept.get(name)
 
     def note(self, tensor: str, found: str, **figures: Figure) -> None:
         self._notes[tensor, found] = checked_note(self._plan, tensor, found, figures)

@@ -173,10 +173,10 @@ def write_unit(tensors: Sequence[QuantizedTensor], path: Path) -> None:
     try:
         save_file(arrays, path, metadata={INDEX: json.dumps(index)})
     except SafetensorError as error:
-        raise _os_error(error, path) from error
+        raise os_error(error, path) from error
 
 
-def _os_error(error: SafetensorError, path: Path) -> Exception:
+def os_error(error: SafetensorError, path: Path) -> Exception:
     """The library tells what the operating system said only in its message; a full disk has to be known as one."""
     number = re.search(r"os error (\d+)", str(error))
     return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else error

@@ -11,14 +11,14 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 from pydantic import ValidationError
-from tests.onnx_models import SmallModel, one_product, save
+from tests.onnx_models import Attempts, SmallModel, one_product, save
 
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.errors import SourceRejected
 from quantmill.contract.testing import Run
 from quantmill.verification.compare import compare
 from quantmill_onnx import hessians
-from quantmill_onnx.calibration import moments_of
+from quantmill_onnx.counting import moments_of
 from quantmill_onnx.inspection import open_session
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.plugin import ONNX
@@ -113,7 +113,7 @@ def test_moments_are_the_sums_over_all_rows(samples: dict[str, str], tmp_path: P
     with open_checkpoint(save(one_product(weight=W), tmp_path / "model")) as checkpoint:
         graph = checkpoint.index.graph
         assert graph is not None
-        found = moments_of(graph, ["x"], read_samples(Path(samples["x"]), graph), threads=3)["x"]
+        found = moments_of(graph, ["x"], read_samples(Path(samples["x"]), graph), 3, Attempts())["x"]
 
     assert found.rows == 300
     assert np.allclose(found.total, X.T.astype(np.float64) @ X, rtol=1e-4, atol=1e-2)
@@ -230,7 +230,7 @@ def test_an_activation_that_is_not_finite_ends_the_job(tmp_path: Path) -> None:
     model.graph.node[1].input[0] = "e"
     np.savez(tmp_path / "x.npz", x=1000 * X)
 
-    with pytest.raises(SourceRejected, match="sample 0 makes e what cannot be squared"):
+    with pytest.raises(SourceRejected, match="sample 0 makes e what cannot be counted: it cannot be squared"):
         tensors(save(model, tmp_path / "model"), samples=str(tmp_path / "x.npz"))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 from tests.onnx_jobs import of_kind, onnx_job
-from tests.onnx_models import SmallModel
+from tests.onnx_models import Attempts, SmallModel
 from tests.small_tokenizers import VOCABULARY, wordpiece
 
 from quantmill.calibration.samples import read_windows
@@ -20,7 +20,8 @@ from quantmill.contract.graph_text import feed_of, takes_text
 from quantmill.contract.onnx import OnnxGraph, read_graph
 from quantmill.domain.calibration import CalibrationOptions
 from quantmill.worker.messages import Finished
-from quantmill_onnx.calibration import activation_ranges
+from quantmill_onnx import calibration, counting
+from quantmill_onnx.counting import activation_ranges
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.plugin import ONNX
 from quantmill_onnx.samples import read_samples
@@ -167,27 +168,46 @@ def test_windows_give_the_ranges_that_the_same_tokens_give_as_arrays(model: Path
     with open_checkpoint(model) as checkpoint:
         graph = checkpoint.index.graph
         assert graph is not None
-        arrays = activation_ranges(graph, ["x0", "x1"], read_samples(tmp_path / "s.npz", graph), params, 1)
-        windows = activation_ranges(graph, ["x0", "x1"], TokenSamples(graph, list(ids)), params, 2)
+        arrays = activation_ranges(graph, ["x0", "x1"], read_samples(tmp_path / "s.npz", graph), params, 1, Attempts())
+        windows = activation_ranges(graph, ["x0", "x1"], TokenSamples(graph, list(ids)), params, 2, Attempts())
 
     assert windows == arrays
 
 
 def test_a_canceled_job_ends_within_the_pass(model: Path) -> None:
-    seen: list[int] = []
-
-    def pause() -> None:
-        seen.append(len(seen))
-        if len(seen) == 3:
-            raise Canceled("the job was canceled")
+    host = Attempts(last=3)
 
     with open_checkpoint(model) as checkpoint:
         graph = checkpoint.index.graph
         assert graph is not None
         with pytest.raises(Canceled):
-            activation_ranges(graph, ["x0"], TokenSamples(graph, [WINDOW] * 50), OnnxParams(mode="static"), 1, pause)
+            activation_ranges(graph, ["x0"], TokenSamples(graph, [WINDOW] * 50), OnnxParams(mode="static"), 1, host)
 
-    assert len(seen) == 3
+    assert host.samples == 3
+
+
+@pytest.mark.parametrize("method", ["percentile", "moving_average"])
+@pytest.mark.parametrize("last", [7, 10, 12, 20])  # within the passes over 10 samples, and just behind one
+def test_an_attempt_runs_only_samples_that_the_one_before_has_not_counted(
+    model: Path, monkeypatch: pytest.MonkeyPatch, method: str, last: int
+) -> None:
+    monkeypatch.setattr(counting, "KEPT_EVERY", 4)
+    monkeypatch.setattr(calibration, "SLICE_BYTES", 1)  # each activation has a pass of its own
+    params = OnnxParams(mode="static", calibration_method=method)
+    ids = list(np.random.default_rng(0).integers(0, VOCABULARY, (10, 9)))
+    host = Attempts(last)
+
+    with open_checkpoint(model) as checkpoint:
+        graph = checkpoint.index.graph
+        assert graph is not None
+        samples = TokenSamples(graph, ids)
+        at_once = activation_ranges(graph, ["x0", "x1"], samples, params, 1, Attempts())
+        with pytest.raises(Canceled):
+            activation_ranges(graph, ["x0", "x1"], samples, params, 1, host)
+        found = activation_ranges(graph, ["x0", "x1"], samples, params, 2, host)
+
+    assert found == at_once
+    assert host.samples - 20 == {7: 3, 10: 2, 12: 2, 20: 2}[last]  # were run twice
 
 
 def test_a_job_is_calibrated_on_its_text(model: Path, tmp_path: Path) -> None:
@@ -201,3 +221,19 @@ def test_a_job_is_calibrated_on_its_text(model: Path, tmp_path: Path) -> None:
     assert finished.verification["passed"]
     assert finished.plan["calibration"]["windows"] is True
     assert {note.tensor for note in finished.notes} == {"in.0", "gemm.0", "out.0", "in.1", "gemm.1", "out.1", "head"}
+
+
+def test_a_job_that_lost_its_worker_runs_no_sample_again(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = CalibrationOptions(str(model.parent / "text.txt"), samples=4, window=16)
+    (alone,) = of_kind(Finished, onnx_job(model, tmp_path / "alone", {"mode": "static"}, calibration=options))
+    onnx_job(model, tmp_path / "lost", {"mode": "static"}, calibration=options)  # whose units nobody has recorded
+
+    monkeypatch.setattr(counting, "run_all", lambda *_: pytest.fail("a sample was run"))
+    (later,) = of_kind(
+        Finished, onnx_job(model, tmp_path / "lost", {"mode": "static"}, calibration=options, attempt="2")
+    )
+
+    assert later.notes == alone.notes
+    assert later.verification == alone.verification
