@@ -135,11 +135,24 @@ def _by_channel(values: NDArray[Any], site: Site, params: OnnxParams, threads: i
     """A channel is a column of (in, out), a row of (out, in)."""
     axis = None if not params.per_channel else 0 if site.turned else 1
     codes, scale, zero = quantmill_kernels.encode_int8_affine(
-        values, axis=axis, symmetric=params.symmetric, reduce_range=params.reduced, threads=threads
+        values,
+        axis=axis,
+        symmetric=params.symmetric,
+        reduce_range=params.reduced and not params.unsigned,
+        threads=threads,
     )
+    if params.unsigned:
+        codes, zero = _unsigned(codes), _unsigned(zero)
     shape = scale.shape if params.per_channel else ()
     parts = {CODES: codes.T if site.turned else codes, SCALE: scale.reshape(shape)}
     return parts if params.symmetric else {**parts, ZERO: zero.reshape(shape)}
+
+
+def _unsigned(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Codes plus 128, in place."""
+    found = codes.view(np.uint8)
+    found ^= np.uint8(128)
+    return found
 
 
 def _rows_of_outputs(values: NDArray[Any], site: Site, params: OnnxParams) -> FloatArray:

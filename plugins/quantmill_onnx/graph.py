@@ -18,10 +18,10 @@ from quantmill_onnx.sites import Site, Use, smoothed
 # Below this a row counts as zeros: no activation of a model is as small, and its reciprocal is still a float32
 LEAST_ROW = 1e-30
 MICROSOFT = "com.microsoft"
-FLOAT, INT8, INT32, INT64 = 1, 3, 6, 7  # TensorProto.DataType
+FLOAT, UINT8, INT8, INT32, INT64 = 1, 2, 3, 6, 7  # TensorProto.DataType
 AXES_AS_INPUT = 18  # opset from which ReduceMax and ReduceMin take their axes as an input
 LEAST, LAST_AXIS, FLAT = "quantmill_least_row", "quantmill_last_axis", "quantmill_flat"
-NO_OFFSET = "quantmill_zeros"
+NO_OFFSET, MIDDLE = "quantmill_zeros", "quantmill_middle"
 UNROUNDED = "unrounded"
 
 
@@ -174,7 +174,8 @@ class _Writer:
         quantized = self._activation(activation)
         name = site.weight.info.name
         codes, scale = self._matrix(name) if site.is_table else (f"{name}_{CODES}", f"{name}_{SCALE}")
-        zero = [] if self.params.symmetric or site.is_table else [f"{name}_{ZERO}"]
+        plain = self.params.symmetric and not self.params.unsigned
+        zero = [] if plain or site.is_table else [self._zero_points(site)]
         self._emit("MatMulInteger", [quantized.codes, codes, quantized.zero_point, *zero], f"{output}_integer")
         self._emit("Cast", [f"{output}_integer"], f"{output}_float", to=FLOAT)
         self._emit("Mul", [quantized.scale, scale], f"{output}_step")
@@ -190,9 +191,7 @@ class _Writer:
         if weight not in self.made:
             by_output = site.is_table or self.params.per_channel
             codes, scale = self._matrix(name) if site.is_table else (f"{name}_{CODES}", f"{name}_{SCALE}")
-            symmetric = self.params.symmetric or site.is_table
-            zero = self._zeros(site.outputs if by_output else None) if symmetric else f"{name}_{ZERO}"
-            self._emit("DequantizeLinear", [codes, scale, zero], weight, axis=1 if by_output else 0)
+            self._emit("DequantizeLinear", [codes, scale, self._zero_points(site)], weight, axis=1 if by_output else 0)
         self._emit("MatMul", [self._static_activation(activation), weight], output)
 
     def _integer_convolution(self, site: Site, use: Use) -> None:
@@ -255,12 +254,20 @@ class _Writer:
         self._emit("QuantizeLinear", [values, *range_of], codes)
         self.made += range_of
 
-    def _zeros(self, outputs: int | None) -> str:
-        """Zero points that are all zero: ONNX Runtime fuses a product only where it finds some."""
-        name = f"{NO_OFFSET}_{outputs}" if outputs else NO_OFFSET
+    def _zero_points(self, site: Site) -> str:
+        """Of a product's matrix."""
+        if not self.params.symmetric and not site.is_table:
+            return f"{site.weight.info.name}_{ZERO}"
+        by_output = site.is_table or self.params.per_channel
+        return self._zeros(site.outputs if by_output else None, self.params.unsigned and not site.is_table)
+
+    def _zeros(self, outputs: int | None, unsigned: bool = False) -> str:
+        """Zero points of nothing: 0, of unsigned codes 128. ONNX Runtime fuses a product only where it finds some."""
+        stem, kind, zero = (MIDDLE, UINT8, b"\x80") if unsigned else (NO_OFFSET, INT8, b"\0")
+        name = f"{stem}_{outputs}" if outputs else stem
         if name not in self.result.constants:
             shape = (outputs,) if outputs else ()
-            self._constant(name, tensor_proto(name, INT8, shape, bytes(outputs or 1)))
+            self._constant(name, tensor_proto(name, kind, shape, zero * (outputs or 1)))
         return name
 
     def _static_activation(self, name: str) -> str:

@@ -42,8 +42,8 @@ class Part:
 
 
 def scheme_of(site: Site, params: OnnxParams, smoothed: Collection[str]) -> str:
-    """INT8-CHANNEL, INT8-TENSOR, INT8-ROW (with -ASYM, -REDUCED, -SMOOTH), INT8-FILTER, or INT4-32, INT8-64-ASYM,
-    INT4-32-GPTQ in blocks."""
+    """INT8-CHANNEL, INT8-TENSOR, INT8-ROW (with -ASYM, -REDUCED, -SMOOTH), UINT8-CHANNEL, INT8-FILTER, or
+    INT4-32, INT8-64-ASYM, INT4-32-GPTQ in blocks."""
     if site.is_table:
         return "INT8-ROW-REDUCED" if site.is_product and params.reduced else "INT8-ROW"
     if site.is_filters:
@@ -51,9 +51,10 @@ def scheme_of(site: Site, params: OnnxParams, smoothed: Collection[str]) -> str:
     asymmetric = "" if params.symmetric else "-ASYM"
     if params.mode == "weight_only":
         return f"INT{params.weight_bits}-{params.block_size}{asymmetric}{'-GPTQ' if params.solves else ''}"
-    reduced = "-REDUCED" if params.reduced else ""
+    reduced = "-REDUCED" if params.reduced and not params.unsigned else ""
     smooth = "-SMOOTH" if site.activation in smoothed else ""
-    return f"INT8-{'CHANNEL' if params.per_channel else 'TENSOR'}{asymmetric}{reduced}{smooth}"
+    kind = "UINT8" if params.unsigned else "INT8"
+    return f"{kind}-{'CHANNEL' if params.per_channel else 'TENSOR'}{asymmetric}{reduced}{smooth}"
 
 
 def parts_of(site: Site, params: OnnxParams) -> Sequence[Part]:
@@ -74,10 +75,11 @@ def parts_of(site: Site, params: OnnxParams) -> Sequence[Part]:
     if params.mode == "weight_only":
         return _blocks(name, inputs, outputs, params)
     scales = (outputs,) if params.per_channel else ()
+    kind = "U8" if params.unsigned else "I8"
     return (
-        Part(CODES, f"{name}_{CODES}", "I8", (inputs, outputs)),
+        Part(CODES, f"{name}_{CODES}", kind, (inputs, outputs)),
         Part(SCALE, f"{name}_{SCALE}", "F32", scales),
-        *(() if params.symmetric else (Part(ZERO, f"{name}_{ZERO}", "I8", scales),)),
+        *(() if params.symmetric else (Part(ZERO, f"{name}_{ZERO}", kind, scales),)),
     )
 
 

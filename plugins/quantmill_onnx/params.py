@@ -44,6 +44,11 @@ class OnnxParams(BaseModel):
         default=99.999, gt=50, le=100, description="static: how many of the values percentile keeps, in percent."
     )
     activation_type: Literal["u8", "s8"] = Field(default="u8", description="static: the type of activations' codes.")
+    weight_type: Literal["s8", "u8"] = Field(
+        default="s8",
+        description="dynamic, static: the type of codes of products' weights. u8: all 8 bits on processors without "
+        "VNNI, whose products of unsigned codes do not overflow and are slower.",
+    )
     weight_bits: Literal[4, 8] = Field(default=8, description="Bits of a weight; dynamic and static know 8 only.")
     symmetric: bool = Field(
         default=True, strict=True, description="Weights without zero points; false: zero points as well."
@@ -139,6 +144,10 @@ class OnnxParams(BaseModel):
                 f"ONNX Runtime has MatMulNBits of {self.weight_bits} bits from {least} on: name that runtime, or "
                 "choose mode dynamic or static"
             )
+        if self.weight_type == "u8" and (self.mode == "weight_only" or self.activation_type == "s8"):
+            raise ValueError("weights in u8 are for products with activations in u8: choose mode dynamic or static")
+        if self.weight_type == "u8" and self.reduce_range:
+            raise ValueError("products of weights in u8 do not overflow: leave reduce_range out")
         if self.mode != "static" and self.format != "qdq":
             raise ValueError("operators of integers have fixed ranges: choose mode static for format qoperator")
         if self.mode == "weight_only" and self.smoothing:
@@ -169,5 +178,10 @@ class OnnxParams(BaseModel):
 
     @property
     def reduced(self) -> bool:
-        """Whether weights of integer products have 7 bits."""
+        """Whether signed weights of integer products have 7 bits."""
         return self.target == "avx2" if self.reduce_range is None else self.reduce_range
+
+    @property
+    def unsigned(self) -> bool:
+        """Whether products' matrices have codes without a sign; tables and filters have one."""
+        return self.weight_type == "u8"

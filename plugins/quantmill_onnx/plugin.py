@@ -18,6 +18,16 @@ CHANNEL, TENSOR = 0.15, 0.6
 SMOOTH = 2.0  # times that where channels of unequal importance are traded for each other
 
 
+def _matrices() -> list[str]:
+    """The schemes that products' matrices have without a sign as well."""
+    return [
+        f"INT8-{by}{zero}{smooth}"
+        for by in ("CHANNEL", "TENSOR")
+        for zero in ("", "-ASYM")
+        for smooth in ("", "-SMOOTH")
+    ]
+
+
 def _error_bounds() -> dict[str, float]:
     bounds = {**dict.fromkeys(KEPT, 0.0), "F16-ROUNDED": HALF}
     for reduced, factor in (("", 1), ("-REDUCED", 2)):
@@ -27,6 +37,7 @@ def _error_bounds() -> dict[str, float]:
             bounds[f"INT8-TENSOR{zero}{reduced}"] = TENSOR * factor
             bounds[f"INT8-CHANNEL{zero}{reduced}-SMOOTH"] = CHANNEL * factor * SMOOTH
             bounds[f"INT8-TENSOR{zero}{reduced}-SMOOTH"] = TENSOR * factor * SMOOTH
+    bounds |= {f"U{scheme}": bounds[scheme] for scheme in _matrices()}
     for (bits, zero), by_size in IN_BLOCKS.items():
         for size, bound in zip(SIZES, by_size, strict=True):
             bounds[f"INT{bits}-{size}{zero}"] = bound
@@ -47,6 +58,7 @@ def _block_bounds() -> dict[str, BlockBound]:
             bounds[f"INT8-TENSOR{zero}{reduced}-SMOOTH"] = BlockBound(32, 0.0, tensor_relative=uneven)
             bounds[f"INT8-ROW{reduced}"] = BlockBound(32, 0.0, WHOLE_ROW, half)
             bounds[f"INT8-FILTER{reduced}"] = BlockBound(32, 0.0, tensor_relative=half)
+    bounds |= {f"U{scheme}": bounds[scheme] for scheme in _matrices()}
     for bits, zero in IN_BLOCKS:
         for size in SIZES:
             bounds[f"INT{bits}-{size}{zero}"] = BlockBound(size, 1.02 / (2**bits - 1))

@@ -28,6 +28,8 @@ KEPT: dict[int, tuple[str, np.dtype[Any]]] = {
 WEIGHT_BYTES = 1024  # kept initializers up to this size belong to the graph
 DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 2: np.dtype("u1"), 3: np.dtype("i1")}
 CHUNK_VALUES = 1 << 18
+# What takes codes of a product's matrix or of filters: the inputs that it has, without zero points and with them
+TAKING = {"DequantizeLinear": (2, 3), "MatMulInteger": (3, 4)}
 SMOOTHING = "_smoothing"
 ROUNDING = ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "Div")  # of an activation
 
@@ -58,10 +60,11 @@ class Artifact:
             raise VerificationFailed("an initializer is stored twice")
         self.nodes = expanded(self.model.graph.node)
         self._makers = {value: node for node in self.nodes for value in node.output}
-        self._restoring: dict[str, list[Any]] = {}
+        self._taking: dict[str, list[Any]] = {}
         for node in self.nodes:
-            if node.op_type == "DequantizeLinear":
-                self._restoring.setdefault(node.input[0], []).append(node)
+            for name in node.input[0:1] if node.op_type == "DequantizeLinear" else node.input[1:2]:
+                if node.op_type in TAKING:
+                    self._taking.setdefault(name, []).append(node)
         metadata = {each.key: each.value for each in self.model.metadata_props}
         self._transposed = _listed(metadata, "quantmill.transposed")
         self._reduced = _listed(metadata, "quantmill.reduced")
@@ -125,8 +128,11 @@ class Artifact:
         zero = self.array(f"{name}_zero_point") if f"{name}_zero_point" in self.initializers else None
         nbytes = sum(each.nbytes for each in (codes, scale, *([] if zero is None else [zero])))
         asymmetric = "" if zero is None else "-ASYM"
-        for each in self._restoring.get(f"{name}_quantized", ()):
-            self._require_restored(name, each, zero is not None)
+        for each in self._taking.get(f"{name}_quantized", ()):
+            self._require_restored(name, each, zero is not None, codes.dtype)
+        sign = "U" if codes.dtype == np.uint8 and codes.ndim == 2 and node.op_type in TAKING else ""
+        if sign:
+            codes, zero = _signed(codes), None if zero is None else _signed(zero)
         if node.op_type == "MatMulNBits":
             label, values = _blocks(name, node, codes, scale, zero)
             scheme = f"{label}{asymmetric}{'-GPTQ' if name in self._solved else ''}"
@@ -145,7 +151,7 @@ class Artifact:
                 _require(name, fit, f"factors {factors.shape}")
                 values *= factors[:, None]
             smooth = "" if factors is None else "-SMOOTH"
-            scheme = f"{label}{asymmetric}{'-REDUCED' if reduced else ''}{smooth}"
+            scheme = f"{sign}{label}{asymmetric}{'-REDUCED' if reduced else ''}{smooth}"
         turned = name in self._transposed
         by_columns = node.op_type in ("MatMulInteger", "DequantizeLinear") and values.ndim == 2 and not turned
         return ReadTensor(
@@ -156,15 +162,20 @@ class Artifact:
             transposed=by_columns or (node.op_type == "MatMulNBits" and turned),
         )
 
-    def _require_restored(self, name: str, node: Any, asymmetric: bool) -> None:
-        """A node restores the weight by its own scale and zero points, or by none that are not zero."""
-        _require(name, len(node.input) in (2, 3), f"{node.output[0]} has {len(node.input)} inputs")
-        _, scale, *zero = node.input
-        _require(name, scale == f"{name}_scale", f"{node.output[0]} is restored by {scale}")
-        own = zero == [f"{name}_zero_point"]
+    def _require_restored(self, name: str, node: Any, asymmetric: bool, dtype: np.dtype[Any]) -> None:
+        """A node restores the weight by its own scale and zero points, or by such as stand for none: 0, 128 of uint8.
+
+        A MatMulInteger gives steps: another node has their scale.
+        """
+        least, most = TAKING[node.op_type]
+        _require(name, least <= len(node.input) <= most, f"{node.output[0]} has {len(node.input)} inputs")
+        zero = node.input[most - 1 :]
+        if node.op_type == "DequantizeLinear":
+            _require(name, node.input[1] == f"{name}_scale", f"{node.output[0]} is restored by {node.input[1]}")
+        own, none = list(zero) == [f"{name}_zero_point"], 128 if dtype == np.uint8 else 0
         if zero and not own:
-            _require(name, not self.array(zero[0]).any(), f"{zero[0]} has zero points that are not zero")
-        _require(name, own == asymmetric, f"{node.output[0]} has the zero points {zero}")
+            _require(name, bool((self.array(zero[0]) == none).all()), f"{zero[0]} has zero points that are not {none}")
+        _require(name, own == asymmetric and (bool(zero) or not none), f"{node.output[0]} has the zero points {zero}")
 
     def _smoothing(self, node: Any) -> NDArray[Any] | None:
         """What the activation's channels are multiplied by before it is rounded for this product, if they are.
@@ -285,6 +296,11 @@ def _blocks(
         whole *= scale[rows, :, None]
         values[rows] = whole.reshape(len(whole), -1)[:, :inputs]
     return f"INT{bits}-{size}", values
+
+
+def _signed(codes: NDArray[Any]) -> NDArray[np.int8]:
+    """uint8 codes less 128."""
+    return (codes ^ np.uint8(128)).view(np.int8)
 
 
 def _unpacked(packed: NDArray[Any], bits: int) -> NDArray[np.uint8]:

@@ -58,6 +58,7 @@ OURS: dict[str, Params] = {
     "defaults": {},
     "activations=tensor": {"activations": "tensor"},
     "target=avx2": {"target": "avx2"},
+    "target=avx2, weight_type=u8": {"target": "avx2", "weight_type": "u8"},
     "embeddings=keep": {"embeddings": "keep"},
     "embeddings=keep, rest=float16": {"embeddings": "keep", "rest": "float16"},
     "8 bits in blocks of 32": {"mode": "weight_only"},

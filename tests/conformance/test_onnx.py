@@ -27,7 +27,7 @@ class TestOnnx(MethodConformance):
     ladder = (
         {"mode": "weight_only", "weight_bits": 4, "block_size": 128},
         {"mode": "weight_only", "weight_bits": 4, "symmetric": False, "block_size": 32, "algorithm": "hqq"},
-        {"target": "avx2", "per_channel": False},
+        {"target": "avx2", "per_channel": False, "weight_type": "u8"},
         {**STATIC, "calibration_method": "percentile", "format": "qoperator"},
         {**STATIC, "gates": ["cosine.mean >= 0.9999"], "external_data": "always", "symmetric": False},
         {"mode": "weight_only", "block_size": 16, "symmetric": False, "embeddings": "keep", "rest": "float16"},

@@ -33,8 +33,10 @@ TABLES: list[Mapping[str, Any]] = [
     {},
     {"target": "avx2", "symmetric": False},
     {"smoothing": True},
+    {"weight_type": "u8"},
     {"embeddings": "keep", "rest": "float16"},
     {"mode": "static"},
+    {"mode": "static", "weight_type": "u8", "symmetric": False},
     {"mode": "static", "activation_type": "s8", "per_channel": False},
     {"mode": "static", "format": "qoperator"},
 ]

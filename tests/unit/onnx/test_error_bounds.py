@@ -21,6 +21,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "INT8-CHANNEL": {},
     "INT8-CHANNEL-ASYM": {"symmetric": False},
     "INT8-CHANNEL-REDUCED": {"target": "avx2"},
+    "UINT8-CHANNEL": {"weight_type": "u8"},
     "INT8-TENSOR": {"per_channel": False},
     "INT8-32": {"mode": "weight_only"},
     "INT8-256-ASYM": {"mode": "weight_only", "block_size": 256, "symmetric": False, "algorithm": "hqq"},

@@ -26,6 +26,7 @@ STATIC: Mapping[str, Any] = {"mode": "static", "samples": str(SAMPLES)}
 
 
 QOPERATOR = {**STATIC, "format": "qoperator"}
+UNSIGNED = {"weight_type": "u8", "target": "avx2"}
 HALVED = {"rest": "float16", "embeddings": "keep"}
 
 
@@ -49,6 +50,8 @@ CLEAN: list[Mapping[str, Any]] = [
     {**STATIC, "activation_type": "s8", "symmetric": False, "per_channel": False, "external_data": "always"},
     QOPERATOR,
     {**QOPERATOR, "symmetric": False, "exclude": ["block.0/*"]},
+    UNSIGNED,
+    {**STATIC, **UNSIGNED, "symmetric": False},
     HALVED,
     {**HALVED, "mode": "weight_only", "external_data": "always"},
 ]
@@ -282,6 +285,22 @@ def a_product_forgets_its_scales(model: onnx.ModelProto) -> None:
 @damage("error_bounds", "in.0", **QOPERATOR)
 def a_channel_s_factor_is_off_before_codes(model: onnx.ModelProto) -> None:
     change(model, "x0_smoothing", lambda values: np.float32(2) * values)
+
+
+@damage("readable", "in.0", **UNSIGNED)
+def unsigned_codes_have_no_zero_point(model: onnx.ModelProto) -> None:
+    del next(each for each in model.graph.node if "in.0_quantized" in each.input).input[3:]
+
+
+@damage("readable", "in.0", **UNSIGNED)
+def unsigned_codes_have_another_zero_point(model: onnx.ModelProto) -> None:
+    change(model, "quantmill_middle_80", lambda values: values - 1)
+
+
+@damage("readable", "in.0")
+def signed_codes_have_a_zero_point(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.full(80, 1, np.int8), "ones"))
+    next(each for each in model.graph.node if "in.0_quantized" in each.input).input.append("ones")
 
 
 @damage("float16", "table", **HALVED)

@@ -40,7 +40,18 @@ def by_row(x: np.ndarray) -> np.ndarray:
     return in_eight_bits(x / row) * row
 
 
-@pytest.mark.parametrize("params", [{}, {"symmetric": False}, {"per_channel": False}, {"target": "avx2"}])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"symmetric": False},
+        {"per_channel": False},
+        {"target": "avx2"},
+        {"target": "avx2", "weight_type": "u8"},
+        {"symmetric": False, "weight_type": "u8"},
+        {"per_channel": False, "weight_type": "u8"},
+    ],
+)
 @pytest.mark.parametrize("op_type", ["MatMul", "Gemm"])
 def test_a_product_is_that_of_what_the_codes_stand_for(
     quantized: Quantized, weights: Weights, op_type: str, params: dict[str, Any]

@@ -69,6 +69,24 @@ def test_a_product_is_that_of_what_the_codes_stand_for(
     assert np.allclose(run(folder, x=2 * X), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+@pytest.mark.parametrize("params", [{}, {"symmetric": False}, {"per_channel": False}])
+def test_unsigned_weights_give_what_signed_ones_give(
+    quantized: Quantized, samples: dict[str, str], tmp_path: Path, params: Params, form: str
+) -> None:
+    given = {"mode": "static", "samples": samples["ids"], "format": form, **params}
+    ids = np.random.default_rng(7).integers(0, 300, (2, 9))
+    expected = run(quantized(SmallModel(tied=True).proto(), **given), ids=ids)
+    shutil.rmtree(tmp_path / "source")
+    shutil.rmtree(tmp_path / "artifact")
+
+    folder = quantized(SmallModel(tied=True).proto(), weight_type="u8", **given)
+
+    assert array(folder, "in.0_quantized").dtype == np.uint8
+    assert array(folder, "table_quantized").dtype == np.int8
+    assert np.allclose(run(folder, ids=ids), expected, atol=1e-5)
+
+
 def test_minmax_spans_what_the_samples_had(quantized: Quantized, samples: dict[str, str]) -> None:
     folder = quantized(one_product(), mode="static", samples=samples["x"])
     scale, zero = float(array(folder, "x_scale")), int(array(folder, "x_zero_point"))
