@@ -12,7 +12,7 @@ import shutil
 import warnings
 from ast import literal_eval
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -55,20 +55,20 @@ def convert(session: Session, params: OnnxParams, folder: Path) -> Conversion:
     index = session.index
     task = task_of(index)
     _require_libraries()
-    with _quiet(session.threads):
+    with _quiet(session.threads), _heard_by_modules(session):
         model, left_out = _build(session)
-        session.pause()
-        with _failures_named(index, "its inputs"):
+        with _failures_named(session, "its inputs"):
             traced = _Traced.of(model, task, index)
             expected = [traced.run(inputs) for inputs in traced.examples]
-        with _failures_named(index, "torch.onnx.export"):
+        with _failures_named(session, "torch.onnx.export"):
             program = traced.export(export_opset(params))
         session.pause()
         _name(program.model)
         _save(program.model, folder)
         del model, program
+    session.pause()
     _carry(index, folder)
-    return Conversion(compare(folder, traced.examples, expected), left_out)
+    return Conversion(compare(folder, traced.examples, expected, session.pause), left_out)
 
 
 def _require_libraries() -> None:
@@ -96,14 +96,30 @@ def _quiet(threads: int) -> Iterator[None]:
 
 
 @contextmanager
-def _failures_named(index: ModelIndex, what: str) -> Iterator[None]:
-    """What transformers and torch raise as ArchitectureUnsupported, with `what` they failed on."""
+def _heard_by_modules(session: Session) -> Iterator[None]:
+    """Each module of a model that runs or is traced looks first whether the job has been canceled."""
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    handle = register_module_forward_pre_hook(lambda module, inputs: session.pause())
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _failures_named(session: Session, what: str) -> Iterator[None]:
+    """What transformers and torch raise as ArchitectureUnsupported, with `what` they failed on.
+
+    A cancellation that they have caught and wrapped is raised again as what it is.
+    """
     try:
         yield
     except (QuantmillError, MemoryError):
         raise
     except Exception as error:
-        raise _unsupported(index, f"{what}: {error!r}") from error
+        session.pause()
+        raise _unsupported(session.index, f"{what}: {error!r}") from error
 
 
 def _unsupported(index: ModelIndex, why: str) -> ArchitectureUnsupported:
@@ -138,6 +154,8 @@ def _build(session: Session) -> tuple[Any, tuple[str, ...]]:
             attn_implementation="eager",
             output_loading_info=True,
         )
+    except QuantmillError:
+        raise
     except Exception as error:
         raise _unsupported(index, str(error)) from error
     missing = sorted(name for name in loaded["missing_keys"] if ".pooler." not in f".{name}")
@@ -319,6 +337,8 @@ def _cache_shapes(model: Any, index: ModelIndex) -> list[tuple[tuple[int, int], 
         found = model(input_ids=torch.from_numpy(_ids(model, 1, 2)), past_key_values=DynamicCache(), use_cache=True)
         layers = [(layer.keys, layer.values) for layer in found.past_key_values.layers]
         return [((keys.shape[1], keys.shape[3]), (values.shape[1], values.shape[3])) for keys, values in layers]
+    except QuantmillError:
+        raise
     except Exception as error:
         raise _unsupported(index, f"its cache is not one of keys and values: {error}") from error
 
@@ -390,11 +410,15 @@ def _carry(index: ModelIndex, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def compare(folder: Path, examples: Sequence[Arrays], expected: Sequence[Arrays]) -> dict[str, float | int | str]:
-    """How far the graph's outputs are from the source's. Raises SourceRejected where that is too far."""
+def compare(
+    folder: Path, examples: Sequence[Arrays], expected: Sequence[Arrays], pause: Callable[[], None] = lambda: None
+) -> dict[str, float | int | str]:
+    """How far the graph's outputs are from the source's; `pause` is called before each run. Raises SourceRejected where
+    that is too far."""
     session = open_session(folder / MODEL)
     worst, near, values = 0.0, 1.0, 0
     for inputs, outputs in zip(examples, expected, strict=True):
+        pause()
         found = session.run(list(outputs), dict(inputs))
         for (name, theirs), ours in zip(outputs.items(), found, strict=True):
             theirs, ours = _where_tokens_are(inputs, theirs, name), _where_tokens_are(inputs, ours, name)

@@ -70,11 +70,11 @@ def opened(
 ) -> Iterator[Worked]:
     """What `method` works on. What the source becomes lies in a folder below `beside` until the end.
 
-    `converting` is told what it becomes, before. With `any_source` one that the method does not take is left as it is:
-    an artifact may be compared with other models than it was made of.
+    `converting` is told what it becomes, before; what it raises ends it. With `any_source` one that the method does not
+    take is left as it is: an artifact may be compared with other models than it was made of.
 
-    Raises what `Method.convert` raises, PluginBroken where the plan of
-    what it made would have it converted again, Canceled.
+    Raises what `Method.convert` raises, PluginBroken where the plan of what it made would have it converted again,
+    Canceled.
     """
     forecast = _forecast(source, method, params, any_source)
     if method.convert is None or forecast is None or not forecast.converts:

@@ -56,14 +56,18 @@ def run(task: Start, plugins: Plugins, send: Send, canceled: threading.Event) ->
     method = plugins.method(task.method)
     params = method.params.model_validate(task.params)
     text = Text.read(task.evaluation_text) if task.evaluation_text is not None else None
+    identify = functools.cache(functools.partial(identify_source, task=task, send=send))
 
     send(Progressed(phase=Phase.FETCH))
-    with open_checkpoint(task.source) as source, worked_on(task, method, params, source, send, canceled) as worked:
+    with (
+        open_checkpoint(task.source) as source,
+        worked_on(task, method, params, source, identify, send, canceled) as worked,
+    ):
         checkpoint = worked.checkpoint
         if text is not None:
             require(checkpoint, text, task.evaluation)  # now, not after hours of work
         samples = windows_of_task(task, checkpoint)
-        source_digest = identify_source(source, task, send)
+        source_digest = identify(source)
         worked.name_source(source_digest)
         send(Progressed(phase=Phase.PLAN))
         planned = worked.plan(method, params)
@@ -120,10 +124,16 @@ def worked_on(
     method: Method,
     params: Any,
     source: Checkpoint,
+    identify: Callable[[Checkpoint], str],
     send: Send,
     canceled: threading.Event,
 ) -> AbstractContextManager[Worked]:
-    """What the method works on: the source, or what it becomes beside the export folder."""
+    """What the method works on: the source, or what it becomes beside the export folder, once it is identified."""
+
+    def converting(what: str) -> None:
+        identify(source)
+        send(Progressed(phase=Phase.FETCH, message=f"making {what}"[:200]))
+
     return opened(
         source,
         method,
@@ -131,7 +141,7 @@ def worked_on(
         beside=task.export_folder.parent,
         threads=task.threads,
         canceled=canceled,
-        converting=lambda what: send(Progressed(phase=Phase.FETCH, message=f"making {what}"[:200])),
+        converting=converting,
     )
 
 

@@ -14,11 +14,12 @@ from tests.onnx_jobs import of_kind, onnx_job
 from tests.random_models import RandomModel, causal
 
 from quantmill.checkpoints import open_checkpoint
-from quantmill.contract.errors import ArchitectureUnsupported, ParamsRejected, SourceRejected
+from quantmill.contract.errors import ArchitectureUnsupported, Canceled, ParamsRejected, SourceRejected
 from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.contract.tensors import Plan
 from quantmill.contract.testing import MemorySession
 from quantmill.worker.messages import Finished, PlanSettled, SourceKnown, UnitFinished
+from quantmill_onnx import exporting
 from quantmill_onnx.exporting import compare, convert
 from quantmill_onnx.inspection import open_session
 from quantmill_onnx.params import OnnxParams
@@ -243,6 +244,34 @@ def a_graph_that_computes_something_else_is_refused(made: Path) -> None:
         compare(made, [{"pixel_values": images}], [{"logits": logits * 1.01}])
     with pytest.raises(SourceRejected, match="off by nan"):
         compare(made, [{"pixel_values": images}], [{"logits": logits * np.nan}])
+
+
+class CanceledInTheTrace(MemorySession):
+    """A session whose job is canceled as soon as torch traces the model, and stays so."""
+
+    def pause(self) -> None:
+        import torch
+
+        if torch.compiler.is_exporting():
+            self.steps.append((0, 0))
+        if self.steps:
+            raise Canceled("the job was canceled")
+
+
+def test_a_cancellation_is_heard_while_the_graph_is_traced(sources: Path, tmp_path: Path) -> None:
+    with open_checkpoint(sources / "images") as checkpoint:
+        session = CanceledInTheTrace(checkpoint, ONNX.plan.load()(checkpoint.index, OnnxParams()))
+        with pytest.raises(Canceled):
+            convert(session, OnnxParams(), tmp_path)
+
+
+def test_a_source_that_has_changed_is_not_exported(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "convert", lambda *given: pytest.fail("it was exported"))
+
+    with pytest.raises(SourceRejected, match="the source has changed since this job began"):
+        onnx_job(sources / "images", tmp_path, {}, source_digest=f"sha256:{'0' * 64}")
 
 
 def test_filters_are_forecast_as_integers_with_static_ranges(sources: Path, tmp_path: Path) -> None:
