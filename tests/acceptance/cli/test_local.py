@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.gguf_models import LLAMA, file, tensor
 from tests.installed import METHODS
+from tests.unit.repack.nvfp4_files import SMALL, as_file, in_nvfp4
 
 from quantmill.cli.exits import OF_KIND, OF_STATE
 from quantmill.cli.options import parse_sets
@@ -252,6 +253,19 @@ def test_an_artifact_is_verified_against_its_source(quantmill, artifact):
     assert ran.code == 0
     assert ran.json["digest"] == artifact[1]["digest"]
     assert ran.json["verification"]["passed"] is True
+
+
+def test_a_gguf_file_in_nvfp4_becomes_a_checkpoint_that_is_verified_against_it(quantmill, tmp_path):
+    source = as_file(in_nvfp4(SMALL.write(tmp_path / "plain"), tmp_path / "nvfp4"), tmp_path / "file")
+    repack = ["--method", "repack", "--set", "to=nvfp4-pack-quantized", "--output", tmp_path / "out"]
+
+    made = quantmill("quantize", source, *repack)
+    verified = quantmill("verify", tmp_path / "out", "--against", source)
+
+    assert (made.code, verified.code) == (0, 0), made.err + verified.err
+    described = json.loads((tmp_path / "out" / "quantmill.json").read_text())
+    conversion = described["verification"]["checks"][0]
+    assert (conversion["name"], conversion["observed"]["values that differ"]) == ("conversion", 0)
 
 
 def test_an_artifact_whose_types_the_weights_decided_is_verified_against_its_source(quantmill, tmp_path):

@@ -274,6 +274,13 @@ def test_what_was_compared_is_said(file: Path, tmp_path: Path) -> None:
     assert 0 < observed["largest relative difference where scales are divided first"] < 2.0**-22
 
 
+def test_the_same_file_gives_the_same_bytes(file: Path, made: Path, tmp_path: Path) -> None:
+    again = back(file, tmp_path / "back").folder
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == {
+        path.name: path.read_bytes() for path in made.iterdir()
+    }
+
+
 # Codes, scales and the order of rows
 
 
