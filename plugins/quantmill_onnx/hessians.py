@@ -7,6 +7,7 @@ the samples: neither threads nor which of them are in hand together change a bit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Hessians:
         threads: int,
         host: Host,
     ) -> None:
-        self._slices = [*_slices({name: sites[name] for name in weights})]
+        self._slices = [each.taken for each in _slices({name: sites[name] for name in weights})]
         self._graph, self._samples, self._threads, self._host = graph, samples, threads, host
         self._taken: Mapping[str, tuple[str, ...]] = {}
         self._inputs: Mapping[tuple[str, ...], Inputs] = {}
@@ -72,31 +73,39 @@ def _inputs(moments: Sequence[Moments]) -> Inputs:
 
 def hessian_bytes(sites: Sites) -> int:
     """The most memory that Hessians of these weights' inputs take, with what they are factored by."""
-    widest = max((_squared(site) for site in sites.values() if _in_blocks(site)), default=0)
-    return max(HESSIAN_BYTES, COPIES * widest) + FACTORING * widest + TORCH_BYTES if widest else 0
+    found = [*_slices(sites)]
+    widest = max((nbytes for each in found for nbytes in each.hessians.values()), default=0)
+    most = max((each.nbytes for each in found), default=0)
+    return most + FACTORING * widest + TORCH_BYTES if found else 0
 
 
-def _slices(sites: Sites) -> Iterator[Mapping[str, tuple[str, ...]]]:
-    """Weights with the activations that they meet, in runs of at most HESSIAN_BYTES, or one weight."""
-    some: dict[str, tuple[str, ...]] = {}
-    known: dict[str, int] = {}
+@dataclass(frozen=True)
+class _Slice:
+    """Weights with the activations that they meet, and the bytes of each activation's Hessian."""
+
+    taken: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    hessians: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        return COPIES * sum(self.hessians.values())
+
+    def joined_by(self, name: str, site: Site) -> _Slice:
+        """With one weight more."""
+        names = tuple(dict.fromkeys(use.node.inputs[0] for use in site.uses))
+        sizes = dict.fromkeys(names, 4 * site.inputs**2)
+        return _Slice({**self.taken, name: names}, {**self.hessians, **sizes})
+
+
+def _slices(sites: Sites) -> Iterator[_Slice]:
+    """All weights in blocks, in runs of at most HESSIAN_BYTES, or one weight."""
+    some = _Slice()
     for name, site in sites.items():
-        if isinstance(site, Site) and _in_blocks(site):
-            names = tuple(dict.fromkeys(use.node.inputs[0] for use in site.uses))
-            new = {each: COPIES * _squared(site) for each in names}
-            if some and sum({**known, **new}.values()) > HESSIAN_BYTES:
+        if isinstance(site, Site) and not site.is_table:
+            more = some.joined_by(name, site)
+            if some.taken and more.nbytes > HESSIAN_BYTES:
                 yield some
-                some, known = {}, {}
-            some[name] = names
-            known |= new
-    if some:
+                more = _Slice().joined_by(name, site)
+            some = more
+    if some.taken:
         yield some
-
-
-def _in_blocks(site: Site | str) -> bool:
-    return isinstance(site, Site) and not site.is_table
-
-
-def _squared(site: Site | str) -> int:
-    """Bytes of the Hessian of a weight's inputs."""
-    return 4 * site.inputs**2 if isinstance(site, Site) else 0

@@ -131,6 +131,19 @@ def test_threads_and_slices_change_no_byte(
     assert tensors(source, threads=2, samples=samples["ids"]) == expected
 
 
+def test_the_plan_counts_the_hessians_that_are_in_memory_together(
+    samples: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_checkpoint(SmallModel(blocks=9).write(tmp_path / "model")) as checkpoint:
+        run = Run(ONNX, OnnxParams(**SOLVED, samples=samples["ids"]), checkpoint)
+        together = run.first_plan.peak_memory_bytes
+        monkeypatch.setattr(hessians, "HESSIAN_BYTES", 1)
+        alone = run.first_plan.peak_memory_bytes
+
+    inputs = [48, *9 * [48, 80, 48]]  # of the head and of each block's products
+    assert together - alone == hessians.COPIES * 4 * (sum(each**2 for each in inputs) - 80**2)
+
+
 def test_a_later_attempt_counts_only_what_is_missing(
     samples: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
