@@ -1,7 +1,7 @@
 """The tokenizer of a GGUF file as files that transformers reads: those beside it, or tokenizer.json rebuilt from it.
 
-Byte-level BPE is rebuilt: the file has its tokens, merges and special tokens, and names its pre-tokenizer. Of
-SentencePiece's kinds it has scores alone, from which merges follow in no agreed order: they are refused.
+Byte-level BPE is rebuilt: the file has its tokens, merges and special tokens, and names its pre-tokenizer. So is
+SentencePiece's BPE, of which it has scores, where they say what merges would (`gguf_pieces`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,17 @@ from quantmill.contract.model_folder import JSON_LIMIT
 from quantmill.contract.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from quantmill.contract.strictjson import parse_object, shown
 from quantmill.contract.tensors import ModelIndex
+from quantmill_repack import gguf_pieces
 
 FAST, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 COMPLETE = ((FAST,), ("tokenizer.model",), ("vocab.json", "merges.txt"))  # each set is a whole tokenizer
 BEGIN = "tokenizer.ggml."
-BYTE_LEVEL = "gpt2"  # tokenizer.ggml.model
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # tokenizer.ggml.token_type
+BYTE_LEVEL, PIECES = "gpt2", "llama"  # tokenizer.ggml.model
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # tokenizer.ggml.token_type
+TYPES: Mapping[object, tuple[int, ...]] = {
+    BYTE_LEVEL: (NORMAL, CONTROL, USER_DEFINED, UNUSED),
+    PIECES: (NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE),
+}
 PUTS_BOS = ("llama-bpe",)  # what llama.cpp puts it before unless the file says otherwise
 PUT_BESIDE = "put the model's tokenizer.json beside the file"
 ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
@@ -39,7 +44,8 @@ def tokenizer_of(index: ModelIndex, source: GgufSource, rows: int) -> Mapping[st
             _compare(index, source)
         return {}
     tokens = _Tokens.of(source, rows)
-    made = {FAST: _json(_fast(source, tokens))}
+    fast = _of_pieces if source.metadata.get(f"{BEGIN}model") == PIECES else _byte_level
+    made = {FAST: _json(fast(source, tokens))}
     return made if SETTINGS in index.files else {**made, SETTINGS: _json(_settings(source, tokens))}
 
 
@@ -80,14 +86,13 @@ class _Tokens:
     @classmethod
     def of(cls, source: GgufSource, rows: int) -> _Tokens:
         kind = source.metadata.get(f"{BEGIN}model")
-        if kind != BYTE_LEVEL:
-            raise _refused(f"its tokenizer is of the kind {shown(kind)}; known is {BYTE_LEVEL}, byte-level BPE")
+        if kind not in TYPES:
+            raise _refused(f"its tokenizer is of the kind {shown(kind)}; known are {' and '.join(map(str, TYPES))}")
         texts, types = _texts(source, "tokens"), source.array(f"{BEGIN}token_type")
         if not texts or len(texts) > rows or types is None or len(types) != len(texts):
             raise _refused(f"it has no list of at most {rows} tokens with their types")
-        known = (NORMAL, CONTROL, USER_DEFINED, UNUSED)
-        if other := next((each for each in types if each not in known), None):
-            raise _refused(f"it has tokens of the type {shown(other)}, which byte-level BPE has not")
+        if other := next((each for each in types if each not in TYPES[kind]), None):
+            raise _refused(f"it has tokens of the type {shown(other)}, which a tokenizer {kind} has not")
         if len(set(texts)) < len(texts):
             raise _refused("it has a token twice")
         found = {role: source.metadata.get(f"{BEGIN}{role}_token_id") for role in ROLES.values()}
@@ -98,9 +103,9 @@ class _Tokens:
         """Tokens that are found in a text before it is cut."""
         plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
         return [
-            {"id": id_, "content": text, **plain, "special": type_ == CONTROL}
+            {"id": id_, "content": text, **plain, "special": type_ != USER_DEFINED}
             for id_, (text, type_) in enumerate(zip(self.texts, self.types, strict=True))
-            if type_ in (CONTROL, USER_DEFINED)
+            if type_ in (UNKNOWN, CONTROL, USER_DEFINED)
         ]
 
     def vocabulary(self) -> dict[str, int]:
@@ -108,7 +113,7 @@ class _Tokens:
         return {text: id_ for id_, text in enumerate(self.texts) if self.types[id_] != UNUSED}
 
 
-def _fast(source: GgufSource, tokens: _Tokens) -> dict[str, Any]:
+def _byte_level(source: GgufSource, tokens: _Tokens) -> dict[str, Any]:
     name = source.metadata.get(f"{BEGIN}pre")
     pre = next((each for each in PRE_TOKENIZERS if each.pre == name), None)
     if pre is None:
@@ -117,13 +122,10 @@ def _fast(source: GgufSource, tokens: _Tokens) -> dict[str, Any]:
     vocabulary = tokens.vocabulary()
     normalizer = pre.normalizers[0]
     return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": tokens.added(),
+        **_begun(tokens),
         "normalizer": {"type": normalizer} if normalizer else None,
         "pre_tokenizer": _cutting(pre),
-        "post_processor": _around(source, tokens, pre),
+        "post_processor": _around(source, tokens, bos=pre.pre in PUTS_BOS),
         "decoder": _bytes(use_regex=True),
         "model": {
             "type": "BPE",
@@ -137,6 +139,37 @@ def _fast(source: GgufSource, tokens: _Tokens) -> dict[str, Any]:
             "vocab": vocabulary,
             "merges": _merges(source, vocabulary),
         },
+    }
+
+
+def _begun(tokens: _Tokens) -> dict[str, Any]:
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": tokens.added()}
+
+
+def _of_pieces(source: GgufSource, tokens: _Tokens) -> dict[str, Any]:
+    """SentencePiece's BPE. Raises SourceRejected where scores do not say what merges would."""
+    scores, unknown = source.array(f"{BEGIN}scores"), [*tokens.types].count(UNKNOWN)
+    if scores is None or len(scores) != len(tokens.texts) or not all(isinstance(each, float) for each in scores):
+        raise _refused("its tokens have no scores")
+    if unknown != 1 or not set(tokens.texts).issuperset(gguf_pieces.BYTES):
+        raise _refused(f"it has {unknown} unknown tokens, and not one and all {len(gguf_pieces.BYTES)} bytes")
+    pieces = {
+        text: float(score)
+        for text, score, type_ in zip(tokens.texts, scores, tokens.types, strict=True)
+        if type_ == NORMAL
+    }
+    try:
+        pairs = gguf_pieces.merges(pieces)
+    except ValueError as error:
+        raise _refused(str(error)) from error
+    before = source.metadata.get(f"{BEGIN}add_space_prefix", True) is not False
+    return {
+        **_begun(tokens),
+        "normalizer": gguf_pieces.normalizer(before),
+        "pre_tokenizer": None,
+        "post_processor": _around(source, tokens, bos=True),
+        "decoder": gguf_pieces.decoder(before),
+        "model": gguf_pieces.model(tokens.vocabulary(), tokens.texts[tokens.types.index(UNKNOWN)], pairs),
     }
 
 
@@ -171,9 +204,9 @@ STEPS: Mapping[str, Callable[[object], dict[str, Any]]] = {
 }
 
 
-def _around(source: GgufSource, tokens: _Tokens, pre: PreTokenizer) -> dict[str, Any]:
-    """What stands before and after a text."""
-    usual = {"bos": pre.pre in PUTS_BOS, "eos": False}
+def _around(source: GgufSource, tokens: _Tokens, *, bos: bool) -> dict[str, Any]:
+    """What stands before and after a text; `bos` says whether a begin does where the file does not."""
+    usual = {"bos": bos, "eos": False}
     asked = {role: source.metadata.get(f"{BEGIN}add_{role}_token", usual[role]) for role in usual}
     for role, wanted in asked.items():
         if type(wanted) is not bool or (wanted and role not in tokens.ids):

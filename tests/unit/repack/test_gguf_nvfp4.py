@@ -417,7 +417,11 @@ METADATA: dict[str, tuple[dict[str, Any], str]] = {
     "yarn": ({"llama.rope.scaling.type": "yarn"}, "rope is scaled as yarn, .* put the model's config.json beside"),
     "half a head turned": ({"llama.rope.dimension_count": 16}, "dimension_count is not the 32 values of a head"),
     "another vocabulary": ({"llama.vocab_size": 300}, "vocab_size is not the 301 rows"),
-    "another tokenizer": ({"tokenizer.ggml.model": "llama"}, "is of the kind 'llama'; known is gpt2, .* put the model"),
+    "another tokenizer": (
+        {"tokenizer.ggml.model": "t5"},
+        "is of the kind 't5'; known are gpt2 and llama; put the model",
+    ),
+    "pieces without scores": ({"tokenizer.ggml.model": "llama"}, "its tokens have no scores; put the model"),
     "no tokenizer": ({"tokenizer.ggml.tokens": None}, "no list of at most 301 tokens"),
     "too many tokens": ({"tokenizer.ggml.tokens": [str(n) for n in range(302)]}, "no list of at most 301 tokens"),
     "a token twice": ({"tokenizer.ggml.tokens": ["a"] * 301}, "it has a token twice"),
