@@ -13,13 +13,13 @@ import quantmill_kernels
 from quantmill.contract.errors import RangeExceeded
 from quantmill.contract.experts import Stack, stacks
 from quantmill.contract.linears import linears
-from quantmill.contract.model_folder import kept_tensor
+from quantmill.contract.model_folder import KEPT, kept_tensor
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray, PieceByPiece, QuantizedTensor, SourceTensor, TensorPlan
 from quantmill_fp8.caches import cache_scales, carried
 from quantmill_fp8.inputs import InputScales
 from quantmill_fp8.params import Fp8Params
-from quantmill_fp8.schemes import STORED, Fp8Scheme, Granularity, key_of, parts_of_expert, scheme_of
+from quantmill_fp8.schemes import STORED, Fp8Scheme, Granularity, kept_expert, key_of, parts_of_expert, scheme_of
 
 Parts = Mapping[str, NDArray[Any]]
 ScaleOf = Callable[[float, str], float]
@@ -42,10 +42,12 @@ def quantize(session: Session, params: Fp8Params) -> Iterator[QuantizedTensor]:
     stacked, caches = stacks(session.index), carried(session.index, session.plan, params)
     for unit in session.units():
         for name in unit.tensors:  # no name holds a tensor across the yield: the plan counts one at a time
-            if session.plan.by_name[name].action == "keep":
-                yield kept_tensor(session.tensor(name))
+            row = session.plan.by_name[name]
+            if row.action == "keep":
+                made = _kept_stack if name in stacked and stacked[name].is_one_by_one(row) else None
+                yield made(session.tensor(name), stacked[name], row) if made else kept_tensor(session.tensor(name))
             elif name in stacked:
-                fed, row = inputs.of_stack(stacked[name]) if inputs else {}, session.plan.by_name[name]
+                fed = inputs.of_stack(stacked[name]) if inputs else {}
                 yield _stack(session.tensor(name), stacked[name], scheme, row, fed, session.threads)
             else:
                 scale = shared.of(name) if shared else None
@@ -102,6 +104,17 @@ def _stack(
         }
 
     pieces = [[part.part for part in parts_of_expert(stack, n, scheme)] for n in range(stack.experts)]
+    return QuantizedTensor(row.name, row.scheme, row.shape, PieceByPiece(pieces, made, row.nbytes))
+
+
+def _kept_stack(source: SourceTensor, stack: Stack, row: TensorPlan) -> QuantizedTensor:
+    """The experts of a stack one by one, as they are."""
+
+    def made(expert: int) -> Parts:
+        weights = stack.of_expert(source.values, expert)
+        return {key_of(expert, position, KEPT): weight.values for position, weight in enumerate(weights)}
+
+    pieces = [[part.part for part in kept_expert(stack, n)] for n in range(stack.experts)]
     return QuantizedTensor(row.name, row.scheme, row.shape, PieceByPiece(pieces, made, row.nbytes))
 
 

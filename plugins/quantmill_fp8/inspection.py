@@ -69,9 +69,8 @@ KEYS = re.compile(r"^(?!.*(?:vision|visual|image|audio))(.+\.self_attn)\.(?:k|qk
 EXPERTS = re.compile(r"\.experts\.(gate_up_proj|down_proj)$")
 USUAL_NAMES = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 NAMES = {"MixtralForCausalLM": {"gate_up_proj": ("w1", "w3"), "down_proj": ("w2",)}}
-HOLDERS = {
-    "MixtralForCausalLM": (".mlp.", ".block_sparse_moe.")
-}  # the module of experts and router: transformers', theirs
+# What transformers and they call the module of router and experts
+HOLDERS = {"MixtralForCausalLM": (".mlp.", ".block_sparse_moe.")}
 TRANSPOSED = "Llama4"
 ONE_SCALE = ("weight_global_scale", "weight_scale", INPUT_SCALE)
 
@@ -167,12 +166,12 @@ def _ignored(listed: Any, plan: Plan, index: ModelIndex) -> Iterator[Observation
     """As other methods' lists, and stacks of experts by the name of the module that they are in."""
     for row in plan.tensors:
         if _is_stack(row):
-            yield kept_module_observed(row.name.rpartition(".")[0], listed, row.action == "keep")
+            yield kept_module_observed(_module(row, index), listed, row.action == "keep")
     yield from kept_observed(listed, plan, index, called=lambda row: _name(row, plan, index))
 
 
 def _names(artifact: ModelFolder, plan: Plan, index: ModelIndex) -> Iterator[Observation]:
-    """What lies beside experts that consumers call otherwise: under their name alone, in the source's dtype."""
+    """What lies beside experts and consumers call otherwise: under their name alone."""
     for row in plan.tensors:
         name = _name(row, plan, index)
         if name != row.name:
@@ -184,11 +183,16 @@ def _name(row: TensorPlan, plan: Plan, index: ModelIndex) -> str:
     """What a kept tensor is called in the files."""
     ours, theirs = HOLDERS.get(index.architecture, ("", ""))
     holder, found, rest = row.name.partition(ours) if ours else (row.name, "", "")
-    if not found or row.action == "quantize" or _is_stack(row):
-        return row.name
-    beside = (f"{holder}{ours}experts.{last}" for last in USUAL_NAMES)
-    one_by_one = any(name in plan.by_name and plan.by_name[name].action == "quantize" for name in beside)
-    return f"{holder}{theirs}{rest}" if one_by_one else row.name
+    stacked = all(f"{holder}{ours}experts.{last}" in plan.by_name for last in USUAL_NAMES)
+    renamed = found and stacked and row.action == "keep" and not _is_stack(row)
+    return f"{holder}{theirs}{rest}" if renamed else row.name
+
+
+def _module(row: TensorPlan, index: ModelIndex) -> str:
+    """What consumers call the module of the experts in one tensor."""
+    ours, theirs = HOLDERS.get(index.architecture, ("", ""))
+    module = f"{row.name.rpartition('.')[0]}."
+    return (module.replace(ours, theirs) if ours else module).removesuffix(".")
 
 
 def _is_stack(row: TensorPlan) -> bool:
@@ -212,9 +216,8 @@ def _matrices(row: TensorPlan, index: ModelIndex) -> Iterator[tuple[str, tuple[i
     if len(row.shape) == 2:
         yield row.name.removesuffix(".weight"), (row.shape[0], row.shape[1])
         return
-    module, _, last = row.name.rpartition(".")
+    module, last = _module(row, index), row.name.rpartition(".")[2]
     leaves = NAMES.get(index.architecture, USUAL_NAMES)[last]
-    module = f"{module}.".replace(*HOLDERS.get(index.architecture, ("", "")))[:-1]
     experts, outputs, inputs = row.shape
     if index.architecture.startswith(TRANSPOSED):
         outputs, inputs = inputs, outputs

@@ -38,7 +38,8 @@ def plan(index: ModelIndex, params: Fp8Params) -> Plan:
     Linears are fed in the source model.
 
     Raises what `plan_linears`, `with_published_names` and `carried` do, and ParamsRejected for a Linear whose features
-    the scheme's blocks do not divide, and for static scales of experts in one tensor that is transposed.
+    the scheme's blocks do not divide, for one of a block's two tensors of experts that is skipped without the other,
+    and for static scales of experts in one tensor that is transposed.
     """
     scheme = scheme_of(params)
     made = plan_linears(
@@ -48,6 +49,7 @@ def plan(index: ModelIndex, params: Fp8Params) -> Plan:
         of_stack=lambda stack: _stack_row(stack, scheme, params.scheme),
         allow_requantize=params.allow_requantize,
     )
+    _check_blocks(made, index)
     made = with_published_names(_with_warnings(made, index, params), index)
     made = _with_cache_scales(made, carried(index, made, params))
     return replace(made, calibration=_needed(made, index, params)) if is_calibrated(params) else made
@@ -122,6 +124,17 @@ def _stack_row(stack: Stack, scheme: Fp8Scheme, name: str) -> TensorPlan | str:
     return TensorPlan(
         info.name, info.shape, info.dtype, "quantize", scheme.label, stack.weights[0], stack.experts * expert, reason
     )
+
+
+def _check_blocks(plan: Plan, index: ModelIndex) -> None:
+    for stack in stacks(index).values():
+        kept = [each for each in stack.together if plan.by_name[each].action == "keep"]
+        if len(kept) == 1:
+            message = f"{kept[0]} is kept without the other tensor of its experts, which engines need in one scheme"
+            raise ParamsRejected(
+                f"{message}; name both or none in skip_modules",
+                [{"pointer": "/skip_modules", "code": "torn_apart", "message": message}],
+            )
 
 
 def _other_dtype(dtype: str) -> str:

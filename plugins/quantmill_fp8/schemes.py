@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from quantmill.contract.compressed_tensors import arguments
 from quantmill.contract.experts import Stack
-from quantmill.contract.model_folder import StoredPart, kept_part
+from quantmill.contract.model_folder import KEPT, StoredPart, kept_part
 from quantmill.contract.tensors import TensorPlan
 from quantmill_fp8.params import Fp8Params
 
@@ -104,11 +105,18 @@ def cache_parts(attention: str, row: TensorPlan) -> Sequence[StoredPart]:
 
 def parts_of(row: TensorPlan, scheme: Fp8Scheme, stack: Stack | None = None) -> Sequence[StoredPart]:
     """The arrays that the files hold for a tensor of the plan; `stack` where it holds experts."""
+    if stack is not None and stack.is_one_by_one(row):
+        parts = kept_expert if row.action == "keep" else partial(parts_of_expert, scheme=scheme)
+        return [part for expert in range(stack.experts) for part in parts(stack, expert)]
     if row.action == "keep":
         return (kept_part(row),)
-    if stack is None:
-        return _parts_of_weight(row.name, row.shape, row.source_dtype, scheme)
-    return [part for expert in range(stack.experts) for part in parts_of_expert(stack, expert, scheme)]
+    return _parts_of_weight(row.name, row.shape, row.source_dtype, scheme)
+
+
+def kept_expert(stack: Stack, expert: int) -> Iterator[StoredPart]:
+    """The arrays of one expert's weights where they stay as they are."""
+    for position, info in enumerate(stack.infos(expert)):
+        yield StoredPart(key_of(expert, position, KEPT), info.name, info.dtype, info.shape)
 
 
 def parts_of_expert(stack: Stack, expert: int, scheme: Fp8Scheme) -> Iterator[StoredPart]:

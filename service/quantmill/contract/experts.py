@@ -89,6 +89,15 @@ class Stack:
         return tuple(name.replace("*", str(expert)) for name in self.weights)
 
     @property
+    def module(self) -> str:
+        """What consumers call the module of all experts."""
+        return self.weights[0].partition(".*.")[0]
+
+    def is_one_by_one(self, row: TensorPlan) -> bool:
+        """Whether the stack's row in a plan has its experts one by one in the artifact."""
+        return row.output == self.weights[0]
+
+    @property
     def modules(self) -> Iterator[str]:
         """The Linears of all experts."""
         for expert in range(self.experts):
@@ -151,16 +160,16 @@ def _of_block(index: ModelIndex, module: str, layout: Layout) -> dict[str, Stack
 
 
 def with_published_names(plan: Plan, index: ModelIndex) -> Plan:
-    """The plan with what is kept beside experts that are stored one by one under the names that consumers know.
+    """The plan with what is kept of stacks, and beside them, under the names that consumers know.
 
+    A stack that is kept has its experts one by one, too, unless it is transposed: consumers take that form as it is.
     Raises SourceRejected where the source has a tensor of such a name already.
     """
-    quantized = [stack for name, stack in stacks(index).items() if plan.by_name[name].action == "quantize"]
-    holders = {_holder(stack.tensor.name): _holder(stack.weights[0]) for stack in quantized}
-    rows = tuple(replace(row, output=_published(row, holders)) for row in plan.tensors)
-    renamed = {row.output: row.name for row in rows if row.action == "keep" and row.output != row.name}
-    parts = {name: stack.tensor.name for stack in quantized for n in range(stack.experts) for name in stack.names(n)}
-    for name, own in (renamed | parts).items():
+    found = stacks(index)
+    holders = {_holder(name): _holder(stack.weights[0]) for name, stack in found.items()}
+    rows = tuple(_published(row, holders, found) for row in plan.tensors)
+    stored = [(name, row.name) for row in rows for name in _names(row, found) if name != row.name]
+    for name, own in stored:
         if name in index.tensors:
             message = f"the source has {name} beside {own}, which would be stored as that"
             raise SourceRejected(f"{message}; leave one of them out of the checkpoint", tensor=name)
@@ -172,12 +181,24 @@ def _holder(name: str) -> str:
     return name.rpartition(f"{EXPERTS}.")[0]
 
 
-def _published(row: TensorPlan, holders: Mapping[str, str]) -> str:
+def _names(row: TensorPlan, found: Mapping[str, Stack]) -> Iterator[str]:
+    """What the files call a tensor, or the experts of a stack."""
+    stack = found.get(row.name)
+    if stack is None or not stack.is_one_by_one(row):
+        yield row.output
+        return
+    for expert in range(stack.experts):
+        yield from stack.names(expert)
+
+
+def _published(row: TensorPlan, holders: Mapping[str, str], found: Mapping[str, Stack]) -> TensorPlan:
+    if row.action != "keep":
+        return row
+    if row.name in found and not found[row.name].transposed:
+        return replace(row, output=found[row.name].weights[0], reason=f"{row.reason}; stored as experts one by one")
     modules = accumulate(row.name.split("."), "{}.{}".format)
     holder = next((module for module in modules if module in holders), None)
-    if holder is None or row.action != "keep" or is_stacked(TensorInfo(row.name, row.source_dtype, row.shape, 0)):
-        return row.output
-    return holders[holder] + row.name.removeprefix(holder)
+    return row if holder is None else replace(row, output=holders[holder] + row.name.removeprefix(holder))
 
 
 def stacked_metadata(plan: Plan, found: Mapping[str, Stack]) -> dict[str, str]:
@@ -190,7 +211,8 @@ def stacked_metadata(plan: Plan, found: Mapping[str, Stack]) -> dict[str, str]:
     said = {
         name: {"experts": stack.experts, "weights": list(stack.weights), "transposed": stack.transposed}
         for name, stack in found.items()
-        if plan.by_name[name].action == "quantize"
+        if stack.is_one_by_one(plan.by_name[name])
     }
-    names = {row.name: row.output for row in plan.tensors if row.action == "keep" and row.output != row.name}
+    kept = (row for row in plan.tensors if row.action == "keep" and row.name not in said)
+    names = {row.name: row.output for row in kept if row.output != row.name}
     return {key: json.dumps(what, separators=(",", ":")) for key, what in ((STACKS, said), (NAMES, names)) if what}

@@ -207,10 +207,12 @@ def kept_modules(plan: Plan, index: ModelIndex) -> list[str]:
     kept = [row for row in plan.tensors if row.action == "keep"]
     matrices = (row.output for row in kept if len(row.shape) == 2)
     modules = [name.removesuffix(".weight") for name in (*matrices, *index.tied) if name.endswith(".weight")]
-    stacked = [row.name for row in kept if is_stacked(index.tensors[row.name])]
+    stacked = [row for row in kept if is_stacked(index.tensors[row.name])]
     found = stacks(index)
-    experts = (module for name in stacked if name in found for module in found[name].modules)
-    return [*modules, *dict.fromkeys(name.rpartition(".")[0] for name in stacked), *experts]
+    known = [(row, found[row.name]) for row in stacked if row.name in found]
+    one_by_one = {row.name: stack.module for row, stack in known if stack.is_one_by_one(row)}
+    of_all = (one_by_one.get(row.name, row.name.rpartition(".")[0]) for row in stacked)
+    return [*modules, *dict.fromkeys(of_all), *(module for _, stack in known for module in stack.modules)]
 
 
 def _row(

@@ -59,7 +59,10 @@ SETTINGS = [
 ]
 
 BLOCKS = ("FP8_NATIVE", "FP8_BLOCK")
-LOAD = [Setting(FP8, {"scheme": scheme}, most=BFLOAT16) for scheme in BLOCKS]
+LOAD = [
+    *(Setting(FP8, {"scheme": scheme}, most=BFLOAT16) for scheme in BLOCKS),
+    Setting(FP8, {"scheme": "FP8_NATIVE", "skip_modules": ("lm_head", "*.0.mlp.experts.*")}, most=BFLOAT16),
+]
 BIAS = "the kernel for a CPU takes no bias in bfloat16, which q, k and v have; not run on a GPU"
 DO_NOT = [
     Setting(FP8, {"scheme": "FP8_DYNAMIC"}, refused="Unsupported FP8 MoE backend", note=f"experts: {ON_A_GPU}"),

@@ -17,6 +17,7 @@ from tests.unit.verification.folders import Folder
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.errors import ParamsRejected, SourceRejected, VerificationFailed
 from quantmill.contract.experts import stacks
+from quantmill.contract.linears import kept_modules
 from quantmill.contract.model_folder import ModelFolder
 from quantmill.contract.tensors import ModelIndex, PieceByPiece, TensorInfo
 from quantmill.contract.testing import Run
@@ -110,12 +111,13 @@ def test_what_lies_beside_mixtral_s_experts_has_the_names_that_consumers_know(
     assert THEIR_GATE.removesuffix(".weight") in ignored
 
 
-def test_where_mixtral_s_experts_stay_in_stacks_all_names_stay(sources: Callable[..., Path], tmp_path: Path) -> None:
+def test_experts_of_mixtral_that_are_skipped_have_their_names_too(sources: Callable[..., Path], tmp_path: Path) -> None:
     artifact = quantized(sources(MIXTRAL), tmp_path / "artifact", skip_modules=["lm_head", "*.experts.*"])
 
+    ignored = json.loads((artifact / "config.json").read_text())["quantization_config"]["ignore"]
     with ModelFolder(artifact) as found:
-        assert {GATE, GATE_UP, DOWN} <= found.tensors.keys()
-        assert "quantmill.names" not in found.metadata
+        assert not [name for name in (*found.tensors, *ignored) if ".mlp." in name]
+    assert "model.layers.0.block_sparse_moe.experts" in ignored
 
 
 @pytest.mark.parametrize(
@@ -176,6 +178,7 @@ def test_one_expert_is_in_memory_at_a_time(sources: Callable[..., Path]) -> None
     [
         ("Llama4ForCausalLM", {"scheme": "FP8"}, "/params/scheme", "whose inputs calibration does not tell apart"),
         (QWEN, {"skip_modules": ["*.expert.*"]}, "/skip_modules/0", "matches no Linear"),
+        (QWEN, {"skip_modules": [DOWN]}, "/skip_modules", "down_proj is kept without the other tensor"),
     ],
 )
 def test_what_cannot_be_is_refused_when_it_is_planned(
@@ -187,7 +190,7 @@ def test_what_cannot_be_is_refused_when_it_is_planned(
 
 
 @pytest.mark.parametrize("scheme", ["FP8_BLOCK", "FP8_NATIVE"])
-def test_experts_that_are_skipped_stay_as_they_are_and_are_named_to_consumers(
+def test_experts_that_are_skipped_are_stored_one_by_one_and_named_to_consumers(
     scheme: str, sources: Callable[..., Path], tmp_path: Path
 ) -> None:
     artifact = quantized(sources(), tmp_path / "artifact", scheme=scheme, skip_modules=["lm_head", "*.experts.*"])
@@ -196,7 +199,20 @@ def test_experts_that_are_skipped_stay_as_they_are_and_are_named_to_consumers(
     ignored = settings["ignore" if scheme == "FP8_BLOCK" else "modules_to_not_convert"]
     assert {EXPERTS, f"{EXPERTS}.0.gate_proj", f"{EXPERTS}.2.down_proj"} <= set(ignored)
     with ModelFolder(artifact) as found, ModelFolder(sources()) as source:
-        assert found.values(GATE_UP).tobytes() == source.values(GATE_UP).tobytes()
+        gate, up = np.split(source.values(GATE_UP), 2, axis=1)
+        for name, values in (("gate", gate), ("up", up), ("down", source.values(DOWN))):
+            assert found.values(f"{EXPERTS}.1.{name}_proj.weight").tobytes() == values[1].tobytes()
+
+
+def test_experts_of_llama_4_that_are_skipped_stay_as_the_source_has_them(
+    sources: Callable[..., Path], tmp_path: Path
+) -> None:
+    llama4 = sources("Llama4ForCausalLM")
+    artifact = quantized(llama4, tmp_path / "artifact", skip_modules=["lm_head", "*.experts.*"])
+
+    name = "model.layers.0.feed_forward.experts.gate_up_proj"
+    with ModelFolder(artifact) as found, ModelFolder(llama4) as source:
+        assert found.values(name).tobytes() == source.values(name).tobytes()
 
 
 def test_promoting_one_of_a_block_s_stacks_keeps_both(sources: Callable[..., Path]) -> None:
@@ -221,6 +237,13 @@ def test_methods_whose_consumers_know_linears_alone_keep_them_and_say_so(
         assert all("in one tensor" in row.reason for row in rows)
         with ModelFolder(tmp_path / "artifact") as found:
             assert found.values(GATE_UP).tobytes() == checkpoint.tensor(GATE_UP).values.tobytes()
+
+
+def test_a_method_that_keeps_stacks_names_them_as_its_files_do(sources: Callable[..., Path]) -> None:
+    with open_checkpoint(sources(MIXTRAL)) as checkpoint:
+        run = Run(BNB, BNB.params(), checkpoint)
+
+        assert EXPERTS in kept_modules(run.plan, checkpoint.index)
 
 
 def index_of(architecture: str, **shapes: tuple[int, ...]) -> ModelIndex:
