@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 ENDINGS: Mapping[str, str] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}  # by Pillow's names of the formats
 COUNT_LIMIT = 10_000  # images
 FILE_LIMIT = 64 << 20  # bytes of one
+CONFIG_LIMIT = 1 << 20  # bytes of preprocessor_config.json
 CHANNELS = 3
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of Pillow, with 8 bits to a channel
 PNG_HEAD, PNG_SIZE = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", 16
@@ -90,6 +91,8 @@ def preprocessing_of(index: ModelIndex) -> Preprocessing:
     """Of the model. Raises ParamsRejected where nothing says how images are prepared for it."""
     if FILE not in index.files:
         reject(f"a folder of images needs the model's {FILE}; put it beside the model, or give an .npz file")
+    if index.files[FILE].stat().st_size > CONFIG_LIMIT:
+        reject(f"the model's {FILE} has more than {CONFIG_LIMIT} bytes")
     found = parse(index.files[FILE].read_bytes())
     if found.size is None:
         reject(f"by {FILE} images keep sizes of their own; give an .npz file")
@@ -98,7 +101,14 @@ def preprocessing_of(index: ModelIndex) -> Preprocessing:
 
 def checked(folder: Path, preprocessing: Preprocessing) -> tuple[Sequence[Path], str]:
     """The images in the order of their names, and the digest of names and contents. Raises ParamsRejected."""
-    paths = sorted(islice(folder.iterdir(), COUNT_LIMIT + 1), key=lambda path: path.name)
+    try:
+        paths = sorted(islice(folder.iterdir(), COUNT_LIMIT + 1), key=lambda path: path.name)
+        return paths, _digest(folder, paths, preprocessing)
+    except OSError as error:
+        reject(f"{shown(folder.name)} can't be read: {error.strerror}")
+
+
+def _digest(folder: Path, paths: Sequence[Path], preprocessing: Preprocessing) -> str:
     if not paths:
         reject(f"there are no images in {shown(folder.name)}")
     if len(paths) > COUNT_LIMIT:
@@ -112,7 +122,7 @@ def checked(folder: Path, preprocessing: Preprocessing) -> tuple[Sequence[Path],
                 reject(f"{shown(path.name)} {what} {pixels} pixels, more than {MOST_PIXELS}")
         digest.update(hashlib.sha256(path.name.encode("utf-8", "surrogateescape")).digest())
         digest.update(hashlib.sha256(data).digest())
-    return paths, digest.hexdigest()
+    return digest.hexdigest()
 
 
 def _bytes(path: Path) -> bytes:
@@ -189,11 +199,10 @@ def prepare(path: Path, preprocessing: Preprocessing) -> np.ndarray:
         raise QuantmillError(
             "this worker has no Pillow to decode images with: install quantmill[onnx] there"
         ) from error
-    data = path.read_bytes()
     try:
         with (
             warnings.catch_warnings(),
-            Image.open(io.BytesIO(data), formats=[ENDINGS[path.suffix.lower()]]) as image,
+            Image.open(io.BytesIO(path.read_bytes()), formats=[ENDINGS[path.suffix.lower()]]) as image,
         ):
             warnings.simplefilter("ignore")
             if image.mode not in MODES or image.width * image.height > MOST_PIXELS:

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from tests.onnx_jobs import of_kind, onnx_job
 from tests.onnx_models import SmallModel, one_product, save
 
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.errors import GateFailed, ParamsRejected, SourceRejected
 from quantmill.contract.tensors import Plan
 from quantmill.contract.testing import MemorySession, Run
+from quantmill.domain.jobs import Phase
+from quantmill.worker.messages import Finished, Progressed
 from quantmill_onnx import gates, planning, trials
 from quantmill_onnx.algorithm import quantized_parts
 from quantmill_onnx.inspection import open_session
@@ -127,6 +130,16 @@ def test_a_search_says_how_far_it_has_come(source: Path) -> None:
     assert done == tuple(range(len(done)))
     assert list(totals) == sorted(totals, reverse=True)
     assert session.steps[-1] == (totals[-1] - 1, totals[-1])
+
+
+def test_a_job_s_progress_counts_the_steps_of_its_search(source: Path, tmp_path: Path) -> None:
+    said = onnx_job(source, tmp_path, {"samples": SAMPLES, "gates": ["cosine.mean >= 0.999"]})
+
+    searching = [each for each in of_kind(Progressed, said) if each.message == "measuring the weights"]
+
+    assert {each.phase for each in searching} == {Phase.PLAN}
+    assert [each.done for each in searching if each.total] == [0]  # the gate is met by the first trial
+    assert len(of_kind(Finished, said)) == 1
 
 
 def test_threads_change_nothing(source: Path) -> None:

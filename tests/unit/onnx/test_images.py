@@ -232,6 +232,22 @@ def test_counts_and_sizes_are_bounded(photos: Path, model: Path, tmp_path: Path,
         read_images(photos, *index_of(model))
 
 
+def test_a_preprocessor_of_any_size_is_not_read(photos: Path, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", {**VIT, "note": "x" * images.CONFIG_LIMIT})
+
+    with pytest.raises(ParamsRejected, match=r"the model's preprocessor_config.json has more than"):
+        given_samples(photos, *index_of(folder))
+
+
+def test_an_image_that_has_gone_ends_the_job_by_name(photos: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes((photos / "a.jpg").read_bytes())
+    samples = read_images(tmp_path, *index_of(model))
+    (tmp_path / "a.jpg").unlink()
+
+    with pytest.raises(SourceRejected, match=r"the image 'a\.jpg' can't be decoded: "):
+        list(samples.feeds())
+
+
 def test_a_thin_image_that_resizing_makes_huge_is_refused(tmp_path: Path) -> None:
     config = {"image_processor_type": "BitImageProcessor", "size": 224, "crop_size": 16}
     (tmp_path / "photos").mkdir()
