@@ -107,25 +107,24 @@ def _restored_product(node: Any, step: Any, _: Any, product: Any) -> Iterator[An
     yield helper.make_node("MatMul", taken, node.output, node.name)
 
 
-def with_relus(nodes: Sequence[Any], source: Sequence[Any], is_least: Callable[[str], bool]) -> list[Any]:
-    """`nodes` with the source's Relus behind convolutions whose least code stands for zero, as it does in
+def with_limits(nodes: Sequence[Any], source: Sequence[Any], stands_for: Callable[[Any, Any], bool]) -> list[Any]:
+    """`nodes` with the source's Relus and Clips behind convolutions whose range of codes stands for them, as it does in
     QLinearConv.
 
-    `is_least` says of the name of a zero point whether it is the least code.
+    `stands_for` says it of what rounds the output, and the Relu or Clip.
     """
-    from onnx import helper
-
-    relus = {node.output[0]: node for node in source if node.op_type == "Relu"}
-    zero_points = {node.input[0]: node.input[2] for node in nodes if node.op_type == "QuantizeLinear"}
+    limits = {node.output[0]: node for node in source if node.op_type in ("Relu", "Clip")}
+    rounding = {node.input[0]: node for node in nodes if node.op_type == "QuantizeLinear"}
     found: list[Any] = []
     for node in nodes:
-        relu = relus.get(node.output[0].removesuffix(UNROUNDED)) if node.op_type == "Conv" else None
-        zero_point = zero_points.get(node.output[0])
-        if relu is None or zero_point is None or not is_least(zero_point):
+        limit = limits.get(node.output[0].removesuffix(UNROUNDED)) if node.op_type == "Conv" else None
+        rounds = rounding.get(node.output[0])
+        if limit is None or rounds is None or not stands_for(rounds, limit):
             found.append(node)
             continue
-        before = type(node)()
+        before, behind = type(node)(), type(node)()
         before.CopyFrom(node)
-        before.output[0] = relu.input[0]
-        found += [before, helper.make_node("Relu", [relu.input[0]], [node.output[0]])]
+        behind.CopyFrom(limit)
+        before.output[0], behind.output[0] = limit.input[0], node.output[0]
+        found += [before, behind]
     return found

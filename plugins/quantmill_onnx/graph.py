@@ -47,7 +47,7 @@ def rewrite(graph: OnnxGraph, sites: Mapping[str, Site | str], params: OnnxParam
         if node.raw in through:
             writer.result.gone.update(node.outputs)
         elif node.raw in behind and params.format == "qoperator":
-            writer.result.gone.update(node.inputs)  # the least code of what the convolution gives stands for it
+            writer.result.gone.add(node.inputs[0])  # the range of what the convolution gives stands for it
         elif node.raw in behind:
             writer.round_behind(node, node.inputs)
         elif node.raw in uses:
@@ -195,7 +195,7 @@ class _Writer:
         self._emit("MatMul", [self._static_activation(activation), weight], output)
 
     def _integer_convolution(self, site: Site, use: Use) -> None:
-        """A QLinearConv with the Relu behind it, which the least code stands for: codes in, codes out."""
+        """A QLinearConv with the Relu or Clip behind it, which its range stands for: codes in, codes out."""
         node, output = use.node, use.rounded
         codes, *range_of = _quantized(output)
         wires = [*self._codes(node.inputs[0]), *self._filters_of(site), *range_of]

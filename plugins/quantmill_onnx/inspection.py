@@ -16,7 +16,7 @@ from quantmill.contract.observed import carried_observed
 from quantmill.contract.onnx import OnnxGraph, ValueInfo
 from quantmill.contract.reading import Inspection, Observation
 from quantmill.contract.tensors import ModelIndex, Plan
-from quantmill_onnx.definitions import UNROUNDED, with_relus
+from quantmill_onnx.definitions import UNROUNDED, with_limits
 from quantmill_onnx.images import given_samples
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.planning import LEADING, OTHER, RUN_LIMIT, unlike_random
@@ -95,7 +95,8 @@ INTEGER = ("DynamicQuantizeLinear", "MatMulInteger", "Cast", "Mul")
 ROWS = ("ReduceMax", "ReduceMin", "Neg", "Max", "Div")
 ADDED = frozenset((*INTEGER, *ROWS, "MatMulNBits", "Gather", "Add", "Transpose", "Reshape"))
 AROUND = ("QuantizeLinear", "DequantizeLinear", "MatMul", "Conv")  # a product of static ranges
-ADDED_STATIC = frozenset((*AROUND, "Relu", "Gather", "Cast", "Mul", "Neg", "Sub", "Transpose", "Reshape"))
+LIMITS = ("Relu", "Clip")  # of a convolution's output
+ADDED_STATIC = frozenset((*AROUND, *LIMITS, "Gather", "Cast", "Mul", "Neg", "Sub", "Transpose", "Reshape"))
 ADDED_OF_INTEGERS = (ADDED_STATIC - {"Neg", "Sub"}) | {"Add"}  # operators of integers, taken apart
 REPLACED = frozenset(("MatMul", "Gemm", "Gather", "Transpose", "Conv"))
 
@@ -104,7 +105,7 @@ def _operators(artifact: Artifact, graph: OnnxGraph, plan: Plan, params: OnnxPar
     """Every node of the source is there as it was, or takes a quantized weight; none was added but for those."""
     quantized = {row.name for row in plan.tensors if row.action == "quantize"}
     theirs = [_node(node.raw) for node in graph.nodes]
-    nodes = with_relus(artifact.nodes, theirs, artifact.is_least) if params.format == "qoperator" else artifact.nodes
+    nodes = with_limits(artifact.nodes, theirs, artifact.stands_for) if params.format == "qoperator" else artifact.nodes
     ours = Counter(node.SerializeToString(deterministic=True) for node in nodes)
     turned = {
         out for node in theirs if node.op_type == "Transpose" and set(node.input) & quantized for out in node.output
@@ -117,7 +118,7 @@ def _operators(artifact: Artifact, graph: OnnxGraph, plan: Plan, params: OnnxPar
     missing.subtract(ours)
     for node in theirs:
         replaced = bool(set(node.input) & (quantized | turned)) and node.op_type in REPLACED
-        replaced = replaced or (node.op_type == "Relu" and node.output[0] in unrounded and node.input[0] in convolved)
+        replaced = replaced or (node.op_type in LIMITS and node.output[0] in unrounded and node.input[0] in convolved)
         absent = missing[node.SerializeToString(deterministic=True)] > 0
         yield Observation(
             "operators",
@@ -125,7 +126,7 @@ def _operators(artifact: Artifact, graph: OnnxGraph, plan: Plan, params: OnnxPar
             "replaced" if absent else "as it was",
             "replaced" if replaced else "as it was",
         )
-        if absent and node.op_type in ("Conv", "Relu"):
+        if absent and node.op_type in ("Conv", *LIMITS):
             same = _computed(node) == unrounded.get(node.output[0])
             yield Observation("operators", f"{node.output[0]} rounded", "as it was" if same else None, "as it was")
     known = {node.SerializeToString(deterministic=True) for node in theirs}
@@ -159,7 +160,7 @@ def _rounded(nodes: Sequence[Any]) -> Mapping[str, Any]:
             maker = makers.get(rounding.input[0])
             if maker is not None and maker.output[0] == f"{node.output[0]}{UNROUNDED}":
                 found[node.output[0]] = _computed(maker)
-                before = makers.get(maker.input[0]) if maker.op_type == "Relu" else None
+                before = makers.get(maker.input[0]) if maker.op_type in LIMITS else None
                 if before is not None:
                     found[before.output[0]] = _computed(before)
     return found

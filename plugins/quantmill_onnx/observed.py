@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray
+from quantmill_onnx.clips import beneath
 from quantmill_onnx.counting import activation_ranges, channels_of
 from quantmill_onnx.images import given_samples
 from quantmill_onnx.layout import SCALE, SMOOTHING, ZERO
@@ -54,6 +55,14 @@ def observe(session: Session, sites: Mapping[str, Site | str], params: OnnxParam
     names = [name for names in activations(sites).values() for name in names] if params.mode == "static" else []
     factors = {name: np.reciprocal(scale) for name, scale in scales.items()}
     ranges = activation_ranges(graph, names, samples, params, session.threads, session, factors)
+    clips = {
+        use.rounded: use.ceiling
+        for site in sites.values()
+        if isinstance(site, Site)
+        for use in site.uses
+        if use.rounded
+    }
+    ranges = {name: beneath(found, clips.get(name)) for name, found in ranges.items()}
     return Observed(scales, ranges, params.activation_type == "s8")
 
 

@@ -98,10 +98,26 @@ class Artifact:
         users = [node for node in self.nodes if name in node.input]
         return bool(users) and all(node.op_type == "Mul" and node.output[0].endswith("_smooth") for node in users)
 
-    def is_least(self, zero_point: str) -> bool:
-        """Whether it is the least code of its type: nothing below zero can be stored."""
-        code = self.array(zero_point)
-        return bool((code == np.iinfo(code.dtype).min).all()) if code.dtype in (np.uint8, np.int8) else False
+    def stands_for(self, rounding: Any, limit: Any) -> bool:
+        """Whether codes of that QuantizeLinear reach from zero, of a Clip no further than it does."""
+        scale, zero = (self.array(name) for name in rounding.input[1:3])
+        if zero.dtype not in (np.uint8, np.int8) or zero.shape or scale.shape:
+            return False
+        least, most = np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max
+        if int(zero) != least or limit.op_type == "Relu":
+            return int(zero) == least
+        ends = [self._scalar(name) for name in limit.input[1:]]
+        return len(ends) == 2 and ends[0] == 0 and float(scale * np.float32(most - least)) <= ends[1]
+
+    def _scalar(self, name: str) -> float:
+        """A constant of one float32; NaN where it is none."""
+        from onnx import numpy_helper
+
+        maker = self._makers.get(name)
+        values = [each.t for each in maker.attribute if each.name == "value"] if maker is not None else []
+        found = self.initializers.get(name) if maker is None else next(iter(values), None)
+        array = np.empty(0) if found is None or found.data_location else numpy_helper.to_array(found)
+        return float(array.reshape(())) if array.size == 1 else np.nan
 
     def plain(self, name: str) -> ReadTensor:
         if name in self.halved:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from quantmill.contract.onnx import Node, OnnxGraph, Stored, consumers
 from quantmill.contract.tensors import Plan
+from quantmill_onnx.clips import ceilings
 from quantmill_onnx.params import OnnxParams
 
 # How a node uses a weight: B of a product as (in, out), B as (out, in), rows of it, or a convolution's filters
@@ -21,13 +22,15 @@ IR_WITH_CONSTANTS = 4  # from here on an initializer that is also an input may b
 class Use:
     """`node` computes with the weight; `through` is the Transpose between them, if there is one.
 
-    `behind` is the Relu that a convolution's output goes to, where it goes nowhere else.
+    `behind` is the Relu, or the Clip from zero to `ceiling`, that a convolution's output goes to, where it goes nowhere
+    else.
     """
 
     node: Node
     form: Form
     through: Node | None = None
     behind: Node | None = None
+    ceiling: float | None = None
 
     @property
     def rounded(self) -> str:
@@ -87,6 +90,7 @@ class Site:
 def find_sites(graph: OnnxGraph, params: OnnxParams) -> Mapping[str, Site | str]:
     """Each weight's site, or the reason why it stays as it is."""
     users = consumers(graph)
+    clips = ceilings(graph)
     outputs = {each.name for each in graph.outputs}
     inputs = {each.name for each in graph.inputs} if graph.ir_version >= IR_WITH_CONSTANTS else set[str]()
     found: dict[str, Site | str] = {}
@@ -94,7 +98,7 @@ def find_sites(graph: OnnxGraph, params: OnnxParams) -> Mapping[str, Site | str]
         if name in outputs or name in inputs:
             found[name] = "an input or output of the graph"
         else:
-            found[name] = _site(weight, users, outputs, params)
+            found[name] = _site(weight, users, outputs, clips, params)
     return found
 
 
@@ -127,7 +131,13 @@ def settled_sites(graph: OnnxGraph, params: OnnxParams, plan: Plan) -> Mapping[s
     }
 
 
-def _site(weight: Stored, users: Mapping[str, tuple[Node, ...]], outputs: set[str], params: OnnxParams) -> Site | str:
+def _site(
+    weight: Stored,
+    users: Mapping[str, tuple[Node, ...]],
+    outputs: set[str],
+    clips: Mapping[bytes, float],
+    params: OnnxParams,
+) -> Site | str:
     name, info = weight.info.name, weight.info
     filters = len(info.shape) in FILTERS and any(node.op_type == "Conv" for node in users.get(name, ()))
     if len(info.shape) != 2 and not filters:
@@ -136,7 +146,7 @@ def _site(weight: Stored, users: Mapping[str, tuple[Node, ...]], outputs: set[st
         return f"{info.dtype}; integer products give float32"
     uses: list[Use] = []
     for node in users.get(name, ()):
-        for use in _uses(name, node, users, outputs):
+        for use in _uses(name, node, users, outputs, clips):
             if isinstance(use, str):
                 return use
             if filters != (use.form == "filters"):
@@ -158,7 +168,9 @@ def _site(weight: Stored, users: Mapping[str, tuple[Node, ...]], outputs: set[st
     return Site(weight, tuple(uses))
 
 
-def _uses(name: str, node: Node, users: Mapping[str, tuple[Node, ...]], outputs: set[str]) -> Iterator[Use | str]:
+def _uses(
+    name: str, node: Node, users: Mapping[str, tuple[Node, ...]], outputs: set[str], clips: Mapping[bytes, float]
+) -> Iterator[Use | str]:
     """What a node does with the weight; through a Transpose, what is done with its output."""
     if node.domain or name in node.captured or node.inputs.count(name) != 1:
         yield f"used by {node.op_type} {node.label}"
@@ -174,18 +186,23 @@ def _uses(name: str, node: Node, users: Mapping[str, tuple[Node, ...]], outputs:
                 yield f"used by {each.op_type} {each.label} behind a Transpose"
     else:
         form = _form(name, node)
-        behind = _relu(node, users, outputs) if form == "filters" else None
-        yield Use(node, form, behind=behind) if form else f"used by {node.op_type} {node.label}"
+        behind = _behind(node, users, outputs, clips) if form == "filters" else None
+        ceiling = clips.get(behind.raw) if behind else None
+        yield Use(node, form, behind=behind, ceiling=ceiling) if form else f"used by {node.op_type} {node.label}"
 
 
-def _relu(node: Node, users: Mapping[str, tuple[Node, ...]], outputs: set[str]) -> Node | None:
-    """The Relu that alone takes the node's output. ONNX Runtime leaves it out before a rounding that ends at zero."""
+def _behind(
+    node: Node, users: Mapping[str, tuple[Node, ...]], outputs: set[str], clips: Mapping[bytes, float]
+) -> Node | None:
+    """The Relu or Clip that alone takes the node's output. ONNX Runtime leaves it out before a rounding that ends where
+    it does."""
     (output,) = node.outputs
     after = users.get(output, ())
     if len(after) != 1 or output in outputs:
         return None
-    (relu,) = after
-    return relu if relu.op_type == "Relu" and not relu.domain and len(relu.outputs) == 1 else None
+    (found,) = after
+    stands = (found.op_type == "Relu" and not found.domain) or (found.raw in clips and found.inputs[0] == output)
+    return found if stands and len(found.outputs) == 1 else None
 
 
 def _form(name: str, node: Node) -> Form | None:

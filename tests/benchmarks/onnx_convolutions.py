@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""A ResNet-18 of random weights with static ranges, beside its float graph and onnxruntime's quantize_static.
+"""Static ranges in a ResNet-18 or MobileNetV2 of random weights, beside its float graph and onnxruntime's own tool.
 
 Images are sums of a few waves; ranges come from other images than those measured. Prints sizes, the least cosine of an
 image's logits with the float graph's, and times of both over each other at batch 1 and 8, one core, as JSON; at batch 1
 also where ONNX Runtime rewrites nothing.
 
-    PYTHONPATH=. OMP_NUM_THREADS=1 .venv/bin/python tests/benchmarks/onnx_convolutions.py
+    PYTHONPATH=. OMP_NUM_THREADS=1 .venv/bin/python tests/benchmarks/onnx_convolutions.py [--model mobilenet]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
 import time
@@ -20,7 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
-from transformers import ResNetConfig, ResNetForImageClassification
+from transformers import (
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
 
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.testing import MemorySession, Run
@@ -54,10 +61,26 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
         return None if each is None else {NAME: each[None]}
 
 
-def export(folder: Path) -> Path:
-    torch.manual_seed(0)
+def resnet() -> PreTrainedModel:
     config = ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2] * 4, layer_type="basic")
-    ResNetForImageClassification(config).save_pretrained(folder / "checkpoint")
+    return ResNetForImageClassification(config)
+
+
+def mobilenet() -> PreTrainedModel:
+    """Weights large enough that values do not fade, as training leaves them."""
+    model = MobileNetV2ForImageClassification(MobileNetV2Config())
+    for each in model.modules():
+        if isinstance(each, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(each.weight, mode="fan_in", nonlinearity="relu")
+    return model
+
+
+MODELS = {"resnet": resnet, "mobilenet": mobilenet}
+
+
+def export(model: str, folder: Path) -> Path:
+    torch.manual_seed(0)
+    MODELS[model]().save_pretrained(folder / "checkpoint")
     (folder / "float").mkdir()
     with open_checkpoint(folder / "checkpoint") as checkpoint:
         plan = ONNX.plan.load()(checkpoint.index, OnnxParams())
@@ -87,11 +110,14 @@ def as_it_stands(folder: Path) -> Any:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="resnet")
+    asked = parser.parse_args()
     generator = np.random.default_rng(0)
     seen, unseen = images(generator), images(generator)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source = export(folder)
+        source = export(asked.model, folder)
         np.savez(folder / "samples.npz", **{NAME: seen})
         quantize(source, folder / "this", folder / "samples.npz")
         quantize(source, folder / "per_channel=false", folder / "samples.npz", per_channel=False)

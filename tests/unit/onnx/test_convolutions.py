@@ -228,6 +228,96 @@ def test_operators_of_integers_have_the_codes_of_qdq_and_need_no_fusing(tmp_path
     assert np.allclose(run(folder, x), run(qdq, x), atol=0.02 * np.abs(run(qdq, x)).max())
 
 
+def clipped(low: float, high: float, as_nodes: bool = False, second: str = "high") -> onnx.ModelProto:
+    """Two convolutions with Clips behind them, as MobileNetV2 has them."""
+    nodes = [
+        helper.make_node("Conv", ["x", "first", "bias"], ["a"], name="first", pads=[1, 1, 1, 1]),
+        helper.make_node("Clip", ["a", "low", "high"], ["ar"]),
+        helper.make_node("Conv", ["ar", "deep"], ["b"], name="deep", group=32),
+        helper.make_node("Clip", ["b", "low", second], ["y"]),
+    ]
+    ends = {"low": np.array(low, np.float32), "high": np.array(high, np.float32)}
+    weights = {"first": normal(32, 3, 3, 3), "bias": normal(32), "deep": normal(32, 1, 3, 3)}
+    if as_nodes:
+        nodes = [
+            *(
+                helper.make_node("Constant", [], [name], value=numpy_helper.from_array(each))
+                for name, each in ends.items()
+            ),
+            *nodes,
+        ]
+    return model(nodes, weights if as_nodes else {**weights, **ends}, (3, 16, 16))
+
+
+@pytest.mark.parametrize("as_nodes", [False, True])
+@pytest.mark.parametrize("kind", ["u8", "s8"])
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+def test_a_clip_behind_a_convolution_is_what_its_codes_reach(
+    tmp_path: Path, images: str, form: str, kind: str, as_nodes: bool
+) -> None:
+    given = {"samples": images, "format": form, "activation_type": kind}
+    _, folder, problems = made(clipped(0, 6, as_nodes), tmp_path, **given)
+    x = normal(4, 3, 16, 16, seed=3)
+
+    expected, found = run(folder.parent / "source", x), run(folder, x)
+
+    assert problems == []
+    assert 5.99 < array(folder, "ar_scale") * np.float32(255) <= 6
+    assert int(array(folder, "ar_zero_point")) == (0 if kind == "u8" else -128)
+    assert found.min() == 0
+    assert 5.99 < found.max() <= 6
+    assert cosine(found, expected) > 0.999
+
+
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+def test_the_runtime_needs_no_clip(tmp_path: Path, images: str, form: str) -> None:
+    import onnxruntime
+
+    _, folder, _ = made(clipped(0, 6), tmp_path, samples=images, format=form)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+
+    found = Counter(node.op_type for node in onnx.load(str(tmp_path / "fused.onnx")).graph.node)
+
+    assert found["QLinearConv"] == 2
+    assert not {"Clip", "Conv", "FusedConv"} & set(found)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 1), (0, float("inf")), (0, float("nan")), (0, -1)])
+def test_a_clip_that_no_range_of_codes_stands_for_stays(tmp_path: Path, images: str, low: float, high: float) -> None:
+    _, folder, problems = made(clipped(low, high), tmp_path, samples=images, format="qoperator", least_cosine=None)
+
+    assert problems == []
+    assert [node.op_type for node in onnx.load(str(folder / "model.onnx")).graph.node].count("Clip") == 2
+
+
+def test_a_clip_whose_end_is_computed_stays(tmp_path: Path, images: str) -> None:
+    proto = clipped(0, 6, second="later")
+    proto.graph.node.insert(0, helper.make_node("Identity", ["high"], ["later"]))
+
+    _, folder, problems = made(proto, tmp_path, samples=images)
+
+    rounded = [
+        node.input[0] for node in onnx.load(str(folder / "model.onnx")).graph.node if node.op_type == "QuantizeLinear"
+    ]
+    assert problems == []
+    assert rounded == ["x", "ar_unrounded", "b_unrounded"]
+
+
+def test_a_range_that_goes_beyond_the_clip_is_found(tmp_path: Path, images: str) -> None:
+    with open_checkpoint(save(clipped(0, 6), tmp_path / "source")) as checkpoint:
+        run = Run(ONNX, ONNX.params(mode="static", samples=images, format="qoperator", least_cosine=None), checkpoint)
+        run.write(run.quantize(), tmp_path / "artifact")
+        proto = onnx.load(str(tmp_path / "artifact" / "model.onnx"))
+        scale = next(each for each in proto.graph.initializer if each.name == "ar_scale")
+        scale.raw_data = np.float32(0.03).tobytes()
+        onnx.save(proto, str(tmp_path / "artifact" / "model.onnx"))
+
+        assert wrong(run, tmp_path / "artifact")
+
+
 @pytest.mark.parametrize("mode", ["dynamic", "weight_only"])
 def test_other_modes_keep_filters_with_the_reason(tmp_path: Path, mode: str) -> None:
     with open_checkpoint(save(residual(), tmp_path / "source")) as checkpoint:
