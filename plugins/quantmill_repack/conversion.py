@@ -62,18 +62,18 @@ class Remade:
     @property
     def said(self) -> tuple[str, ...]:
         """What the plan says of it."""
-        rebuilt = ([] if CONFIG in self.carried else [CONFIG]) + list(self.made)
-        beside = sorted(self.carried)
-        inputs = [name for name in self.described.dropped if name.endswith(".input_scale")]
-        return (
-            *([f"rebuilt from the GGUF file's metadata: {', '.join(rebuilt)}"] if rebuilt else ()),
-            *([f"taken from beside the GGUF file: {', '.join(beside)}"] if beside else ()),
-            *(
-                [f"input_scale of {len(inputs)} weights is left out: NVFP4A16 leaves inputs as they are"]
-                if inputs
-                else ()
+        inputs = sum(name.endswith(".input_scale") for name in self.described.dropped)
+        lines = {
+            "rebuilt from the GGUF file's metadata: {}": [*([] if CONFIG in self.carried else [CONFIG]), *self.made],
+            "taken from beside the GGUF file: {}": sorted(self.carried),
+            "input_scale of {} weights is left out: NVFP4A16 leaves inputs as they are": [str(inputs)]
+            if inputs
+            else [],
+            "{} experts a block: transformers 5.23 leaves out their weight_global_scale, and computes other numbers": (
+                [str(self.described.experts)] if self.described.experts else []
             ),
-        )
+        }
+        return tuple(line.format(", ".join(words)) for line, words in lines.items() if words)
 
 
 def remade(index: ModelIndex, source: GgufSource) -> Remade:

@@ -95,6 +95,7 @@ def _window(asked: CalibrationOptions) -> int:
 
 
 def _scratch(request: JobRequest, planned: Planned) -> int:
-    """Units beside the artifact that is made of them, and what calibration keeps."""
+    """Units beside the artifact that is made of them, what calibration keeps, and what the source becomes first: that
+    is no smaller than the artifact."""
     calibration = _calibration(request.calibration, planned).disk if request.calibration is not None else 0
-    return planned.plan.nbytes + calibration
+    return planned.plan.nbytes * (2 if planned.plan.converts else 1) + calibration
