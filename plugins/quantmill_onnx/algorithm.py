@@ -34,10 +34,12 @@ class Seen:
 
     scale   (inputs,) that the weight's rows are multiplied by first, where its input is smoothed
     inputs  that GPTQ solves by
+    least   (outputs,) that filters' scales are at least, where they have a bias
     """
 
     scale: FloatArray | None = None
     inputs: Inputs | None = None
+    least: FloatArray | None = None
     note: Note = lambda found, **figures: None
 
 
@@ -60,7 +62,8 @@ def quantize(session: Session, params: OnnxParams) -> Iterator[QuantizedTensor]:
                 yield QuantizedTensor(name, row.scheme, row.shape, {"values": _kept(session, row)})
                 continue
             scale = observed().scales.get(site.activation) if params.smooths else None
-            seen = Seen(scale, hessians.of(name) if hessians else None, partial(session.note, name))
+            least = observed().least.get(name) if site.is_filters else None
+            seen = Seen(scale, hessians.of(name) if hessians else None, least, partial(session.note, name))
             parts = dict(quantized_parts(session.tensor(name), site, params, session.threads, seen))
             for number, activation in enumerate(taken[name] if params.observes else ()):
                 parts |= observed().parts(activation)
@@ -104,7 +107,7 @@ def quantized_parts(
         if site.is_table:
             return _by_row(values, site.is_product and params.reduced, threads)
         if site.is_filters:
-            return _by_filter(values, params, threads)
+            return _by_filter(values, params, threads, seen)
         if params.mode == "weight_only":
             return _blocks(_rows_of_outputs(values, site, params), params, threads, seen)
         if seen.scale is not None:
@@ -120,15 +123,27 @@ def _by_row(values: NDArray[Any], reduced: bool, threads: int) -> Mapping[str, N
     return {CODES: codes, SCALE: scale.reshape(-1, 1)}
 
 
-def _by_filter(values: NDArray[Any], params: OnnxParams, threads: int) -> Mapping[str, NDArray[Any]]:
-    """Without zero points: ONNX Runtime's convolutions of integers take one for all filters at most."""
+def _by_filter(values: NDArray[Any], params: OnnxParams, threads: int, seen: Seen) -> Mapping[str, NDArray[Any]]:
+    """Without zero points: ONNX Runtime's convolutions of integers take one for all filters at most.
+
+    Filters much smaller than their bias, those of channels that training has given up, have larger steps for it.
+    """
     codes, scale, _ = quantmill_kernels.encode_int8_affine(
         values.reshape(len(values), -1),
         axis=0 if params.per_channel else None,
         reduce_range=params.reduced,
         threads=threads,
     )
-    return {CODES: codes.reshape(values.shape), SCALE: scale.reshape(scale.shape if params.per_channel else ())}
+    shape = scale.shape if params.per_channel else ()
+    if seen.least is not None:
+        raised = np.maximum(scale, seen.least if params.per_channel else seen.least.max()).astype(np.float32)
+        steps, small = (np.broadcast_to(each, (len(values),)) for each in (raised, raised > scale))
+        for row in np.flatnonzero(small):
+            codes[row] = np.rint(values[row].reshape(-1) / steps[row])
+        if small.any():
+            seen.note("steps raised for the bias", outputs=int(small.sum()), of=len(values))
+        scale = raised
+    return {CODES: codes.reshape(values.shape), SCALE: scale.reshape(shape)}
 
 
 def _by_channel(values: NDArray[Any], site: Site, params: OnnxParams, threads: int) -> Mapping[str, NDArray[Any]]:

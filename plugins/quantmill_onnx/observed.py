@@ -14,6 +14,7 @@ from quantmill.contract.onnx import OnnxGraph
 from quantmill.contract.session import Session
 from quantmill.contract.tensors import FloatArray
 from quantmill_onnx.clips import beneath
+from quantmill_onnx.constants import Constants
 from quantmill_onnx.counting import activation_ranges, channels_of
 from quantmill_onnx.images import given_samples
 from quantmill_onnx.layout import SCALE, SMOOTHING, ZERO
@@ -25,14 +26,20 @@ from quantmill_onnx.sites import Site, activations, find_sites, smoothed
 from quantmill_onnx.smoothing import smoothing_scales
 from quantmill_onnx.tokens import TokenSamples
 
+BIAS_STEPS = np.float32(2**30)  # that a bias may have, and as many are left for the products that are added to it
+
 
 @dataclass(frozen=True)
 class Observed:
-    """By activation: s of each channel where it is smoothed, its range in mode static."""
+    """By activation: s of each channel where it is smoothed, its range in mode static.
+
+    `least` (outputs,), by the filters that have a bias: what their scales are at least, so that 32 bits hold it.
+    """
 
     scales: Mapping[str, FloatArray]
     ranges: Mapping[str, Range]
     signed: bool
+    least: Mapping[str, FloatArray]
 
     def parts(self, name: str) -> Mapping[str, NDArray[Any]]:
         """The activation's arrays by their names in the graph."""
@@ -63,7 +70,25 @@ def observe(session: Session, sites: Mapping[str, Site | str], params: OnnxParam
         if use.rounded
     }
     ranges = {name: beneath(found, clips.get(name)) for name, found in ranges.items()}
-    return Observed(scales, ranges, params.activation_type == "s8")
+    signed = params.activation_type == "s8"
+    return Observed(scales, ranges, signed, _least(session, sites, ranges, signed))
+
+
+def _least(
+    session: Session, sites: Mapping[str, Site | str], ranges: Mapping[str, Range], signed: bool
+) -> Mapping[str, FloatArray]:
+    """Of filters with biases. A bias is added in steps of input times filters."""
+    constants = Constants(require_graph(session.index))
+    found: dict[str, FloatArray] = {}
+    for weight, site in sites.items():
+        for use in site.uses if isinstance(site, Site) and site.is_filters else ():
+            name = use.node.inputs[2] if len(use.node.inputs) > 2 else ""
+            bias = session.tensor(name).values if name in constants.graph.weights else constants.floats(name)
+            if bias is not None and use.node.inputs[0] in ranges:
+                step, _ = qparams(ranges[use.node.inputs[0]], signed)
+                least = np.abs(np.asarray(bias, np.float32)) / (step * BIAS_STEPS)
+                found[weight] = np.maximum(least, found.get(weight, least))
+    return found
 
 
 def samples_of(session: Session, graph: OnnxGraph, params: OnnxParams) -> Feeds:

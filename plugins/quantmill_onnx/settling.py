@@ -46,15 +46,16 @@ def _arrays(session: Session, sites: Mapping[str, Site | str], params: OnnxParam
     """All quantized weights, and what stands in the graph for activations, by their names there."""
     arrays: dict[str, NDArray[Any]] = {}
     scales: Mapping[str, FloatArray] = {}
+    least: Mapping[str, FloatArray] = {}
     if params.observes:
         observed = observe(session, sites, params)
-        scales = observed.scales
+        scales, least = observed.scales, observed.least
         for name in dict.fromkeys(each for some in activations(sites).values() for each in some):
             arrays.update(observed.parts(name))
     hessians = hessians_of(session, sites, params)
     for name, site in sites.items():
         if isinstance(site, Site):
-            seen = Seen(scales.get(site.activation), hessians.of(name) if hessians else None)
+            seen = Seen(scales.get(site.activation), hessians.of(name) if hessians else None, least.get(name))
             parts = quantized_parts(session.tensor(name), site, params, session.threads, seen)
             arrays.update({each.name: parts[each.part] for each in parts_of(site, params)})
     return arrays

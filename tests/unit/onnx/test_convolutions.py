@@ -228,6 +228,30 @@ def test_operators_of_integers_have_the_codes_of_qdq_and_need_no_fusing(tmp_path
     assert np.allclose(run(folder, x), run(qdq, x), atol=0.02 * np.abs(run(qdq, x)).max())
 
 
+@pytest.mark.parametrize("bias", ["a constant", "a weight"])
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+def test_filters_that_are_nearly_zero_keep_their_bias(tmp_path: Path, form: str, bias: str) -> None:
+    outputs = 16 if bias == "a constant" else 300  # above 1 KiB it is a weight
+    weights = {"w": normal(outputs, 3, 3, 3), "bias": np.full(outputs, 5, np.float32)}
+    weights["w"][5] *= np.float32(1e-9)
+    weights["w"][7] = 0
+    x = normal(3, 3, 6, 6, seed=2)
+    np.savez(tmp_path / "x.npz", x=x)
+    proto = model([helper.make_node("Conv", ["x", "w", "bias"], ["y"])], weights, (3, 6, 6))
+
+    with open_checkpoint(save(proto, tmp_path / "source")) as checkpoint:
+        params = ONNX.params(mode="static", samples=str(tmp_path / "x.npz"), format=form)
+        each = Run(ONNX, params, checkpoint)
+        each.write(each.quantize(), tmp_path / "artifact")
+        problems = wrong(each, tmp_path / "artifact")
+
+    found, step = run(tmp_path / "artifact", x), float(array(tmp_path / "artifact", "y_scale"))
+    assert problems == []
+    assert np.abs(found[:, [5, 7]] - 5).max() <= 0.51 * step
+    notes = [(note.tensor, note.figures["outputs"]) for note in each.notes if note.found == "steps raised for the bias"]
+    assert notes == [("w", 1)]
+
+
 def clipped(low: float, high: float, as_nodes: bool = False, second: str = "high") -> onnx.ModelProto:
     """Two convolutions with Clips behind them, as MobileNetV2 has them."""
     nodes = [

@@ -1,0 +1,48 @@
+"""The values of a graph's small constants: initializers that belong to it, and Constant nodes."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from quantmill.contract import protobuf
+from quantmill.contract.onnx import OnnxGraph
+from quantmill.contract.tensors import FloatArray
+
+FLOAT = 1  # TensorProto.DataType
+ATTRIBUTE, TENSOR = 5, 5  # fields of NodeProto and AttributeProto
+FLOAT_DATA, RAW_DATA = 4, 9  # fields of TensorProto
+
+
+class Constants:
+    """Of one graph, by their names."""
+
+    def __init__(self, graph: OnnxGraph) -> None:
+        self.graph = graph
+        self._makers = {name: node for node in graph.nodes if node.op_type == "Constant" for name in node.outputs}
+
+    def floats(self, name: str) -> FloatArray | None:
+        """(values,) of a float32 constant; None where it is none."""
+        data, dims, dtype, values = memoryview(self._tensor(name)), list[int](), 0, b""
+        for each in protobuf.fields(data):
+            if each.number == 1:
+                dims += protobuf.integers(data, each)
+            elif each.number == 2:
+                dtype = each.value
+            elif each.number in (FLOAT_DATA, RAW_DATA):
+                values += bytes(data[each.begin : each.end])
+        if dtype != FLOAT or len(values) != 4 * prod(dims):
+            return None
+        return np.frombuffer(values, "<f4")
+
+    def _tensor(self, name: str) -> bytes:
+        if name not in self._makers:
+            return self.graph.constants.get(name, b"")
+        data = memoryview(self._makers[name].raw)
+        for attribute in protobuf.fields(data):
+            if attribute.number == ATTRIBUTE and attribute.wire == protobuf.BYTES:
+                for each in protobuf.fields(data, attribute.begin, attribute.end):
+                    if each.number == TENSOR and each.wire == protobuf.BYTES:
+                        return bytes(data[each.begin : each.end])
+        return b""
