@@ -64,6 +64,7 @@ def _stated(source: GgufSource, described: Described) -> dict[str, Any]:
         "rms_norm_eps": _real(source, EPSILON),
         "rope_theta": _real(source, BASE, 10000.0),
         "rope_type": scaling,
+        "hidden_act": "silu",  # the graphs of these architectures know no other
         **described.biases,
         **_of_experts(source, described),
     }
@@ -128,6 +129,7 @@ def _effective(beside: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
         "num_key_value_heads": heads,
         "head_dim": usual,
         "rms_norm_eps": 1e-6,
+        "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
         "rope_theta": 10000.0,
@@ -162,7 +164,6 @@ def _rebuilt(source: GgufSource, described: Described, stated: Mapping[str, Any]
     return {
         "architectures": [described.family.classes[0]],
         "model_type": described.family.model_type,
-        "hidden_act": "silu",
         **{key: value for key, value in stated.items() if key not in ("rope_type", "rope_factor")},
         **({"rope_scaling": scaling} if scaling else {}),
         "tie_word_embeddings": described.tied,

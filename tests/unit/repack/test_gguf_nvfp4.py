@@ -520,6 +520,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
         {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None},
         "says rope_type 'linear'",
     ),
+    "activation": ({"hidden_act": "gelu"}, "says hidden_act 'gelu', and the GGUF file 'silu'"),
     "biases": ({"attention_bias": True}, "says attention_bias True, and the GGUF file False"),
 }
 
