@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from quantmill.contract.errors import Canceled
+from quantmill_onnx.inspection import open_session
 
 
 @dataclass(frozen=True)
@@ -136,3 +138,27 @@ class Attempts:
 
     def kept(self, name: str) -> Any:
         return self.state.get(name)
+
+
+def run(folder: Path, **inputs: np.ndarray) -> np.ndarray:
+    """The first output of a folder's model."""
+    found: np.ndarray = open_session(folder / "model.onnx").run(None, inputs)[0]
+    return found
+
+
+def array(folder: Path, name: str) -> np.ndarray:
+    """An initializer of a folder's model."""
+    proto = onnx.load(str(folder / "model.onnx"))
+    found: np.ndarray = next(numpy_helper.to_array(each) for each in proto.graph.initializer if each.name == name)
+    return found
+
+
+def fused(folder: Path, written: Path) -> Counter[str]:
+    """How many nodes of each operator the runtime computes a folder's model with; it writes its graph to `written`."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(written)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(str(written)).graph.node)

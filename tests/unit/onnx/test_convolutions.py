@@ -11,14 +11,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from tests.onnx_models import save
+from tests.onnx_models import array, fused, run, save
 
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.errors import VerificationFailed
 from quantmill.contract.tensors import Plan
 from quantmill.contract.testing import Run
 from quantmill.verification.compare import compare
-from quantmill_onnx.inspection import cosine, open_session
+from quantmill_onnx.inspection import cosine
 from quantmill_onnx.plugin import ONNX
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -83,17 +83,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("samples") / "images.npz"
     np.savez(path, x=normal(SAMPLES, 3, 16, 16, seed=1))
     return str(path)
-
-
-def run(folder: Path, x: np.ndarray) -> np.ndarray:
-    found: np.ndarray = open_session(folder / "model.onnx").run(None, {"x": x})[0]
-    return found
-
-
-def array(folder: Path, name: str) -> np.ndarray:
-    proto = onnx.load(str(folder / "model.onnx"))
-    found: np.ndarray = next(numpy_helper.to_array(each) for each in proto.graph.initializer if each.name == name)
-    return found
 
 
 def made(proto: onnx.ModelProto, folder: Path, **params: Any) -> tuple[Plan, Path, list[str]]:
@@ -176,7 +165,7 @@ def test_a_convolution_is_that_of_what_the_codes_stand_for(
     expected = np.clip(expected, (low - offset) * step, (high - offset) * step)
     assert problems == []
     assert step < np.ptp(expected) / 200
-    assert np.abs(run(folder, x) - expected).max() <= 0.51 * step
+    assert np.abs(run(folder, x=x) - expected).max() <= 0.51 * step
 
 
 def test_every_filter_of_a_residual_network_becomes_integers_and_the_outputs_stay_near(
@@ -191,19 +180,13 @@ def test_every_filter_of_a_residual_network_becomes_integers_and_the_outputs_sta
     }
     assert plan.by_name["grouped"].nbytes == 16 * 16 * 9 + 16 * 4
     assert problems == []
-    assert cosine(run(folder, x), run(folder.parent / "source", x)) > 0.999
+    assert cosine(run(folder, x=x), run(folder.parent / "source", x=x)) > 0.999
 
 
 def test_the_runtime_fuses_every_convolution(tmp_path: Path, images: str) -> None:
-    import onnxruntime
-
     _, folder, _ = made(residual(), tmp_path, samples=images)
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
 
-    found = Counter(node.op_type for node in onnx.load(str(tmp_path / "fused.onnx")).graph.node)
+    found = fused(folder, tmp_path / "fused.onnx")
 
     assert found["QLinearConv"] == 4
     assert found["Relu"] == 1  # that of the sum
@@ -225,7 +208,7 @@ def test_operators_of_integers_have_the_codes_of_qdq_and_need_no_fusing(tmp_path
     }
     for name in (*FILTERS, "head"):
         assert np.array_equal(array(folder, f"{name}_quantized"), array(qdq, f"{name}_quantized"))
-    assert np.allclose(run(folder, x), run(qdq, x), atol=0.02 * np.abs(run(qdq, x)).max())
+    assert np.allclose(run(folder, x=x), run(qdq, x=x), atol=0.02 * np.abs(run(qdq, x=x)).max())
 
 
 @pytest.mark.parametrize("bias", ["a constant", "a weight"])
@@ -245,7 +228,7 @@ def test_filters_that_are_nearly_zero_keep_their_bias(tmp_path: Path, form: str,
         each.write(each.quantize(), tmp_path / "artifact")
         problems = wrong(each, tmp_path / "artifact")
 
-    found, step = run(tmp_path / "artifact", x), float(array(tmp_path / "artifact", "y_scale"))
+    found, step = run(tmp_path / "artifact", x=x), float(array(tmp_path / "artifact", "y_scale"))
     assert problems == []
     assert np.abs(found[:, [5, 7]] - 5).max() <= 0.51 * step
     notes = [(note.tensor, note.figures["outputs"]) for note in each.notes if note.found == "steps raised for the bias"]
@@ -283,7 +266,7 @@ def test_a_clip_behind_a_convolution_is_what_its_codes_reach(
     _, folder, problems = made(clipped(0, 6, as_nodes), tmp_path, **given)
     x = normal(4, 3, 16, 16, seed=3)
 
-    expected, found = run(folder.parent / "source", x), run(folder, x)
+    expected, found = run(folder.parent / "source", x=x), run(folder, x=x)
 
     assert problems == []
     assert 5.99 < array(folder, "ar_scale") * np.float32(255) <= 6
@@ -295,15 +278,9 @@ def test_a_clip_behind_a_convolution_is_what_its_codes_reach(
 
 @pytest.mark.parametrize("form", ["qdq", "qoperator"])
 def test_the_runtime_needs_no_clip(tmp_path: Path, images: str, form: str) -> None:
-    import onnxruntime
-
     _, folder, _ = made(clipped(0, 6), tmp_path, samples=images, format=form)
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
 
-    found = Counter(node.op_type for node in onnx.load(str(tmp_path / "fused.onnx")).graph.node)
+    found = fused(folder, tmp_path / "fused.onnx")
 
     assert found["QLinearConv"] == 2
     assert not {"Clip", "Conv", "FusedConv"} & set(found)
@@ -417,7 +394,7 @@ def test_gates_are_met_with_some_weights_float(tmp_path: Path, images: str, form
     kept = {row.name for row in tight.tensors if row.name in weights and row.action == "keep"}
     assert 0 < len(kept) < len(weights)
     assert problems == []
-    assert cosine(run(folder, x), run(folder.parent / "source", x)) >= 0.99999
+    assert cosine(run(folder, x=x), run(folder.parent / "source", x=x)) >= 0.99999
 
 
 @pytest.mark.parametrize("scheme", ["INT8-FILTER", "INT8-FILTER-REDUCED", "INT8-TENSOR"])

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from tests.onnx_models import SmallModel, one_product
+from tests.onnx_models import SmallModel, one_product, run
 
-from quantmill_onnx.inspection import cosine, open_session
+from quantmill_onnx.inspection import cosine
 
 Quantized = Callable[..., Path]
 Weights = Callable[[Path], dict[str, np.ndarray]]
@@ -20,11 +20,6 @@ Weights = Callable[[Path], dict[str, np.ndarray]]
 X = np.random.default_rng(1).standard_normal((5, 64)).astype(np.float32)
 X *= np.array([1, 100, 0.01, 0, 1], np.float32)[:, None]
 X[4, 7] = 50
-
-
-def run(folder: Path, **inputs: np.ndarray) -> np.ndarray:
-    found: np.ndarray = open_session(folder / "model.onnx").run(None, inputs)[0]
-    return found
 
 
 def in_eight_bits(x: np.ndarray) -> np.ndarray:

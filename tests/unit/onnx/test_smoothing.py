@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from pydantic import ValidationError
-from tests.onnx_models import SmallModel, one_product, save
+from tests.onnx_models import SmallModel, array, one_product, run, save
 
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.testing import Run
 from quantmill.verification.compare import compare
-from quantmill_onnx.inspection import open_session
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.plugin import ONNX
 from quantmill_onnx.smoothing import Channels, smoothing_scales
@@ -37,17 +35,6 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("samples") / "x.npz"
     np.savez(path, x=X)
     return str(path)
-
-
-def run(folder: Path, x: np.ndarray = X) -> np.ndarray:
-    found: np.ndarray = open_session(folder / "model.onnx").run(None, {"x": x})[0]
-    return found
-
-
-def array(folder: Path, name: str) -> np.ndarray:
-    model = onnx.load(str(folder / "model.onnx"))
-    found: np.ndarray = next(numpy_helper.to_array(each) for each in model.graph.initializer if each.name == name)
-    return found
 
 
 def channels_of(*batches: np.ndarray) -> Channels:
@@ -119,7 +106,7 @@ def test_a_static_product_is_that_of_what_the_codes_stand_for(quantized: Quantiz
     restored = in_eight_bits(X * factors, array(folder, "x_scale"), array(folder, "x_zero_point").astype(np.int32))
     expected = restored.astype(np.float64) @ (weight / factors[:, None])
 
-    assert np.allclose(run(folder), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    assert np.allclose(run(folder, x=X), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 def test_a_dynamic_product_is_that_of_what_the_codes_stand_for(quantized: Quantized, samples: str) -> None:
@@ -131,7 +118,7 @@ def test_a_dynamic_product_is_that_of_what_the_codes_stand_for(quantized: Quanti
     restored = in_eight_bits(smooth, step, np.rint(-smooth.min() / step))
     expected = restored.astype(np.float64) @ (weight / factors[:, None])
 
-    assert np.allclose(run(folder), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    assert np.allclose(run(folder, x=X), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("params", [{"mode": "static"}, {"activations": "tensor", "smoothing": True}])
@@ -145,7 +132,7 @@ def test_uneven_channels_lose_less(quantized: Quantized, tmp_path: Path, samples
 
 def loss(folder: Path) -> float:
     expected = X.astype(np.float64) @ W
-    return float(np.linalg.norm(run(folder) - expected) / np.linalg.norm(expected))
+    return float(np.linalg.norm(run(folder, x=X) - expected) / np.linalg.norm(expected))
 
 
 # The graph

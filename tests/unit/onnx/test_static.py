@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 from pydantic import ValidationError
-from tests.onnx_models import SmallModel, one_product, save
+from tests.onnx_models import SmallModel, array, fused, one_product, run, save
 
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.errors import ParamsRejected, SourceRejected
 from quantmill.contract.testing import Run
 from quantmill_onnx import calibration
-from quantmill_onnx.inspection import cosine, open_session
+from quantmill_onnx.inspection import cosine
 from quantmill_onnx.params import OnnxParams
 from quantmill_onnx.plugin import ONNX
 
@@ -37,17 +35,6 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     np.savez(folder / "x.npz", x=X)
     np.savez(folder / "ids.npz", ids=IDS)
     return {name: str(folder / f"{name}.npz") for name in ("x", "ids")}
-
-
-def array(folder: Path, name: str) -> np.ndarray:
-    model = onnx.load(str(folder / "model.onnx"))
-    found: np.ndarray = next(numpy_helper.to_array(each) for each in model.graph.initializer if each.name == name)
-    return found
-
-
-def run(folder: Path, **inputs: np.ndarray) -> np.ndarray:
-    found: np.ndarray = open_session(folder / "model.onnx").run(None, inputs)[0]
-    return found
 
 
 @pytest.mark.parametrize("form", ["qdq", "qoperator"])
@@ -109,15 +96,9 @@ def test_a_model_with_look_ups_gemms_and_transposes_stays_itself(
 
 
 def test_the_runtime_fuses_every_product(quantized: Quantized, samples: dict[str, str], tmp_path: Path) -> None:
-    import onnxruntime
-
     folder = quantized(SmallModel(tied=True).proto(), mode="static", samples=samples["ids"])
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
 
-    found = Counter(node.op_type for node in onnx.load(str(tmp_path / "fused.onnx")).graph.node)
+    found = fused(folder, tmp_path / "fused.onnx")
 
     assert found["MatMulIntegerToFloat"] == 7
     assert not {"MatMul", "Gemm", "DequantizeLinear"} & set(found)
