@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantmill.contract.graph_text import Feed
+from quantmill_onnx.params import GATE
 
-GATE = re.compile(r"(?P<measure>cosine|pooled)\.(?P<statistic>mean|min) *>= *(?P<limit>0?\.[0-9]{1,9})", re.ASCII)
 MASK = "attention_mask"
 
 Outputs = Sequence[NDArray[np.floating]]
@@ -38,10 +38,11 @@ class Gate:
 
 
 def parse(text: str) -> Gate:
-    found = GATE.fullmatch(text)
+    found = re.fullmatch(GATE, text)
     if found is None:
         raise ValueError(f"{text!r} is not a gate")
-    return Gate(text, found["measure"], found["statistic"], float(found["limit"]))
+    measure, statistic, limit = found.groups()
+    return Gate(text, measure, statistic, float(limit))
 
 
 def loss(gates: Sequence[Gate], samples: Sequence[Measured]) -> float:

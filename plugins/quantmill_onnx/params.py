@@ -13,7 +13,8 @@ NodePattern = Annotated[str, Field(min_length=1, max_length=1024)]
 BlockSize = Literal[16, 32, 64, 128, 256]
 
 
-GateText = Annotated[str, Field(pattern=r"^(cosine|pooled)\.(mean|min) *>= *0?\.[0-9]{1,9}$")]
+GATE = r"^(cosine|pooled)\.(mean|min) *>= *(0?\.[0-9]{1,9})$"  # measure, statistic, limit; as JSON Schema has patterns
+GateText = Annotated[str, Field(pattern=GATE)]
 
 
 class OnnxParams(BaseModel):
