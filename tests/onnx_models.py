@@ -122,13 +122,15 @@ def one_product(
 
 
 class Attempts:
-    """What a job's attempts have of their host: each is canceled at its sample number `last`."""
+    """What a job's attempts have of their host: one is canceled at sample number `last`, counted over all of them."""
 
     def __init__(self, last: int | None = None) -> None:
         self.last, self.samples = last, 0
+        self.steps: list[tuple[int, int]] = []
         self.state: dict[str, Any] = {}
 
-    def pause(self) -> None:
+    def progress(self, done: int, total: int) -> None:
+        self.steps.append((done, total))
         self.samples += 1
         if self.samples == self.last:
             raise Canceled("the job was canceled")

@@ -43,7 +43,7 @@ class Counter(Protocol):
 class Host(Protocol):
     """What of a session counting needs."""
 
-    def pause(self) -> None: ...
+    def progress(self, done: int, total: int) -> None: ...
 
     def keep(self, name: str, arrays: Arrays) -> None: ...
 
@@ -153,7 +153,7 @@ class Counting:
             asked = [(name, kind) for name in names for kind in self.kinds]
             feeds = islice(samples.feeds(), first, None)
             for number, seen in enumerate(run_all(graph, asked, feeds, min(threads, LANES)), first):
-                host.pause()
+                host.progress(position * samples.count + number, len(passes) * samples.count)
                 for name in names:
                     self._add(name, seen, number)
                 if (number + 1) % KEPT_EVERY == 0:

@@ -54,6 +54,10 @@ class Images:
     step: int
     digest: str
 
+    @property
+    def count(self) -> int:
+        return len(self.paths) // self.step
+
     def feeds(self) -> Iterator[Feed]:
         """In the order of the names, a batch in memory at a time. Raises SourceRejected, naming what is broken."""
         prepared = (prepare(path, self.preprocessing) for path in self.paths)

@@ -34,6 +34,9 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, Run
 class Feeds(Protocol):
     """Samples for a graph, wherever they come from."""
 
+    @property
+    def count(self) -> int: ...
+
     def feeds(self) -> Iterator[Feed]:
         """In their order, one in memory at a time."""
 

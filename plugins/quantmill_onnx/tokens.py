@@ -21,6 +21,10 @@ class TokenSamples:
     graph: OnnxGraph
     windows: Sequence[Ids]
 
+    @property
+    def count(self) -> int:
+        return len(self.windows)
+
     def feeds(self) -> Iterator[Feed]:
         return (feed_of(self.graph, ids) for ids in self.windows)
 

@@ -92,7 +92,7 @@ class Session(Protocol):
         canceled."""
 
     def progress(self, done: int, total: int) -> None:
-        """To be called in `Method.settle` before each step of a long search: `done` steps, of `total` or fewer, are
+        """To be called before each step of long work that gives no tensors: `done` steps, of `total` or fewer, are
         behind it. Raises Canceled when the job has been canceled."""
 
     def keep(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:

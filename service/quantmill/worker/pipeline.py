@@ -213,7 +213,8 @@ def quantize(
     """
     findings = {unit.key: unit.findings for unit in finished}
     done = set(findings)
-    session = session_of(task, checkpoint, plan, done, calibration, canceled)
+    steps = reporter(send, Phase.CALIBRATE)  # of a method's own
+    session = session_of(task, checkpoint, plan, done, calibration, canceled, steps)
     send(Progressed(phase=Phase.QUANTIZE, done=len(done), total=len(plan.units)))
     made = by_unit(method.quantize.load()(session, params), plan, skip=frozenset(done))
     carries: dict[str, str] = {}
@@ -251,7 +252,7 @@ def session_of(
     finished: Collection[str],
     calibration: CalibrationRun | None,
     canceled: threading.Event,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None],
 ) -> RunnerSession:
     return RunnerSession(
         checkpoint,

@@ -19,7 +19,8 @@ from quantmill.contract.errors import Canceled, ParamsRejected, RequestRejected,
 from quantmill.contract.graph_text import feed_of, takes_text
 from quantmill.contract.onnx import OnnxGraph, read_graph
 from quantmill.domain.calibration import CalibrationOptions
-from quantmill.worker.messages import Finished
+from quantmill.domain.jobs import Phase
+from quantmill.worker.messages import Finished, Progressed
 from quantmill_onnx import calibration, counting
 from quantmill_onnx.counting import activation_ranges
 from quantmill_onnx.params import OnnxParams
@@ -207,14 +208,18 @@ def test_an_attempt_runs_only_samples_that_the_one_before_has_not_counted(
         found = activation_ranges(graph, ["x0", "x1"], samples, params, 2, host)
 
     assert found == at_once
+    assert host.steps[-1] == (19, 20)
     assert host.samples - 20 == {7: 3, 10: 2, 12: 2, 20: 2}[last]  # were run twice
 
 
 def test_a_job_is_calibrated_on_its_text(model: Path, tmp_path: Path) -> None:
     options = CalibrationOptions(str(model.parent / "text.txt"), samples=4, window=16)
 
-    (finished,) = of_kind(Finished, onnx_job(model, tmp_path, {"mode": "static"}, calibration=options))
+    said = onnx_job(model, tmp_path, {"mode": "static"}, calibration=options)
 
+    (finished,) = of_kind(Finished, said)
+    steps = [each for each in of_kind(Progressed, said) if each.phase is Phase.CALIBRATE]
+    assert [(each.done, each.total) for each in steps] == [(n, 4) for n in range(4)] * 2  # channels, then ranges
     assert finished.calibration["options"]["windows"] == 4
     assert finished.calibration["options"]["window"] == 16
     assert finished.calibration["digest"].startswith("sha256:")
