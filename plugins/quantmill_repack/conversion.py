@@ -37,8 +37,8 @@ from quantmill.contract.session import Session
 from quantmill.contract.tensors import ModelIndex, Plan, QuantizedTensor, TensorInfo, TensorPlan, Unit
 from quantmill_repack import comparison
 from quantmill_repack.export import nvfp4_pack_quantized
-from quantmill_repack.gguf_config import config_of
-from quantmill_repack.gguf_model import Described, Held, describe
+from quantmill_repack.gguf_config import check_divisors, config_of
+from quantmill_repack.gguf_model import ROPE_FACTORS, Described, Held, describe
 from quantmill_repack.gguf_tokenizer import tokenizer_of
 from quantmill_repack.layouts import NVFP4_PACKED, nvfp4_parts
 from quantmill_repack.params import RepackParams
@@ -119,13 +119,15 @@ def _dropped(info: TensorInfo, reason: str) -> TensorPlan:
 def convert(session: Session, params: RepackParams, folder: Path) -> Conversion:
     """Write the session's GGUF file to `folder` as a checkpoint, and compare the two.
 
-    Raises RangeExceeded for a scale or a factor that compressed-tensors does not hold to the bit, VerificationFailed
-    where the folder does not stand for the file's values.
+    Raises what `remade` and `check_divisors` do, RangeExceeded for a scale or a factor that compressed-tensors does not
+    hold to the bit, VerificationFailed where the folder does not stand for the file's values.
     """
     index, source = session.index, session.index.gguf
     if source is None:
         raise SourceRejected("only GGUF files are converted")
     found = remade(index, source)
+    if found.described.scaled:
+        check_divisors(found.config, session.tensor(ROPE_FACTORS).values, found.described.head_dim)
     rows = tuple(map(_row, found.described.held))
     plan = Plan(rows, tuple(Unit(row.name, (row.name,)) for row in rows), 0)
     kept = [row.name.removesuffix(".weight") for row in rows if row.action == "keep" and len(row.shape) == 2]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantmill.contract.errors import SourceRejected
 from quantmill.contract.gguf import GgufSource
@@ -16,7 +17,8 @@ from quantmill.contract.tensors import ModelIndex
 from quantmill_repack.gguf_model import EMBEDDING, Described, number
 
 EPSILON, BASE = "attention.layer_norm_rms_epsilon", "rope.freq_base"
-SCALING, FACTOR = "rope.scaling.type", "rope.scaling.factor"
+SCALING, FACTOR, ORIGINAL = "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length"
+LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")  # of its rope_scaling
 PUT_BESIDE = "put the model's config.json beside the file"
 
 # Keys below the architecture's name that a rebuilt config.json says, or that follow from those it says
@@ -50,8 +52,7 @@ def config_of(index: ModelIndex, source: GgufSource, described: Described) -> Ma
 
 def _stated(source: GgufSource, described: Described) -> dict[str, Any]:
     """What the file says of the model, by config.json's names."""
-    kind = source.metadata.get(f"{source.architecture}.{SCALING}", "none")
-    scaling = "llama3" if described.scaled else "default" if kind == "none" else kind
+    scaling = _scaling(source, described)
     stated = {
         "num_hidden_layers": described.blocks,
         "hidden_size": described.hidden,
@@ -68,7 +69,29 @@ def _stated(source: GgufSource, described: Described) -> dict[str, Any]:
         **described.biases,
         **_of_experts(source, described),
     }
-    return stated | ({"rope_factor": _real(source, FACTOR)} if scaling == "linear" else {})
+    return stated | _of_rope(source, scaling)
+
+
+def _scaling(source: GgufSource, described: Described) -> str:
+    """config.json's rope_type. A factor without a type is linear to llama.cpp (llama-model.cpp, load_hparams)."""
+    usual = "linear" if _has(source, FACTOR) else "none"
+    kind = source.metadata.get(f"{source.architecture}.{SCALING}", usual)
+    if described.scaled:
+        return "llama3" if kind == "none" else f"llama3 and {kind}"
+    return "default" if kind == "none" else str(kind)
+
+
+def _of_rope(source: GgufSource, scaling: str) -> dict[str, Any]:
+    stated: dict[str, Any] = {}
+    if scaling == "linear" or (scaling == "yarn" and _has(source, FACTOR)):
+        stated["rope_factor"] = _real(source, FACTOR)
+    if scaling == "yarn" and _has(source, ORIGINAL):
+        stated["original_max_position_embeddings"] = number(source, ORIGINAL)
+    return stated
+
+
+def _has(source: GgufSource, key: str) -> bool:
+    return f"{source.architecture}.{key}" in source.keys
 
 
 def _of_experts(source: GgufSource, described: Described) -> dict[str, Any]:
@@ -118,6 +141,30 @@ def _compare(beside: Mapping[str, Any], stated: Mapping[str, Any], described: De
         raise _contradicts("does not tie the embedding to the output matrix, which the GGUF file does not have")
 
 
+def check_divisors(config: Mapping[str, Any], divisors: NDArray[np.float32], head_dim: int) -> None:
+    """Llama 3's scaling, as config.json has it, comes to the file's divisors of rope's frequencies, (head_dim / 2,).
+
+    As `_compute_llama3_parameters` has it (transformers 5.23, modeling_rope_utils.py). Raises SourceRejected.
+    """
+    rope = config.get("rope_parameters") or config["rope_scaling"]
+    base = rope.get("rope_theta", config.get("rope_theta", 10000.0))
+    settings = [rope.get(key) for key in LLAMA3]
+    if not all(isinstance(each, int | float) and 0 < each < 1e12 for each in settings) or settings[1] >= settings[2]:
+        raise _contradicts(f"says {shown(dict(zip(LLAMA3, settings, strict=True)))} of rope, which cannot be")
+    if divisors.shape != (head_dim // 2,):
+        raise SourceRejected(f"the GGUF file has {divisors.size} divisors of rope for heads of {head_dim} values")
+    factor, low, high, context = map(float, settings)
+    exponents = np.arange(0, head_dim, 2) / head_dim
+    turns = context / (2 * np.pi * np.power(float(base), exponents))  # of a frequency in that context
+    part = np.clip((turns - low) / (high - low), 0, 1)
+    wanted = 1 / ((1 - part) / factor + part)
+    if not np.allclose(divisors, wanted, rtol=1e-4, atol=0):
+        worst = int(np.argmax(np.abs(divisors - wanted) / wanted))
+        raise _contradicts(
+            f"divides rope's frequency {worst} by {wanted[worst]:.6g}, and the GGUF file by {divisors[worst]:.6g}"
+        )
+
+
 def _effective(beside: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """What loaders take where a key is left out."""
     given = {key: value for key, value in beside.items() if value is not None}
@@ -139,6 +186,9 @@ def _effective(beside: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
         **({"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}),
         "rope_type": rope.get("rope_type", rope.get("type", "default")),
         "rope_factor": rope.get("factor"),
+        "original_max_position_embeddings": rope.get(
+            "original_max_position_embeddings", given.get("max_position_embeddings")
+        ),
     }
 
 

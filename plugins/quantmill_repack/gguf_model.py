@@ -7,14 +7,14 @@ refused by name: what would be left over would compute other numbers without a w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from quantmill.contract.errors import ArchitectureUnsupported, SourceRejected
-from quantmill.contract.gguf import NVFP4, GgufSource, TensorType, side_of
+from quantmill.contract.gguf import MAX_TENSORS, NVFP4, GgufSource, TensorType, side_of
 from quantmill.contract.gguf_names import NAMES, TURNED_BY_NEIGHBOURS
 from quantmill.contract.strictjson import shown
 from quantmill.contract.tensors import ModelIndex, TensorInfo
@@ -200,6 +200,7 @@ def describe(index: ModelIndex, source: GgufSource) -> Described:
         dropped[ROPE_FACTORS] = "made of rope_scaling, which config.json says"
     names = {name: index.tensors[name] for name in source.types if name not in dropped}
     _check_names(names, family, biases, sizes["blocks"])
+    _check_count(names, sizes["experts"])
     held = tuple(held for info in names.values() for held in _held(source, info, sizes))
     if not any(each.quantized for each in held):
         raise SourceRejected("the GGUF file holds no matrix in NVFP4; other blocks are not repacked")
@@ -251,15 +252,29 @@ def number(source: GgufSource, key: str, default: int | None = None) -> int:
 
 
 def _check_names(names: Mapping[str, TensorInfo], family: Family, biases: Mapping[str, bool], blocks: int) -> None:
-    wanted = {f"{EMBEDDING}.weight", f"{NORM}.weight"}
-    wanted |= {f"blk.{n}.{name}" for n in range(blocks) for name in family.block(biases)}
-    if missing := sorted(wanted - names.keys()):
-        raise SourceRejected(f"the GGUF file lacks {missing[0]} ({len(missing)} missing)", tensor=missing[0])
-    if unknown := sorted(names.keys() - wanted - {f"{OUTPUT}.weight"}):
+    if missing := next((name for name in _wanted(family, biases, blocks) if name not in names), None):
+        raise SourceRejected(f"the GGUF file lacks {missing}", tensor=missing)
+    wanted = {*_wanted(family, biases, blocks), f"{OUTPUT}.weight"}  # no more than the file has
+    if unknown := sorted(names.keys() - wanted):
         raise SourceRejected(
             f"the GGUF file holds {shown(unknown[0])}, which no {family.classes[0]} has; other parts are not repacked",
             tensor=unknown[0],
         )
+
+
+def _wanted(family: Family, biases: Mapping[str, bool], blocks: int) -> Iterator[str]:
+    yield from (f"{EMBEDDING}.weight", f"{NORM}.weight")
+    for block in range(blocks):
+        for name in family.block(biases):
+            yield f"blk.{block}.{name}"
+
+
+def _check_count(names: Collection[str], experts: int) -> None:
+    """A sparse file takes no room on the disk, and may hold thousands of millions of experts."""
+    stacked = sum(name.rsplit(".", 2)[-2] in EXPERTS for name in names)
+    made = len(names) + stacked * max(0, experts - 1)
+    if made > MAX_TENSORS:
+        raise SourceRejected(f"the GGUF file would become {made} tensors; at most {MAX_TENSORS} are made")
 
 
 _NAME = re.compile(r"(?:blk\.(?P<block>\d+)\.)?(?P<role>[a-z_]+)\.(?P<ending>weight|bias)", re.ASCII)

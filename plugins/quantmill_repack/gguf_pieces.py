@@ -11,23 +11,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from quantmill.contract.strictjson import shown
+
 SPACE = "\u2581"
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 PREPEND = {"type": "Prepend", "prepend": SPACE}
+LONGEST = 256  # letters of a piece, which are cut at each; SentencePiece's own limit is 16, and public models have 64
 
 
 def merges(pieces: Mapping[str, float]) -> list[list[str]]:
     """All merges of the pieces, by their scores. Raises ValueError, with what stands against it, where pieces that can
-    be made have one score, or a letter that is no piece."""
+    be made have one score, or a letter that is no piece, or one has more than LONGEST letters."""
+    if long := next((piece for piece in pieces if len(piece) > LONGEST), None):
+        raise ValueError(f"its piece {shown(long)} has {len(long)} letters; at most {LONGEST} are read")
     made = {piece: [*_splits(piece, pieces)] for piece in pieces if len(piece) > 1}
     ordered = sorted((piece for piece in made if made[piece]), key=lambda piece: -pieces[piece])
     for one, two in pairwise(ordered):
         if not pieces[one] > pieces[two]:
-            raise ValueError(f"its pieces {one!r} and {two!r} have the same score")
+            raise ValueError(f"its pieces {shown(one)} and {shown(two)} have the same score")
     for piece in made:
         if letter := next((letter for letter in piece if letter not in pieces), None):
-            raise ValueError(f"the letter {letter!r} of its piece {piece!r} is no piece")
+            raise ValueError(f"the letter {shown(letter)} of its piece {shown(piece)} is no piece")
     return [[piece[:at], piece[at:]] for piece in ordered for at in made[piece]]
 
 

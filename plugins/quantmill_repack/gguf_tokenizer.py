@@ -28,7 +28,7 @@ TYPES: Mapping[object, tuple[int, ...]] = {
     BYTE_LEVEL: (NORMAL, CONTROL, USER_DEFINED, UNUSED),
     PIECES: (NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE),
 }
-PUTS_BOS = ("llama-bpe",)  # what llama.cpp puts it before unless the file says otherwise
+PUTS_BOS = ("llama-bpe", "tekken")  # what llama.cpp puts it before unless the file says otherwise
 PUT_BESIDE = "put the model's tokenizer.json beside the file"
 ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
@@ -50,7 +50,8 @@ def tokenizer_of(index: ModelIndex, source: GgufSource, rows: int) -> Mapping[st
 
 
 def _compare(index: ModelIndex, source: GgufSource) -> None:
-    """Raises SourceRejected for the first token that is another one in the file."""
+    """Raises SourceRejected for the first token that is another one in the file; what only fills its embedding may
+    lack."""
     path = index.files[FAST]
     try:
         if path.stat().st_size > JSON_LIMIT:
@@ -58,11 +59,13 @@ def _compare(index: ModelIndex, source: GgufSource) -> None:
         found = _by_id(parse_object(path.read_bytes()))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise SourceRejected(f"{FAST} beside the GGUF file cannot be read: {error}", file=FAST) from error
+    types = source.array(f"{BEGIN}token_type") or ()
+    fills = {id_ for id_, type_ in enumerate(types) if type_ == UNUSED}
     for id_, text in enumerate(_texts(source, "tokens") or ()):
-        if found.get(id_, text) != text:
+        if found.get(id_) != text and not (id_ in fills and id_ not in found):
+            theirs = shown(found[id_]) if id_ in found else "nothing"
             raise SourceRejected(
-                f"{FAST} beside the GGUF file has {shown(found[id_])} for the token {id_}, and the file {shown(text)}",
-                file=FAST,
+                f"{FAST} beside the GGUF file has {theirs} for the token {id_}, and the file {shown(text)}", file=FAST
             )
 
 

@@ -100,7 +100,8 @@ def changed(
             kept = type(value) is type(field.contents())
             writer.add_key_value(key, value, field.types[0] if kept else types[type(value)])
     for key, value in others.items():
-        writer.add_key_value(key, value, types[type(value)])
+        if value is not None:
+            writer.add_key_value(key, value, types[type(value)])
     held: Tensors = {each.name: (np.array(each.data), each.tensor_type) for each in reader.tensors}
     tensors(held)
     for name, (data, type_) in held.items():

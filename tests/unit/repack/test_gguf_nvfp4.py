@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -40,8 +41,8 @@ from quantmill.contract.errors import (
     SourceRejected,
     VerificationFailed,
 )
-from quantmill.contract.gguf import NVFP4, GgufSource
-from quantmill.contract.tensors import TensorInfo
+from quantmill.contract.gguf import NVFP4, TYPES, GgufSource
+from quantmill.contract.tensors import ModelIndex, TensorInfo
 from quantmill.contract.testing import Run
 from quantmill.worker.conversion import opened
 from quantmill.worker.session import RunnerSession
@@ -49,7 +50,7 @@ from quantmill_gguf.nvfp4 import factor_of, packed_of
 from quantmill_gguf.plugin import GGUF
 from quantmill_repack import comparison
 from quantmill_repack.conversion import forecast, global_scale, unpacked
-from quantmill_repack.gguf_model import Held
+from quantmill_repack.gguf_model import Held, describe
 from quantmill_repack.plugin import REPACK
 
 MILLSTONE = Path(__file__).parents[2] / "data" / "millstone-4m"
@@ -192,7 +193,7 @@ def test_experts_in_one_tensor_become_one_tensor_each(mixture: tuple[Path, Path]
     ("keys", "words"),
     [
         ({"llama.expert_count": 8}, r"ffn_gate_inp.weight is \[4, 128\], .* say \[8, 128\]"),
-        ({"llama.expert_count": None}, "lacks blk.0.ffn_down.weight"),
+        ({"llama.expert_count": None}, "lacks blk.0.ffn_gate.weight"),
         ({"llama.expert_used_count": None}, "expert_used_count is None, not one positive number"),
     ],
 )
@@ -201,6 +202,29 @@ def test_experts_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(SourceRejected, match=words):
         planned(changed(mixture[0], tmp_path / "changed", keys))
+
+
+def test_experts_without_number_are_refused_before_they_are_listed() -> None:
+    experts = 100_000
+    shapes = {
+        **dict.fromkeys(("attn_norm", "ffn_norm"), (64,)),
+        **{f"attn_{each}": (64, 64) for each in ("q", "k", "v", "output")},
+        "ffn_gate_inp": (experts, 64),
+        **{f"ffn_{each}_exps": (experts, 64, 64) for each in ("gate", "up", "down")},
+    }
+    names = {"token_embd.weight": (10, 64), "output_norm.weight": (64,)}
+    names |= {f"blk.0.{role}.weight": shape for role, shape in shapes.items()}
+    numbers = {"block_count": 1, "embedding_length": 64, "feed_forward_length": 64, "attention.head_count": 1}
+    numbers |= {"expert_count": experts}
+    source = GgufSource(
+        {f"llama.{key}": struct.pack("<II", 4, value) for key, value in numbers.items()},
+        {"general.architecture": "llama", **{f"llama.{key}": value for key, value in numbers.items()}},
+        dict.fromkeys(names, TYPES["F32"]),
+    )
+    index = ModelIndex({}, {name: TensorInfo(name, "F32", shape, 0) for name, shape in names.items()}, {}, {})
+
+    with pytest.raises(SourceRejected, match="would become 300009 tensors; at most 262144 are made"):
+        describe(index, source)
 
 
 def test_two_experts_that_changed_places_are_refused(mixture: tuple[Path, Path], tmp_path: Path) -> None:
@@ -234,9 +258,36 @@ def test_a_file_made_of_the_result_is_the_file(file: Path, tmp_path: Path) -> No
     assert [(each.name, each.data.tobytes()) for each in first] == [(each.name, each.data.tobytes()) for each in second]
 
 
-def test_llama_3_s_rope_is_taken_from_the_config_beside(tmp_path: Path) -> None:
-    nvfp4 = in_nvfp4(RANDOM_MODELS["llama, rope llama3"].write(tmp_path / "plain", 128), tmp_path / "nvfp4")
-    alone = as_file(nvfp4, tmp_path / "gguf")
+@pytest.fixture(scope="module")
+def llama3(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A checkpoint with Llama 3's rope, and the file that was made of it."""
+    folder = tmp_path_factory.mktemp("llama3")
+    nvfp4 = in_nvfp4(RANDOM_MODELS["llama, rope llama3"].write(folder / "plain", 128), folder / "nvfp4")
+    return nvfp4, as_file(nvfp4, folder / "gguf")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"factor": 4.0}, r"divides rope's frequency \d+ by 4, and the GGUF file by 8"),
+        ({"low_freq_factor": None}, "'low_freq_factor': None.* of rope, which cannot be"),
+        ({"high_freq_factor": 1.0}, "'high_freq_factor': 1.0.* of rope, which cannot be"),
+    ],
+)
+def test_llama_3_s_rope_that_comes_to_other_divisors_than_the_file_s_is_refused(
+    change: dict[str, Any], words: str, llama3: tuple[Path, Path], tmp_path: Path
+) -> None:
+    nvfp4, alone = llama3
+    whole, config = beside(alone, tmp_path / "whole"), json.loads((nvfp4 / "config.json").read_text())
+    config["rope_parameters"] |= change
+    (whole / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(SourceRejected, match=f"config.json beside the GGUF file .*{words}"):
+        back(whole, tmp_path / "back")
+
+
+def test_llama_3_s_rope_is_taken_from_the_config_beside(llama3: tuple[Path, Path], tmp_path: Path) -> None:
+    nvfp4, alone = llama3
 
     with pytest.raises(SourceRejected, match=r"rope is scaled as llama3, .*put the model's config.json beside"):
         planned(alone)
@@ -538,6 +589,34 @@ def test_a_config_beside_it_that_contradicts_it_is_refused_by_the_key(
         planned(folder)
 
 
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"llama.rope.scaling.factor": 4.0}, "says rope_factor 2.0, and the GGUF file 4.0"),
+        ({"llama.rope.scaling.original_context_length": 64}, "says original_max_position_embeddings 32, and .* 64"),
+        ({"llama.rope.scaling.type": None}, "says rope_type 'yarn', and the GGUF file 'linear'"),
+    ],
+)
+def test_yarn_beside_it_with_other_parameters_is_refused(
+    keys: dict[str, Any], words: str, source: Path, file: Path, tmp_path: Path
+) -> None:
+    yarn = {"type": "yarn", "factor": 2.0, "original_context_length": 32}
+    said = {f"llama.rope.scaling.{key}": value for key, value in yarn.items()}
+    folder = changed(file, tmp_path / "changed", said | keys)
+    config = json.loads((source / "config.json").read_text())
+    scaling = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32}
+    (folder / "config.json").write_text(json.dumps({**config, "rope_parameters": None, "rope_scaling": scaling}))
+
+    with pytest.raises(SourceRejected, match=words):
+        planned(folder)
+
+
+def test_a_factor_without_a_kind_of_scaling_is_linear(file: Path, tmp_path: Path) -> None:
+    made = back(changed(file, tmp_path / "changed", {"llama.rope.scaling.factor": 2.0}), tmp_path / "back")
+    config = json.loads((made.folder / "config.json").read_text())
+    assert config["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
+
+
 @pytest.mark.parametrize("text", ["[]", "{", '{"a": 1, "a": 2}'])
 def test_a_config_beside_it_that_is_no_object_is_refused(text: str, file: Path, tmp_path: Path) -> None:
     folder = beside(file, tmp_path / "whole")
@@ -555,14 +634,19 @@ def test_an_untied_config_beside_a_file_without_an_output_matrix_is_refused(
         planned(folder)
 
 
-def test_a_tokenizer_beside_it_with_another_token_is_refused(source: Path, file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("others", "words"), [({"other": 7}, "has 'other' for the token 7, and"), ({}, "has nothing for the token 7, and")]
+)
+def test_a_tokenizer_beside_it_with_another_token_or_without_one_is_refused(
+    others: dict[str, int], words: str, source: Path, file: Path, tmp_path: Path
+) -> None:
     folder = beside(file, tmp_path / "whole", source / "tokenizer.json")
     data = json.loads((folder / "tokenizer.json").read_text())
-    text = next(text for text, id_ in data["model"]["vocab"].items() if id_ == 7)
-    data["model"]["vocab"]["other"] = data["model"]["vocab"].pop(text)
+    vocab = {text: id_ for text, id_ in data["model"]["vocab"].items() if id_ != 7}
+    data["model"] |= {"vocab": {**vocab, **others}}
     (folder / "tokenizer.json").write_text(json.dumps(data))
 
-    with pytest.raises(SourceRejected, match="has 'other' for the token 7, and the file"):
+    with pytest.raises(SourceRejected, match=f"{words} the file"):
         planned(folder)
 
 

@@ -105,9 +105,12 @@ def test_scores_that_do_not_say_what_merges_would_are_refused(
 
 @pytest.mark.parametrize(
     ("pieces_of", "words"),
-    [({"a": -1.0, "b": -2.0, "ab": 0.0, "bc": -3.0}, "the letter 'c' of its piece 'bc' is no piece")],
+    [
+        ({"a": -1.0, "b": -2.0, "ab": 0.0, "bc": -3.0}, "the letter 'c' of its piece 'bc' is no piece"),
+        ({"a": -1.0, "a" * 257: 0.0}, "its piece 'a.* has 257 letters; at most 256 are read"),
+    ],
 )
-def test_a_letter_that_is_no_piece_is_refused(pieces_of: dict[str, float], words: str) -> None:
+def test_pieces_that_cannot_be_made_or_take_too_long_are_refused(pieces_of: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         merges(pieces_of)
 
@@ -146,6 +149,7 @@ def pieces(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"tokenizer.ggml.add_eos_token": True}, ["</s>"]),
         ({"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.add_eos_token": True}, ["<s>", "</s>"]),
         ({"tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.add_bos_token": None}, ["<s>"]),
+        ({"tokenizer.ggml.pre": "tekken", "tokenizer.ggml.add_bos_token": None}, ["<s>"]),
         ({"tokenizer.ggml.add_bos_token": None}, []),
     ],
 )
