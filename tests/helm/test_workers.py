@@ -351,11 +351,11 @@ def test_prometheus_tells_the_load_of_this_releases_queue_and_when_to_try_its_fi
 
 
 def test_a_prometheus_that_labels_otherwise_is_asked_otherwise(render: Render) -> None:
-    asked = {"trigger": "prometheus", "prometheusAddress": "http://p:9090", "prometheusQuery": "sum(load)"}
+    asked = {"trigger": "prometheus", "prometheusAddress": "http://p:9090", "prometheusQuery": "sum(load{q='g'})"}
     documents = render({"workers": {"pools": {"gpu": {"queue": "q", "keda": {"enabled": True, **asked}}}}})
 
     scaled_object = one(documents, "ScaledObject", "r-quantmill-worker-gpu")
-    assert at(scaled_object, "spec.triggers.0.metadata.query") == "sum(load)"
+    assert at(scaled_object, "spec.triggers.0.metadata.query") == "sum(load{q='g'})"
 
 
 def test_pods_go_slowly_and_come_at_once(render: Render) -> None:

@@ -137,7 +137,7 @@
   metricType: AverageValue
   metadata:
     serverAddress: {{ .pool.keda.prometheusAddress | quote }}
-    query: {{ .pool.keda.prometheusQuery | default (include "quantmill.queueLoad" .) | squote }}
+    query: {{ .pool.keda.prometheusQuery | default (include "quantmill.queueLoad" .) | quote }}
     threshold: {{ $slots | quote }}
 {{- else -}}
 - type: metrics-api
