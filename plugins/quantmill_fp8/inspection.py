@@ -11,6 +11,7 @@ import numpy as np
 
 from quantmill.contract.model_folder import QUANTIZATION, ModelFolder
 from quantmill.contract.observed import (
+    all_linears_observed,
     carried_observed,
     compressed_tensors_observed,
     config_observed,
@@ -108,7 +109,7 @@ def _compressed_tensors(found: Mapping[str, Any], params: Fp8Params) -> Iterator
     group = found.get("config_groups", {}).get("group_0", {})
     weights, inputs = group.get("weights", {}), group.get("input_activations") or {}
     yield from compressed_tensors_observed(found, layout, absent=("sparsity_config", "transform_config"))
-    yield Observation(QUANTIZATION, "targets", str(group.get("targets")), "['Linear']")
+    yield from all_linears_observed(found)
     wanted: dict[str, str | int | bool | None] = {
         "num_bits": bits,
         "type": "float",

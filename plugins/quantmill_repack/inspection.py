@@ -8,6 +8,7 @@ from typing import Any
 
 from quantmill.contract.model_folder import QUANTIZATION, ModelFolder
 from quantmill.contract.observed import (
+    all_linears_observed,
     carried_observed,
     compressed_tensors_observed,
     config_observed,
@@ -69,6 +70,7 @@ def _codes(found: Mapping[str, Any], index: ModelIndex, params: RepackParams) ->
 def _compressed_tensors(found: Mapping[str, Any], params: RepackParams) -> Iterator[Observation]:
     """What would make the consumer expect more than weights; blocks of FP8 come with activations in groups of 128."""
     yield from compressed_tensors_observed(found, params.to)
+    yield from all_linears_observed(found)
     group = found.get("config_groups", {}).get("group_0", {})
     inputs = group.get("input_activations") or {}
     of_inputs: dict[str, str | int | bool | None] = dict.fromkeys(("num_bits", "strategy", "group_size", "dynamic"))

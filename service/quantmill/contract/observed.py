@@ -41,11 +41,15 @@ def compressed_tensors_observed(
 
 def one_group_observed(found: Mapping[str, Any], format_: str, weights: Mapping[str, Value]) -> Iterator[Observation]:
     """One group of settings for all Linears, whose weights have the values of `weights` and whose inputs none."""
+    yield from all_linears_observed(found)
+    yield from group_observed(found.get("config_groups", {}).get("group_0", {}), format_, weights)
+
+
+def all_linears_observed(found: Mapping[str, Any]) -> Iterator[Observation]:
+    """There is one group of settings, and it is for all Linears."""
     groups = found.get("config_groups", {})
-    group = groups.get("group_0", {})
     yield Observation(QUANTIZATION, "config_groups", len(groups), 1)
-    yield Observation(QUANTIZATION, "targets", str(group.get("targets")), "['Linear']")
-    yield from group_observed(group, format_, weights)
+    yield Observation(QUANTIZATION, "targets", str(groups.get("group_0", {}).get("targets")), "['Linear']")
 
 
 def group_observed(

@@ -128,6 +128,7 @@ STALE: dict[str, tuple[Mapping[str, Any], Damage, str, str]] = {
     "order": (PACKED, set_key(f"{GROUP}.weights.actorder", "group"), QC, "actorder: 'group' instead of nothing"),
     "activations": (PACKED, set_key(f"{GROUP}.input_activations", {"num_bits": 8}), QC, "input_activations"),
     "a second group": (PACKED, set_key(f"{QC}.config_groups.group_1", {}), "readable", "must hold one group"),
+    "targets": (PACKED, set_key(f"{GROUP}.targets", ["Embedding"]), QC, "targets: \"['Embedding']\" instead"),
     "format": (PACKED, set_key(f"{GROUP}.format", "int-quantized"), QC, "the group's format: 'int-quantized'"),
     "cache": (PACKED, set_key(f"{QC}.kv_cache_scheme", {"num_bits": 8}), QC, "kv_cache_scheme"),
     "transform": (PACKED, set_key(f"{QC}.transform_config", {"u": {}}), QC, "transform_config"),

@@ -624,6 +624,8 @@ SETTINGS: list[tuple[Method, dict[str, Any], str, Damage, str, str]] = [
         *("kept_modules", f"{UP1_MODULE}: True instead of False"),
     ),
     (FP8, {}, "another format", set_key(f"{QC}.format", "int-quantized"), QC, "format: 'int-quantized' instead of"),
+    (FP8, {}, "a second group", set_key(f"{QC}.config_groups.group_1", {}), QC, "config_groups: 2 instead of 1"),
+    (FP8, {}, "other targets", set_key(f"{GROUP}.targets", [UP1_MODULE]), QC, "targets: "),
     (FP8, {}, "another width", set_key(f"{GROUP}.weights.num_bits", 4), QC, "weights.num_bits: 4 instead of 8"),
     (FP8, {}, "integers are said", set_key(f"{GROUP}.weights.type", "int"), QC, "weights.type: 'int' instead of"),
     (FP8, {}, "one scale is said", set_key(f"{GROUP}.weights.strategy", "tensor"), QC, "strategy: 'tensor' instead of"),
