@@ -1,12 +1,13 @@
 """How the formats store a weight: names, dtypes and shapes of its arrays.
 
-AutoAWQ 0.2.9: awq/modules/linear/gemm.py. compressed-tensors 0.19: compressors/pack_quantized.
+AutoAWQ 0.2.9: awq/modules/linear/gemm.py. Those of compressed-tensors are in `contract.compressed_tensors`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from quantmill.contract.compressed_tensors import packed_parts
 from quantmill.contract.model_folder import StoredPart, kept_part
 from quantmill.contract.tensors import TensorPlan
 from quantmill_awq.params import AwqParams
@@ -52,14 +53,5 @@ def _gemm(row: TensorPlan, params: AwqParams) -> Sequence[StoredPart]:
 
 
 def _pack_quantized(row: TensorPlan, params: AwqParams) -> Sequence[StoredPart]:
-    module, (outputs, inputs) = row.name.removesuffix(".weight"), row.shape
-    groups = inputs // group_of(inputs, params)
-    parts = [
-        StoredPart("packed", f"{module}.weight_packed", "I32", (outputs, inputs * params.bits // 32)),
-        StoredPart("shape", f"{module}.weight_shape", "I64", (2,)),
-        StoredPart("scale", f"{module}.weight_scale", row.source_dtype, (outputs, groups)),
-    ]
-    if params.zero_point:
-        words = -(-outputs * params.bits // 32)
-        parts.append(StoredPart("zero_point", f"{module}.weight_zero_point", "I32", (words, groups)))
-    return parts
+    module, groups = row.name.removesuffix(".weight"), row.shape[1] // group_of(row.shape[1], params)
+    return packed_parts(module, row.shape, params.bits, groups, row.source_dtype, zero_points=params.zero_point)

@@ -1,6 +1,7 @@
 """How the formats store a weight: names, dtypes and shapes of its arrays.
 
-GPTQModel 7.7: nn_modules/qlinear/__init__.py, pack_original. compressed-tensors 0.19: compressors/pack_quantized.
+GPTQModel 7.7: nn_modules/qlinear/__init__.py, pack_original. Those of compressed-tensors are in
+`contract.compressed_tensors`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
 
+from quantmill.contract.compressed_tensors import packed_parts
 from quantmill.contract.model_folder import StoredPart, kept_part
 from quantmill.contract.tensors import TensorPlan
 from quantmill_gptq.params import GptqParams
@@ -52,14 +54,5 @@ def _gptq(row: TensorPlan, params: GptqParams) -> Sequence[StoredPart]:
 
 
 def _pack_quantized(row: TensorPlan, params: GptqParams) -> Sequence[StoredPart]:
-    module, (outputs, inputs) = row.name.removesuffix(".weight"), row.shape
-    groups = groups_of(inputs, params.group_size)
-    parts = [
-        StoredPart("packed", f"{module}.weight_packed", "I32", (outputs, -(-inputs * params.bits // 32))),
-        StoredPart("shape", f"{module}.weight_shape", "I64", (2,)),
-        StoredPart("scale", f"{module}.weight_scale", row.source_dtype, (outputs, groups)),
-    ]
-    if not params.sym:
-        words = -(-outputs * params.bits // 32)
-        parts.append(StoredPart("zero_point", f"{module}.weight_zero_point", "I32", (words, groups)))
-    return parts
+    module, groups = row.name.removesuffix(".weight"), groups_of(row.shape[1], params.group_size)
+    return packed_parts(module, row.shape, params.bits, groups, row.source_dtype, zero_points=not params.sym)

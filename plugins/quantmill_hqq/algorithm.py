@@ -70,6 +70,6 @@ def _pack_quantized(
     return {
         "packed": quantmill_kernels.pack_quantized(codes.reshape(grouping.shape), grouping.nbits, threads=threads),
         "scale": scale.reshape(outputs, -1),
-        "zero": quantmill_kernels.pack_quantized_zeros(zeros, grouping.nbits, threads=threads),
+        "zero_point": quantmill_kernels.pack_quantized_zeros(zeros, grouping.nbits, threads=threads),
         "shape": np.array(grouping.shape, np.int64),
     }

@@ -1,7 +1,7 @@
 """How a group-wise quantized weight is stored: names, dtypes and shapes of its arrays.
 
 hqq 0.2.8: core/quantize.py (HQQLinear.state_dict), core/bitpack.py, core/utils.py (encode_safetensor_type).
-compressed-tensors 0.19: compressors/pack_quantized.
+Those of compressed-tensors are in `contract.compressed_tensors`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantmill.contract.compressed_tensors import packed_parts
 from quantmill.contract.model_folder import StoredPart, kept_part
 from quantmill.contract.tensors import TensorPlan
 from quantmill_hqq.params import WHOLE, HqqParams
@@ -116,15 +117,8 @@ def _hqq(row: TensorPlan, params: HqqParams) -> Sequence[StoredPart]:
 
 def _pack_quantized(row: TensorPlan, params: HqqParams) -> Sequence[StoredPart]:
     module, grouping = row.name.removesuffix(".weight"), grouping_of(row, params)
-    outputs, inputs = row.shape
-    groups = inputs // grouping.group_size
-    words = 32 // grouping.nbits  # codes in a word
-    return (
-        StoredPart("packed", f"{module}.weight_packed", "I32", (outputs, -(-inputs // words))),
-        StoredPart("scale", f"{module}.weight_scale", row.source_dtype, (outputs, groups)),
-        StoredPart("zero", f"{module}.weight_zero_point", "I32", (-(-outputs // words), groups)),
-        StoredPart("shape", f"{module}.weight_shape", "I64", (2,)),
-    )
+    groups = row.shape[1] // grouping.group_size
+    return packed_parts(module, row.shape, grouping.nbits, groups, row.source_dtype, zero_points=True)
 
 
 def compute_dtype(row: TensorPlan, params: HqqParams) -> str:

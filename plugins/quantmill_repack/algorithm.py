@@ -156,7 +156,7 @@ def _to_pack_quantized(name: str, integers: Integers, weight: StoredWeight, thre
         "shape": np.array(weight.shape, np.int64),
     }
     if not weight.symmetric:
-        parts["zeros"] = quantmill_kernels.pack_quantized_zeros(integers.zeros, weight.bits, threads=threads)
+        parts["zero_point"] = quantmill_kernels.pack_quantized_zeros(integers.zeros, weight.bits, threads=threads)
     return parts
 
 

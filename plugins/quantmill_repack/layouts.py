@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from quantmill.contract.compressed_tensors import WORD, packed_parts
 from quantmill.contract.model_folder import QUANTIZATION, StoredPart, kept_part
 from quantmill.contract.tensors import ModelIndex, StoredWeight, TensorPlan
 from quantmill_repack.params import Target
 
-WORD = 32  # bits
 NVFP4_PACKED: Literal["nvfp4-pack-quantized"] = "nvfp4-pack-quantized"
 SCALES = {"gptq": "scales", "gptq_v2": "scales", "awq": "scales", "pack-quantized": "weight_scale"}
 
@@ -56,18 +56,8 @@ def parts_of(row: TensorPlan, index: ModelIndex, to: Target) -> Sequence[StoredP
 
 
 def _pack_quantized(module: str, weight: StoredWeight) -> Sequence[StoredPart]:
-    outputs, inputs = weight.shape
-    groups = inputs // weight.group_size
-    dtype = weight.parts[SCALES[weight.format]].dtype
-    parts = [
-        StoredPart("packed", f"{module}.weight_packed", "I32", (outputs, inputs * weight.bits // WORD)),
-        StoredPart("scale", f"{module}.weight_scale", dtype, (outputs, groups)),
-        StoredPart("shape", f"{module}.weight_shape", "I64", (2,)),
-    ]
-    if not weight.symmetric:
-        words = -(-outputs * weight.bits // WORD)
-        parts.append(StoredPart("zeros", f"{module}.weight_zero_point", "I32", (words, groups)))
-    return parts
+    groups, scales = weight.shape[1] // weight.group_size, weight.parts[SCALES[weight.format]].dtype
+    return packed_parts(module, weight.shape, weight.bits, groups, scales, zero_points=not weight.symmetric)
 
 
 def _gptq(module: str, weight: StoredWeight) -> Sequence[StoredPart]:

@@ -1,6 +1,7 @@
-"""compressed-tensors' settings, which vLLM and transformers read in config.json, as methods write them.
+"""compressed-tensors' settings, which vLLM and transformers read in config.json, and arrays, as methods write them.
 
-compressed-tensors 0.19: quantization/quant_config.py (QuantizationConfig), quant_scheme.py, quant_args.py.
+compressed-tensors 0.19: quantization/quant_config.py (QuantizationConfig), quant_scheme.py, quant_args.py;
+compressors/pack_quantized.
 """
 
 from __future__ import annotations
@@ -8,8 +9,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from quantmill.contract.model_folder import StoredPart
+
 VERSION = "0.19.0"
 PACKED = "pack-quantized"
+WORD = 32  # bits
+
+
+def packed_parts(
+    module: str, shape: Sequence[int], bits: int, groups: int, scales: str, *, zero_points: bool
+) -> tuple[StoredPart, ...]:
+    """The arrays of integers (out, in) in pack-quantized: parts packed, scale, shape and, where there are, zero_point.
+
+    Words of codes fill along the rows, words of zero points along the columns; a row has `groups` scales, in the dtype
+    `scales`.
+    """
+    outputs, inputs = shape
+    parts = (
+        StoredPart("packed", f"{module}.weight_packed", "I32", (outputs, -(-inputs * bits // WORD))),
+        StoredPart("scale", f"{module}.weight_scale", scales, (outputs, groups)),
+        StoredPart("shape", f"{module}.weight_shape", "I64", (2,)),
+    )
+    words = -(-outputs * bits // WORD)
+    zeros = StoredPart("zero_point", f"{module}.weight_zero_point", "I32", (words, groups))
+    return (*parts, zeros) if zero_points else parts
 
 
 def arguments(
