@@ -40,7 +40,7 @@ from quantmill_repack.export import nvfp4_pack_quantized
 from quantmill_repack.gguf_config import check_divisors, config_of
 from quantmill_repack.gguf_model import ROPE_FACTORS, Described, Held, describe
 from quantmill_repack.gguf_tokenizer import tokenizer_of
-from quantmill_repack.layouts import NVFP4_PACKED, nvfp4_parts
+from quantmill_repack.layouts import NVFP4_PACKED, nvfp4_parts, peak_memory
 from quantmill_repack.params import RepackParams
 
 LARGEST_SCALE = 0x7E  # 448 in E4M3; after it come NaN and those below zero
@@ -91,7 +91,8 @@ def forecast(index: ModelIndex, source: GgufSource) -> Plan:
         _whole(info, held[name]) if name in held else _dropped(info, found.described.dropped[name])
         for name, info in index.tensors.items()
     )
-    peak = max(4 * row.values + 2 * row.nbytes for row in rows)
+    converting = max(4 * row.values + 2 * row.nbytes for row in rows)
+    peak = max(converting, peak_memory(map(_row, found.described.held)))  # of what is repacked then
     units = tuple(Unit(row.name, (row.name,)) for row in rows)
     converts = f"a checkpoint in {NVFP4_PACKED}, its codes and scales as they are in the GGUF file"
     return Plan(rows, units, peak, found.said, converts=converts)

@@ -5,7 +5,7 @@ compressed-tensors 0.19, compressors/; GPTQModel 7.7; autoawq 0.2.9 (GEMM); Deep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +25,12 @@ class LayoutRule:
     sources: tuple[str, ...]
     obstacle: Callable[[StoredWeight], str | None]
     parts: Callable[[str, StoredWeight], Sequence[StoredPart]]
+
+
+def peak_memory(rows: Iterable[TensorPlan]) -> int:
+    """Bytes of the largest weight while it is repacked: its codes, its values in float32 while they are looked through,
+    and what is stored; what is kept is mapped."""
+    return max((8 if row.action == "quantize" else 1) * row.values + row.nbytes for row in rows)
 
 
 def scheme_of(format_: str, bits: int, symmetric: bool) -> str:

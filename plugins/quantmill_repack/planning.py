@@ -6,7 +6,15 @@ from quantmill.contract.errors import ParamsRejected, SourceRejected
 from quantmill.contract.model_folder import QUANTIZATION, kept_row
 from quantmill.contract.tensors import ModelIndex, Plan, TensorInfo, TensorPlan, Unit
 from quantmill_repack.conversion import forecast
-from quantmill_repack.layouts import LAYOUTS, NVFP4_PACKED, is_out_of_order, parts_of, scheme_of, symmetric_in
+from quantmill_repack.layouts import (
+    LAYOUTS,
+    NVFP4_PACKED,
+    is_out_of_order,
+    parts_of,
+    peak_memory,
+    scheme_of,
+    symmetric_in,
+)
 from quantmill_repack.params import RepackParams
 
 UNCHANGED = "not quantized in the source"
@@ -18,9 +26,6 @@ OUT_OF_ORDER = (
 
 def plan(index: ModelIndex, params: RepackParams) -> Plan:
     """Each quantized weight in the other layout, all else as it is. Defects of the source's settings are warnings.
-
-    The peak memory is that of the largest weight: its codes, its values in float32 while they are looked through, and
-    what is stored.
 
     A GGUF file in NVFP4 becomes a checkpoint first (`conversion`).
 
@@ -34,9 +39,8 @@ def plan(index: ModelIndex, params: RepackParams) -> Plan:
     if not index.stored:
         raise SourceRejected("the source holds no quantized weights that can be repacked", key=QUANTIZATION)
     rows = tuple(_row(index, info, params) for info in index.tensors.values())
-    peak = max((8 if row.action == "quantize" else 1) * row.values + row.nbytes for row in rows)
     units = tuple(Unit(row.name, (row.name,)) for row in rows)
-    return Plan(rows, units, peak, index.defects)
+    return Plan(rows, units, peak_memory(rows), index.defects)
 
 
 def _row(index: ModelIndex, info: TensorInfo, params: RepackParams) -> TensorPlan:

@@ -156,7 +156,7 @@ def plan_of(task: Start, plan: Plan, forecast: Plan | None = None) -> Plan:
     if known == forecast:
         return plan
     if known != plan and not known.settles(plan):
-        became = ", or this worker makes another graph of it than an earlier one did" if forecast is not None else ""
+        became = ", or this worker makes something else of it than an earlier one did" if forecast is not None else ""
         raise SourceRejected(f"the source's headers have changed since the job was submitted{became}; submit a new job")
     return known
 

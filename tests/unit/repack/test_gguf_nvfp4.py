@@ -42,6 +42,7 @@ from quantmill.contract.errors import (
     VerificationFailed,
 )
 from quantmill.contract.gguf import NVFP4, TYPES, GgufSource
+from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.contract.tensors import ModelIndex, TensorInfo
 from quantmill.contract.testing import Run
 from quantmill.worker.conversion import opened
@@ -320,6 +321,14 @@ def test_the_plan_s_sizes_are_the_artifact_s(file: Path, tmp_path: Path) -> None
     assert made.forecast.nbytes == made.plan.nbytes == sum(len(each) for _, each in stored(made.folder).values())
 
 
+def test_a_plan_s_memory_is_enough_for_what_is_repacked_then(tmp_path: Path) -> None:
+    wide = SyntheticLlama(hidden=64, ffn=1024, heads=2, kv_heads=2, blocks=1, vocab=301)
+    made = back(
+        as_file(in_nvfp4(wide.write(tmp_path / "plain"), tmp_path / "nvfp4"), tmp_path / "gguf"), tmp_path / "b"
+    )
+    assert made.forecast.peak_memory_bytes >= made.plan.peak_memory_bytes > 8 * 64 * 1024
+
+
 def test_what_was_compared_is_said(file: Path, tmp_path: Path) -> None:
     observed = back(file, tmp_path / "back").conversion.observed
     assert (observed["tensors"], observed["matrices in NVFP4"], observed["values that differ"]) == (12, 7, 0)
@@ -452,7 +461,7 @@ METADATA: dict[str, tuple[dict[str, Any], str]] = {
         {"general.architecture": "gemma2"},
         "architecture 'gemma2' are not repacked; known: llama",
     ),
-    "more blocks": ({"llama.block_count": 2}, "lacks blk.1.attn_k.weight"),
+    "more blocks": ({"llama.block_count": 2}, "lacks blk.1.attn_norm.weight"),
     "too many blocks": ({"llama.block_count": 2**31 - 1}, "block_count is 2147483647, in a file of"),
     "no blocks": ({"llama.block_count": 0}, "block_count is 0, not one positive number"),
     "no number of heads": ({"llama.attention.head_count": None}, "head_count is None, not one positive number"),
