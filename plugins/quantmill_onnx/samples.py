@@ -28,6 +28,7 @@ from quantmill.contract.strictjson import shown
 ENDING = ".npy"
 FEED_LIMIT = 256 << 20  # bytes of one sample
 COUNT_LIMIT = 1_000_000  # samples
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what numpy.savez and savez_compressed write
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError)
 
 
@@ -116,6 +117,8 @@ def _arrays(
     for member in members:
         if not member.filename.endswith(ENDING):
             reject(f"{shown(member.filename)} in it is no {ENDING} file")
+        if member.compress_type not in PACKED:
+            reject(f"{shown(member.filename)} in it is packed otherwise than numpy does; save it by numpy.savez")
     names = [each.filename.removesuffix(ENDING) for each in members]
     if len(set(names)) < len(names):
         reject("it has an array twice")
@@ -138,12 +141,18 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> tupl
 
 
 def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether it is in Fortran's order, and dtype; leaves the stream at the first value."""
+    """Shape, whether it is in Fortran's order, and dtype; leaves the stream at the first value.
+
+    Raises ValueError for what is no header: numpy evaluates it as Python's literals, which fail in many ways.
+    """
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     version = npy.read_magic(stream)
     if version not in readers:
         raise ValueError(f"{shown(name)} has version {version} of the .npy format")
-    shape, fortran, dtype = readers[version](stream)
+    try:
+        shape, fortran, dtype = readers[version](stream)
+    except Exception as error:
+        raise ValueError(f"{shown(name)} has a header that can't be read") from error
     return tuple(map(int, shape)), fortran, dtype
 
 

@@ -99,9 +99,9 @@ def npy(values: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def zipped(**members: bytes) -> bytes:
+def zipped(packed: int = zipfile.ZIP_STORED, **members: bytes) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(file, "w", packed) as archive:
         for name, data in members.items():
             archive.writestr(f"{name}.npy", data)
     return file.getvalue()
@@ -129,6 +129,36 @@ def test_what_is_no_npz_file_is_refused(graph: OnnxGraph, tmp_path: Path, data: 
     (tmp_path / "s.npz").write_bytes(data)
 
     with pytest.raises(ParamsRejected, match="samples: "):
+        read_samples(tmp_path / "s.npz", graph)
+
+
+def npy_of(header: bytes) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': (",
+        b"-" * 9000 + b"1",
+        b"{[]: 1}",
+        b"  x\n y",
+        b"{'descr': ((),), 'fortran_order': False, 'shape': (1,)}",
+    ],
+    ids=["cut off", "deep", "a list as a key", "indented", "another dtype"],
+)
+def test_a_header_that_numpy_stumbles_over_is_refused(graph: OnnxGraph, tmp_path: Path, header: bytes) -> None:
+    (tmp_path / "s.npz").write_bytes(zipped(ids=npy_of(header), mask=npy(MASK)))
+
+    with pytest.raises(ParamsRejected, match="'ids' has a header that can't be read"):
+        read_samples(tmp_path / "s.npz", graph)
+
+
+@pytest.mark.parametrize("packed", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_arrays_that_numpy_would_not_have_packed_so_are_refused(graph: OnnxGraph, tmp_path: Path, packed: int) -> None:
+    (tmp_path / "s.npz").write_bytes(zipped(packed, ids=npy(IDS), mask=npy(MASK)))
+
+    with pytest.raises(ParamsRejected, match=r"'ids\.npy' in it is packed otherwise than numpy does"):
         read_samples(tmp_path / "s.npz", graph)
 
 
