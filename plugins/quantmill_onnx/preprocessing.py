@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FILE = "preprocessor_config.json"
 MOST = 1e6  # of a number in the file
+LEAST_STD = 1e-6
 MOST_SIDE = 1 << 13  # of what an image is resized to
 MOST_PIXELS = 1 << 25  # of an image, and of what it is resized to
 CONVNEXT = "ConvNextImageProcessor"
@@ -46,6 +47,7 @@ PROCESSORS: Mapping[str, Mapping[str, Any]] = {
 }
 BY_EDGE = ("BitImageProcessor", "CLIPImageProcessor", CONVNEXT)  # a size that is a number is the shortest edge's
 RESAMPLING = range(6)
+STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 
 Size = tuple[int, int]  # height and width
 
@@ -119,6 +121,9 @@ def parse(data: bytes) -> Preprocessing:
     kind = kind.removesuffix("Fast").removesuffix("Pil").replace("FeatureExtractor", "ImageProcessor")
     if kind not in PROCESSORS:
         _reject(f"{shown(kind)} is not known here: {', '.join(PROCESSORS)} are")
+    for key in sorted(config.keys() - set(STEPS)):
+        if key.startswith("do_") and config[key]:
+            _reject(f"the step {shown(key)} is not known here: {', '.join(STEPS)} are")
     given = {**PROCESSORS[kind], **{key: value for key, value in config.items() if value is not None}}
     resize = _edge_or_size(given["size"], kind in BY_EDGE) if _flag(given, "do_resize") else None
     crop = _size(given["crop_size"], "crop_size") if _flag(given, "do_center_crop") else None
@@ -174,7 +179,8 @@ def _number(value: Any, key: str) -> float:
 
 def _channels(value: Any, key: str) -> tuple[float, ...]:
     found = value if isinstance(value, list) else [value] * 3
-    if len(found) != 3 or not all(map(_is_number, found)) or (key == "image_std" and 0 in found):
+    least = LEAST_STD if key == "image_std" else 0
+    if len(found) != 3 or not all(_is_number(each) and abs(each) >= least for each in found):
         _reject(f"{key} is {shown(value)}; three numbers are known here")
     return tuple(float(each) for each in found)
 

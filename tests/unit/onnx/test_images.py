@@ -291,6 +291,8 @@ def test_images_that_do_not_fit_the_graph_are_refused(
             "ConvNextImageProcessor takes a shortest_edge",
         ),
         ({"rescale_factor": 10**400}, "rescale_factor is 1"),
+        ({"image_std": 1e-50}, "image_std is 1e-50"),
+        ({"do_pad": True}, "the step 'do_pad' is not known here: do_resize, "),
     ],
 )
 def test_what_is_not_known_of_a_preprocessor_is_said(change: dict[str, Any], said: str) -> None:
