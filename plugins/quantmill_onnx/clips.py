@@ -8,7 +8,9 @@ import numpy as np
 
 from quantmill.contract.onnx import OnnxGraph
 from quantmill_onnx.constants import Constants
-from quantmill_onnx.ranges import LEVELS, Range
+from quantmill_onnx.ranges import LEAST_STEP, LEVELS, Range
+
+LEAST = 2 * LEVELS * float(LEAST_STEP)  # below this a Clip leaves codes no steps
 
 
 def ceilings(graph: OnnxGraph) -> Mapping[bytes, float]:
@@ -19,17 +21,21 @@ def ceilings(graph: OnnxGraph) -> Mapping[bytes, float]:
         if node.op_type == "Clip" and not node.domain and len(node.inputs) == 3:
             ends = [constants.floats(name) for name in node.inputs[1:]]
             low, high = (np.nan if each is None or each.size != 1 else float(each[0]) for each in ends)
-            if low == 0 and 0 < high < np.inf:
+            if low == 0 and LEAST < high < np.inf:
                 found[node.raw] = high
     return found
 
 
 def beneath(found: Range, ceiling: float | None) -> Range:
-    """The range, ended where its last code stands for no more than the ceiling: the Clip then changes nothing."""
+    """The range, ended where its last code stands for no more than the ceiling: the Clip then changes nothing.
+
+    Where samples have shown no width, for a channel all of whose values are clipped to zero, up to the ceiling.
+    """
     low, high = found
     if ceiling is None or low < 0:
         return found
-    scale = np.float32(min(high, ceiling) / LEVELS)
+    reach = min(high, ceiling) if high >= LEAST else ceiling
+    scale = np.float32(reach / LEVELS)
     while scale * np.float32(LEVELS) > np.float32(ceiling):
         scale = np.nextafter(scale, np.float32(0))
     return 0.0, float(scale) * LEVELS

@@ -18,6 +18,7 @@ SIDE = 1 << SIDE_BITS  # bins on each side of zero; at least half of one side ar
 LEAST_EXPONENT = -126 - SIDE_BITS
 CHUNK_VALUES = 1 << 18  # counted at once
 LEVELS = 255  # steps of eight bits
+LEAST_STEP = np.finfo(np.float32).tiny  # a range whose steps are smaller has no width
 CANDIDATES = 128  # magnitudes that are tried for where to cut
 FIRST_CANDIDATE = 8
 MOMENTUM = 0.01  # how far the average goes towards each further sample
@@ -159,7 +160,7 @@ def qparams(found: Range, signed: bool) -> tuple[NDArray[np.float32], NDArray[np
     """Scale and zero point, (): value ~ scale * (code - zero point); a range without width has the scale 1."""
     low, high = found
     scale = np.float32((high - low) / LEVELS)
-    if scale < np.finfo(np.float32).tiny:
+    if scale < LEAST_STEP:
         scale = np.float32(1)
     zero = int(np.clip(np.rint(-low / float(scale)), 0, LEVELS))
     code = np.array(zero - 128, np.int8) if signed else np.array(zero, np.uint8)

@@ -286,7 +286,19 @@ def test_the_runtime_needs_no_clip(tmp_path: Path, images: str, form: str) -> No
     assert not {"Clip", "Conv", "FusedConv"} & set(found)
 
 
-@pytest.mark.parametrize(("low", "high"), [(-1, 1), (0, float("inf")), (0, float("nan")), (0, -1)])
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+def test_a_range_that_samples_never_enter_is_the_clip_s(tmp_path: Path, images: str, form: str) -> None:
+    proto = clipped(0, 6)
+    (bias,) = (each for each in proto.graph.initializer if each.name == "bias")
+    bias.CopyFrom(numpy_helper.from_array(np.full(32, -1000, np.float32), "bias"))
+
+    _, folder, problems = made(proto, tmp_path, samples=images, format=form)
+
+    assert problems == []
+    assert 5.99 < array(folder, "ar_scale") * np.float32(255) <= 6
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 1), (0, float("inf")), (0, float("nan")), (0, -1), (0, 1e-40)])
 def test_a_clip_that_no_range_of_codes_stands_for_stays(tmp_path: Path, images: str, low: float, high: float) -> None:
     _, folder, problems = made(clipped(low, high), tmp_path, samples=images, format="qoperator", least_cosine=None)
 
