@@ -57,12 +57,33 @@ def _checked(artifact: Artifact) -> Iterator[Observation]:
     for each in external:
         model.graph.input.append(onnx.helper.make_tensor_value_info(each.name, each.data_type, each.dims))
         model.graph.initializer.remove(each)
+    _give_ranks(model.graph)
     try:
         onnx.checker.check_model(model, full_check=True)
         found = "valid"
     except Exception as error:
         found = f"{type(error).__name__}: {error}"[:300]
     yield Observation("onnx_checker", MODEL, found, "valid")
+
+
+def _give_ranks(graph: Any) -> None:
+    """What has a rank in place of inputs and outputs without one, which onnx's checker refuses and runtimes take."""
+    from onnx import TensorProto, helper
+
+    for each in [*filter(_lacks_rank, graph.output)]:
+        graph.output.remove(each)
+        graph.node.append(helper.make_node("Shape", [each.name], [f"{each.name}_sizes"]))
+        graph.output.append(helper.make_tensor_value_info(f"{each.name}_sizes", TensorProto.INT64, [None]))
+    for each in [*filter(_lacks_rank, graph.input)]:
+        graph.input.remove(each)
+        values, sizes = f"{each.name}_values", f"{each.name}_sizes"
+        graph.input.append(helper.make_tensor_value_info(values, each.type.tensor_type.elem_type, [None]))
+        graph.input.append(helper.make_tensor_value_info(sizes, TensorProto.INT64, [None]))
+        graph.node.insert(0, helper.make_node("Reshape", [values, sizes], [each.name]))
+
+
+def _lacks_rank(info: Any) -> bool:
+    return info.type.WhichOneof("value") == "tensor_type" and not info.type.tensor_type.HasField("shape")
 
 
 def _interface(model: Any, graph: OnnxGraph, params: OnnxParams) -> Iterator[Observation]:
@@ -92,7 +113,7 @@ def _value_info(info: ValueInfo) -> Any:
 
 # What products and look-ups are made of when their weight is quantized
 INTEGER = ("DynamicQuantizeLinear", "MatMulInteger", "Cast", "Mul")
-ROWS = ("ReduceMax", "ReduceMin", "Neg", "Max", "Div")
+ROWS = ("ReduceMax", "ReduceMin", "Neg", "Max", "Slice", "Div")
 ADDED = frozenset((*INTEGER, *ROWS, "MatMulNBits", "Gather", "Add", "Transpose", "Reshape"))
 AROUND = ("QuantizeLinear", "DequantizeLinear", "MatMul", "Conv")  # a product of static ranges
 LIMITS = ("Relu", "Clip")  # of a convolution's output
@@ -242,8 +263,8 @@ def _runs(folder: Path, graph: OnnxGraph, index: ModelIndex, params: OnnxParams)
     yield Observation("runs", "loads", "loads", "loads")
     if params.least_cosine is None:
         return
-    if params.samples is not None and params.mode == "static":
-        first = next(given_samples(Path(params.samples), index, graph).feeds())
+    if params.runs_samples:
+        first = next(given_samples(Path(str(params.samples)), index, graph).feeds())
         yield from _divergence(session, graph, params.least_cosine, first, "the first sample")
     elif takes_text(graph):
         yield from _divergence(session, graph, params.least_cosine, random_tokens(graph), "random tokens")
@@ -264,8 +285,9 @@ def _divergence(session: Any, graph: OnnxGraph, least: float, inputs: Inputs, ca
         return
     for info, theirs, ours in zip(graph.outputs, *outputs, strict=True):
         yield Observation("runs", f"shape of {info.name}", str(ours.shape), str(theirs.shape))
-        if np.issubdtype(theirs.dtype, np.floating) and ours.shape == theirs.shape and np.isfinite(theirs).all():
-            near = cosine(ours, theirs)
+        compared = np.isfinite(theirs) if np.issubdtype(theirs.dtype, np.floating) else np.zeros(theirs.shape, bool)
+        if ours.shape == theirs.shape and compared.any():
+            near = cosine(ours[compared], theirs[compared])
             text = f"at least {least:g}"
             yield Observation("divergence", info.name, text if near >= least else f"{near:.6f}", text)
 

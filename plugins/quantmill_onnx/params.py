@@ -131,8 +131,8 @@ class OnnxParams(BaseModel):
         default=0.9,
         ge=-1,
         le=1,
-        description="Of the outputs with the source's, as verification runs both in ONNX Runtime on random inputs; "
-        "null: they are not run.",
+        description="Of the outputs with the source's, as verification runs both in ONNX Runtime on random inputs, "
+        "or on the first of samples that are read; null: they are not run.",
     )
 
     @model_validator(mode="after")
@@ -162,6 +162,11 @@ class OnnxParams(BaseModel):
     @property
     def reads_samples(self) -> bool:
         return self.observes or self.solves or bool(self.gates)
+
+    @property
+    def runs_samples(self) -> bool:
+        """Whether they are those that `samples` names, not a text's."""
+        return self.reads_samples and self.samples is not None
 
     @property
     def solves(self) -> bool:

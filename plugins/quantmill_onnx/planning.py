@@ -239,12 +239,12 @@ def _warnings(index: ModelIndex, graph: OnnxGraph, params: OnnxParams) -> Iterat
     if params.mode != "weight_only" and params.target == "avx2" and not params.reduced:
         yield OVERFLOW
     if params.samples is not None and not params.reads_samples:
-        yield f"samples give ranges in mode static only; mode {params.mode} does not read them"
+        yield "nothing here reads the samples: they are for mode static, smoothing, gptq and gates"
     if params.least_cosine is None:
         yield "verification loads the graph and does not run it, as least_cosine asks for it"
     elif index.nbytes > RUN_LIMIT:
         yield f"verification does not run the graph: its weights take more than {RUN_LIMIT} bytes"
-    elif params.samples is None and not takes_text(graph) and (why := next(unlike_random(graph), "")):
+    elif not (params.runs_samples or takes_text(graph)) and (why := next(unlike_random(graph), "")):
         yield f"verification loads the graph and does not run it: {why}"
 
 
@@ -258,9 +258,11 @@ def unlike_random(graph: OnnxGraph) -> Iterator[str]:
     if len(dynamic_dimensions(graph)) > DYNAMIC_LIMIT:
         yield "its inputs have more than two dynamic dimensions"
     for each in own_inputs(graph):
-        if each.dtype not in NUMPY:
+        if each.shape is None:
+            yield f"its input {shown(each.name)} has no shape"
+        elif each.dtype not in NUMPY:
             yield f"its input {shown(each.name)} is of another type than random numbers"
-        elif prod(size if isinstance(size, int) and size > 0 else OTHER for size in each.shape or ()) > FEED_LIMIT // 8:
+        elif prod(size if isinstance(size, int) and size > 0 else OTHER for size in each.shape) > FEED_LIMIT // 8:
             yield f"its input {shown(each.name)} has the shape {shown(each.shape)}"
 
 

@@ -149,7 +149,7 @@ def test_samples_that_a_mode_does_not_read_are_warned_of(tmp_path: Path) -> None
     folder = save(SmallModel().proto(), tmp_path)
 
     assert planned(folder, samples="samples.npz").warnings == (
-        "samples give ranges in mode static only; mode dynamic does not read them",
+        "nothing here reads the samples: they are for mode static, smoothing, gptq and gates",
     )
 
 
