@@ -63,7 +63,7 @@ def activation_ranges(
 
     `factors` are what an activation's channels are multiplied by before it is rounded.
 
-    Raises SourceRejected for samples that the graph does not run on, or that make values which are not finite.
+    Raises SourceRejected for samples that the graph does not run on, or that make values which are not finite, or none.
     """
     find = RANGES[params.calibration_method]
     histograms = {name: Histogram() for name in names}
@@ -74,6 +74,13 @@ def activation_ranges(
 
     counting = Counting("ranges", histograms, (VALUES,), add)
     counting.run(graph, _passes(graph, names, samples), samples, threads, host)
+    for name, histogram in histograms.items():
+        if not histogram.counts.any():
+            raise SourceRejected(
+                f"no sample has a value of {name}, which its range could follow from; give samples that do, exclude "
+                "the nodes that take it, or choose mode dynamic",
+                activation=name,
+            )
     return {name: find(histogram, params.percentile) for name, histogram in histograms.items()}
 
 

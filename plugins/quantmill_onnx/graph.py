@@ -21,6 +21,8 @@ MICROSOFT = "com.microsoft"
 FLOAT, UINT8, INT8, INT32, INT64 = 1, 2, 3, 6, 7  # TensorProto.DataType
 AXES_AS_INPUT = 18  # opset from which ReduceMax and ReduceMin take their axes as an input
 LEAST, LAST_AXIS, FLAT = "quantmill_least_row", "quantmill_last_axis", "quantmill_flat"
+FIRST, SECOND = "quantmill_first", "quantmill_second"
+CHOOSING = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Unique"))  # by values, maybe nothing
 NO_OFFSET, MIDDLE = "quantmill_zeros", "quantmill_middle"
 UNROUNDED = "unrounded"
 
@@ -108,6 +110,7 @@ class _Writer:
         self.params = params
         self.rounded, self.unread = rounded, unread
         self.opset = graph.opsets[""]
+        self._may_be_empty = any(node.op_type in CHOOSING for node in graph.nodes)
         self.result = Rewritten()
         self.made: list[str] = []
         self._activations: dict[str, _Activation] = {}
@@ -327,9 +330,13 @@ class _Writer:
         self._emit("Neg", [f"{name}_least"], f"{name}_least_magnitude")
         if LEAST not in self.result.constants:
             self._constant(LEAST, tensor_proto(LEAST, FLOAT, (), struct.pack("<f", LEAST_ROW)))
-        self._emit("Max", [f"{name}_most", f"{name}_least_magnitude", LEAST], f"{name}_row")
-        self._emit("Div", [name, f"{name}_row"], f"{name}_unit")
-        return f"{name}_row"
+        row, whole = f"{name}_row", f"{name}_whole_row" if self._may_be_empty else f"{name}_row"
+        self._emit("Max", [f"{name}_most", f"{name}_least_magnitude", LEAST], whole)
+        if whole != row:  # ONNX Runtime 1.31 leaves the last axis of what has no rows as it was, (0, channels)
+            ends = [self._integers(FIRST, [0]), self._integers(SECOND, [1]), self._integers(LAST_AXIS, [-1])]
+            self._emit("Slice", [whole, *ends], row)
+        self._emit("Div", [name, row], f"{name}_unit")
+        return row
 
     def _integers(self, name: str, values: Sequence[int]) -> str:
         if name not in self.result.constants:

@@ -62,13 +62,13 @@ class Hessians:
 
 
 def _inputs(moments: Sequence[Moments]) -> Inputs:
-    """Of all the activations that a weight meets; mostly it is one."""
+    """Of all the activations that a weight meets; mostly it is one. Zeros where no sample had a row for it."""
     first, *others = moments
     total = first.total
     for each in others:
         total = total + each.total
     rows = sum(each.rows for each in moments)
-    return Inputs(total / np.float32(rows), rows)
+    return Inputs(total / np.float32(max(1, rows)), rows)
 
 
 def hessian_bytes(sites: Sites) -> int:

@@ -38,8 +38,10 @@ class Histogram:
         self.average: Range | None = None
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Count all values of a sample. Raises ValueError where one is not finite."""
+        """Count all values of a sample, which may have none. Raises ValueError where one is not finite."""
         flat = values.reshape(-1)
+        if not flat.size:
+            return
         for start in range(0, flat.size, CHUNK_VALUES):
             chunk = flat[start : start + CHUNK_VALUES]
             peak = max(float(chunk.max()), -float(chunk.min()))

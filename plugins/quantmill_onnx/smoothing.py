@@ -35,8 +35,10 @@ class Channels:
         self.rows = 0
 
     def add(self, values: FloatArray) -> None:
-        """values (..., channels). Raises ValueError where one is not finite."""
+        """values (..., channels), of no row where a sample has none. Raises ValueError where one is not finite."""
         rows = values.reshape(-1, values.shape[-1])
+        if not len(rows):
+            return
         low, high = rows.min(axis=0), rows.max(axis=0)
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             raise ValueError("a value is not finite")
