@@ -21,7 +21,7 @@ from uuid import UUID
 from quantmill.cli import options
 from quantmill.cli.exits import OF_STATE
 from quantmill.cli.logs import log_to_stderr
-from quantmill.cli.output import note, say, show_fields, show_json, show_table, size
+from quantmill.cli.output import note, say, show_fields, show_json, show_table, size, warn
 from quantmill.cli.progress import Watch, watch
 from quantmill.contract.errors import ArtifactDamaged, RequestRejected, ResourceExhausted, SourceRejected
 from quantmill.contract.inputs import named_files
@@ -214,8 +214,7 @@ def say_shortcomings(measured: Mapping[str, Any]) -> None:
     """What was left out of an evaluation and why, and what makes it doubtful."""
     for each in measured.get("left_out", ()):
         note(f"not measured: {each['what']}: {each['reason']}")
-    for warning in measured.get("warnings", ()):
-        note(f"warning: {warning}")
+    warn(measured.get("warnings", ()))
 
 
 def show_metrics(metrics: Sequence[Metric]) -> None:
@@ -354,9 +353,12 @@ def show_result(
 
     runtimes = method.runtimes_of(job.request.params)
     commands = {runtime.name: command(runtime.command, artifact, output) for runtime in runtimes}
+    description, _ = read_description(output)
+    warnings = description["plan"]["warnings"]
     if as_json:
         view = ArtifactView.with_metrics(artifact, metrics).model_dump(mode="json")
-        show_json({"job": str(job.id), "state": job.state.value, "output": str(output), "run": commands, **view})
+        about = {"job": str(job.id), "state": job.state.value, "output": str(output), "run": commands}
+        show_json({**about, "warnings": warnings, **view})
         return
     measured = {(metric.subject, metric.name): metric.value for metric in metrics}
     fields: dict[str, Any] = {
@@ -375,7 +377,7 @@ def show_result(
         before = ", ".join(" ".join(f"{name}={each.get(name)}" for name in changed) for each in tried)
         fields["escalated"] = f"to {' '.join(f'{name}={job.request.params[name]}' for name in changed)}, after {before}"
     show_fields(fields | {f"run with {name}": line for name, line in commands.items()})
-    description, _ = read_description(output)
+    warn(warnings)
     say_shortcomings(description["measured"])
     say_shortcomings(description.get("calibration", {}))
     say_notes(description["notes"])
@@ -437,8 +439,7 @@ def show_plan(planned: Planned, expected: Estimate, threads: int) -> None:
             **{f"{name} file": digest for name, digest in plan.inputs.items()},
         }
     )
-    for warning in plan.warnings:
-        note(f"warning: {warning}")
+    warn(plan.warnings)
 
 
 def budget_fields(plan: Plan) -> dict[str, str]:

@@ -21,6 +21,11 @@ def note(text: str) -> None:
     typer.echo(text, err=True)
 
 
+def warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        note(f"warning: {warning}")
+
+
 def show_json(value: Any, *, indent: int | None = 2) -> None:
     typer.echo(json.dumps(plain(value), indent=indent, default=str))
 

@@ -11,7 +11,7 @@ import typer
 from quantmill.cli import options
 from quantmill.cli.exits import OF_STATE, ExitCode
 from quantmill.cli.local import refuse_occupied
-from quantmill.cli.output import note, say, show_fields, show_json, show_table, size
+from quantmill.cli.output import note, say, show_fields, show_json, show_table, size, warn
 from quantmill.contract.errors import Conflict, ResourceExhausted
 from quantmill.domain.jobs import FINAL, State
 
@@ -214,6 +214,7 @@ def _show_job(job: JobView, as_json: bool) -> int:
         show_json(job)
     else:
         show_fields(_job_fields(job))
+        warn(job.plan.warnings if job.plan else ())
         if job.error:
             note(f"{job.error['title'].rstrip('.')}: {job.error['detail']}")
     return OF_STATE.get(job.state, 0)

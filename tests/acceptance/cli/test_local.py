@@ -263,6 +263,7 @@ def test_a_gguf_file_in_nvfp4_becomes_a_checkpoint_that_is_verified_against_it(q
     verified = quantmill("verify", tmp_path / "out", "--against", source)
 
     assert (made.code, verified.code) == (0, 0), made.err + verified.err
+    assert "warning: rebuilt from the GGUF file's metadata: config.json, tokenizer.json" in made.err
     described = json.loads((tmp_path / "out" / "quantmill.json").read_text())
     conversion = described["verification"]["checks"][0]
     assert (conversion["name"], conversion["observed"]["values that differ"]) == ("conversion", 0)

@@ -61,6 +61,13 @@ def test_a_job_is_shown(remote, finished):
     assert remote("job", finished.id, "--json").json == finished.model_dump(mode="json")
 
 
+def test_what_a_job_s_plan_warns_of_is_said(remote, finished, monkeypatch):
+    plan = finished.plan.model_copy(update={"warnings": ["the router is kept"]})
+    monkeypatch.setattr("quantmill.client.Client.get", lambda self, job_id: finished.model_copy(update={"plan": plan}))
+
+    assert "warning: the router is kept" in remote("job", finished.id).err
+
+
 def test_waiting_for_an_ended_job_gives_its_exit_code(remote, finished):
     canceled = remote(*SUBMIT).out.strip()
     remote("cancel", canceled)
