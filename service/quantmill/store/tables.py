@@ -1,6 +1,7 @@
 """The tables. `migrations/` ends where this module stands; a test holds them together.
 
-Times come from the database's clock. Digests are `sha256:<hex>`. Texts have no length limits: every limit of that kind
+Times come from the database's clock. Digests are `sha256:<hex>`, or `blake3:<hex>` of a unit that
+stands in its artifact's files. Texts have no length limits: every limit of that kind
 has to be migrated away one day.
 """
 

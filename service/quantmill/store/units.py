@@ -19,8 +19,8 @@ from quantmill.store.upsert import upsert
 
 @dataclass(frozen=True)
 class FinishedUnit:
-    """`digest` and `size` are those of the blob that holds the unit's tensors, `carry` is that of the hidden states
-    behind a calibrated block; `findings` are what came of it beside tensors, as JSON."""
+    """`digest` and `size` are those of the unit's tensors as the job's unit store has them, `carry` is the blob of the
+    hidden states behind a calibrated block; `findings` are what came of it beside tensors, as JSON."""
 
     key: str
     digest: str

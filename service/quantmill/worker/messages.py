@@ -59,8 +59,9 @@ class Findings(Message):
 
 
 class FinishedUnit(Message):
-    """A unit that is done: its tensors are in the blob `digest` of the job's own unit store, and what a calibrated
-    block hands to the next one in the blob `carry`."""
+    """A unit that is done: `digest` is that of its tensors in the job's own unit store, sha256 of the blob that they
+    are, or blake3 where they stand in the artifact's files. What a calibrated block hands to the next one is the blob
+    `carry`."""
 
     key: str
     digest: str

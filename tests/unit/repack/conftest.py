@@ -102,31 +102,41 @@ def packed_in_any_order(symmetric=True):
     return make, {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": group}}
 
 
+@pytest.fixture(scope="session")
+def unquantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return MODEL.write(tmp_path_factory.mktemp("unquantized") / "model")
+
+
+def write_quantized(
+    plain: Path, folder: Path, layout: tuple[Make, dict[str, Any]], kept: str = ""
+) -> dict[str, np.ndarray]:
+    """Write `plain` with all Linears but `kept` quantized; gives what their arrays stand for."""
+    make, settings = layout
+    random = np.random.default_rng(0)
+    arrays, values = {}, {}
+    with open_checkpoint(plain) as source:
+        found = [name for name in linears(source.index) if name not in ("lm_head.weight", f"{kept}.weight")]
+        for name, info in source.index.tensors.items():
+            if name in found:
+                parts, values[name] = make(info.shape, random)
+                arrays |= {f"{name.removesuffix('.weight')}.{part}": array for part, array in parts.items()}
+            else:
+                arrays[name] = np.array(source.tensor(name).values)
+    folder.mkdir()
+    for path in plain.iterdir():
+        if path.suffix == ".json" and "safetensors" not in path.name:
+            (folder / path.name).write_bytes(path.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
+    save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
+    return values
+
+
 @pytest.fixture
-def quantized(tmp_path: Path) -> Callable[..., tuple[Path, dict[str, np.ndarray]]]:
+def quantized(unquantized: Path, tmp_path: Path) -> Callable[..., tuple[Path, dict[str, np.ndarray]]]:
     """Writes a checkpoint whose Linears but `kept` are quantized; gives its folder and what their arrays stand for."""
 
     def write(layout: tuple[Make, dict[str, Any]], kept: str = "") -> tuple[Path, dict[str, np.ndarray]]:
-        make, settings = layout
-        plain = MODEL.write(tmp_path / "plain")
-        random = np.random.default_rng(0)
-        arrays, values = {}, {}
-        with open_checkpoint(plain) as source:
-            found = [name for name in linears(source.index) if name not in ("lm_head.weight", f"{kept}.weight")]
-            for name, info in source.index.tensors.items():
-                if name in found:
-                    parts, values[name] = make(info.shape, random)
-                    arrays |= {f"{name.removesuffix('.weight')}.{part}": array for part, array in parts.items()}
-                else:
-                    arrays[name] = np.array(source.tensor(name).values)
-        folder = tmp_path / "source"
-        folder.mkdir()
-        for path in plain.iterdir():
-            if path.suffix == ".json" and "safetensors" not in path.name:
-                (folder / path.name).write_bytes(path.read_bytes())
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
-        save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
-        return folder, values
+        return tmp_path / "source", write_quantized(unquantized, tmp_path / "source", layout, kept)
 
     return write

@@ -20,6 +20,7 @@ from tests.random_models import RANDOM_MODELS, causal
 from tests.unit.repack.nvfp4_files import (
     PARAMS,
     SMALL,
+    Back,
     Tensors,
     as_file,
     back,
@@ -252,8 +253,8 @@ def test_an_expert_less_is_refused(mixture: tuple[Path, Path], tmp_path: Path) -
             compared(folder.path, source)
 
 
-def test_a_file_made_of_the_result_is_the_file(file: Path, tmp_path: Path) -> None:
-    again = as_file(back(file, tmp_path / "back").folder, tmp_path / "again")
+def test_a_file_made_of_the_result_is_the_file(file: Path, made: Back, tmp_path: Path) -> None:
+    again = as_file(made.folder, tmp_path / "again")
 
     first, second = (gguf.GGUFReader(next(each.glob("*.gguf"))).tensors for each in (file, again))
     assert [(each.name, each.data.tobytes()) for each in first] == [(each.name, each.data.tobytes()) for each in second]
@@ -316,8 +317,7 @@ def test_the_plan_says_what_becomes_of_each_tensor(file: Path) -> None:
     assert plan.by_name["output_norm.weight"].output == "model.norm.weight"
 
 
-def test_the_plan_s_sizes_are_the_artifact_s(file: Path, tmp_path: Path) -> None:
-    made = back(file, tmp_path / "back")
+def test_the_plan_s_sizes_are_the_artifact_s(made: Back) -> None:
     assert made.forecast.nbytes == made.plan.nbytes == sum(len(each) for _, each in stored(made.folder).values())
 
 
@@ -329,16 +329,16 @@ def test_a_plan_s_memory_is_enough_for_what_is_repacked_then(tmp_path: Path) -> 
     assert made.forecast.peak_memory_bytes >= made.plan.peak_memory_bytes > 8 * 64 * 1024
 
 
-def test_what_was_compared_is_said(file: Path, tmp_path: Path) -> None:
-    observed = back(file, tmp_path / "back").conversion.observed
+def test_what_was_compared_is_said(made: Back) -> None:
+    observed = made.conversion.observed
     assert (observed["tensors"], observed["matrices in NVFP4"], observed["values that differ"]) == (12, 7, 0)
     assert 0 < observed["largest relative difference where scales are divided first"] < 2.0**-22
 
 
-def test_the_same_file_gives_the_same_bytes(file: Path, made: Path, tmp_path: Path) -> None:
+def test_the_same_file_gives_the_same_bytes(file: Path, made: Back, tmp_path: Path) -> None:
     again = back(file, tmp_path / "back").folder
     assert {path.name: path.read_bytes() for path in again.iterdir()} == {
-        path.name: path.read_bytes() for path in made.iterdir()
+        path.name: path.read_bytes() for path in made.folder.iterdir()
     }
 
 
@@ -733,10 +733,10 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_a_conversion_that_is_off_is_refused_by_name(
-    damage: Callable[[Folder], None], file: Path, made: Path, tmp_path: Path
+    damage: Callable[[Folder], None], file: Path, made: Back, tmp_path: Path
 ) -> None:
     with open_checkpoint(file) as source:
-        folder = Folder(Path(shutil.copytree(made, tmp_path / "damaged")), source)
+        folder = Folder(Path(shutil.copytree(made.folder, tmp_path / "damaged")), source)
         damage(folder)
         folder.save()
 
@@ -744,14 +744,14 @@ def test_a_conversion_that_is_off_is_refused_by_name(
             compared(folder.path, source)
 
 
-def test_one_that_is_not_is_accepted(file: Path, made: Path) -> None:
+def test_one_that_is_not_is_accepted(file: Path, made: Back) -> None:
     with open_checkpoint(file) as source:
-        assert compared(made, source)["values that differ"] == 0
+        assert compared(made.folder, source)["values that differ"] == 0
 
 
 @pytest.fixture(scope="module")
-def made(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return back(file, tmp_path_factory.mktemp("made") / "back").folder
+def made(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Back:
+    return back(file, tmp_path_factory.mktemp("made") / "back")
 
 
 def compared(folder: Path, source: Any) -> Any:

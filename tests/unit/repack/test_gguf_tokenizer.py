@@ -32,6 +32,12 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return in_nvfp4(MODEL.write(folder / "plain"), folder / "nvfp4")
 
 
+@pytest.fixture(scope="module")
+def of_bytes(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with byte-level BPE."""
+    return as_file(plain, tmp_path_factory.mktemp("bytes") / "gguf")
+
+
 def rebuilt(file: Path, folder: Path) -> dict[str, bytes]:
     """The files that are made of the metadata, written to `folder`."""
     with open_checkpoint(file) as checkpoint:
@@ -154,17 +160,17 @@ def pieces(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_tokens_are_put_around_a_text_as_the_file_says(
-    keys: dict[str, Any], around: list[str], plain: Path, tmp_path: Path
+    keys: dict[str, Any], around: list[str], of_bytes: Path, tmp_path: Path
 ) -> None:
-    rebuilt(changed(as_file(plain, tmp_path / "gguf"), tmp_path / "changed", keys), tmp_path / "rebuilt")
+    rebuilt(changed(of_bytes, tmp_path / "changed", keys), tmp_path / "rebuilt")
 
     found = Tokenizer.from_file(str(tmp_path / "rebuilt" / "tokenizer.json"))
     assert found.encode("").tokens == around
     assert found.encode("", "").tokens == 2 * around
 
 
-def test_settings_beside_the_file_are_kept_and_others_are_made(plain: Path, tmp_path: Path) -> None:
-    file = changed(as_file(plain, tmp_path / "gguf"), tmp_path / "alone", {"tokenizer.chat_template": "{{ x }}"})
+def test_settings_beside_the_file_are_kept_and_others_are_made(plain: Path, of_bytes: Path, tmp_path: Path) -> None:
+    file = changed(of_bytes, tmp_path / "alone", {"tokenizer.chat_template": "{{ x }}"})
     whole = beside(file, tmp_path / "whole", plain / "tokenizer_config.json")
 
     alone, kept = rebuilt(file, tmp_path / "a"), rebuilt(whole, tmp_path / "b")

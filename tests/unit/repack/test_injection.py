@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.repack.conftest import MODEL, awq, gptq
+from tests.unit.repack.conftest import awq, gptq, write_quantized
 from tests.unit.repack.nvfp4_files import in_nvfp4
 from tests.unit.verification.folders import (
     FILES,
@@ -40,11 +40,13 @@ WORDS, SCALE, ZEROS = f"{UP}.weight_packed", f"{UP}.weight_scale", f"{UP}.weight
 damage = Damages()
 
 
-@pytest.fixture
-def symmetric(quantized, tmp_path: Path) -> Iterator[Made]:
+@pytest.fixture(scope="module")
+def symmetric(unquantized: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     """A checkpoint of GPTQ's second version."""
-    with open_checkpoint(quantized(gptq(4, version="gptq_v2"))[0]) as checkpoint:
-        yield Made(checkpoint, tmp_path / "made")
+    folder = tmp_path_factory.mktemp("symmetric")
+    write_quantized(unquantized, folder / "source", gptq(4, version="gptq_v2"))
+    with open_checkpoint(folder / "source") as checkpoint:
+        yield Made(checkpoint, folder / "made")
 
 
 @damage(REPACK, "schemes", f"{UP1}: stored as F16, planned as W4", **PACKED)
@@ -218,10 +220,10 @@ of_floats.rows.update({f"nvfp4 stale settings: {name}": (REPACK, FOUR, *rest) fo
 
 
 @pytest.fixture(scope="module")
-def floats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+def floats(unquantized: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     """A checkpoint in NVFP4A16, as a GGUF file becomes one."""
     folder = tmp_path_factory.mktemp("floats")
-    with open_checkpoint(in_nvfp4(MODEL.write(folder / "plain"), folder / "nvfp4")) as checkpoint:
+    with open_checkpoint(in_nvfp4(unquantized, folder / "nvfp4")) as checkpoint:
         yield Made(checkpoint, folder / "made")
 
 

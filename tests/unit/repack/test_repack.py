@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.unit.repack.conftest import MODEL, awq, gptq, in_any_order, packed_in_any_order
+from tests.unit.repack.conftest import awq, gptq, in_any_order, packed_in_any_order
 
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.errors import ParamsRejected, QuantmillError, SourceRejected
@@ -94,8 +94,8 @@ def test_a_quantized_checkpoint_is_read_as_what_it_stands_for(layout, quantized)
 
 
 @pytest.mark.parametrize(("scheme", "to", "back"), [("FP8_NATIVE", "float-quantized", "fp8")])
-def test_blocks_of_fp8_change_their_name_only(scheme, to, back, tmp_path):
-    with open_checkpoint(MODEL.write(tmp_path / "plain")) as checkpoint:
+def test_blocks_of_fp8_change_their_name_only(scheme, to, back, unquantized, tmp_path):
+    with open_checkpoint(unquantized) as checkpoint:
         run = Run(FP8, FP8.params(scheme=scheme), checkpoint)
         run.write(run.quantize(), tmp_path / "source")
 
@@ -256,9 +256,9 @@ def test_what_a_layout_cannot_hold_is_refused_when_it_is_planned(layout, to, rea
         _ = Run(REPACK, REPACK.params(to=to), checkpoint).plan
 
 
-def test_a_plain_source_has_nothing_to_repack(tmp_path):
+def test_a_plain_source_has_nothing_to_repack(unquantized, tmp_path):
     with (
-        open_checkpoint(MODEL.write(tmp_path / "plain")) as checkpoint,
+        open_checkpoint(unquantized) as checkpoint,
         pytest.raises(SourceRejected, match="no quant"),
     ):
         _ = Run(REPACK, REPACK.params(to="gptq"), checkpoint).plan
@@ -387,8 +387,8 @@ def test_a_gguf_file_in_f32_has_the_values_that_integers_stand_for(layout, quant
     [(BNB, {}), (FP8, {"scheme": "FP8_DYNAMIC"}), (GGUF, {"type": "Q4_K_M"}), (HQQ, {})],
     ids=["bnb", "fp8", "gguf", "hqq"],
 )
-def test_a_source_in_blocks_of_fp8_is_read_as_what_it_stands_for(method, params, tmp_path):
-    with open_checkpoint(MODEL.write(tmp_path / "plain")) as checkpoint:
+def test_a_source_in_blocks_of_fp8_is_read_as_what_it_stands_for(method, params, unquantized, tmp_path):
+    with open_checkpoint(unquantized) as checkpoint:
         run = Run(FP8, FP8.params(scheme="FP8_NATIVE"), checkpoint)
         run.write(run.quantize(), tmp_path / "source")
 
@@ -400,8 +400,8 @@ def test_a_source_in_blocks_of_fp8_is_read_as_what_it_stands_for(method, params,
 
 
 @pytest.mark.parametrize("scheme", ["NVFP4A16", "MXFP4A16"])
-def test_four_bit_floats_are_read_as_what_they_stand_for(scheme, tmp_path):
-    with open_checkpoint(MODEL.write(tmp_path / "plain")) as checkpoint:
+def test_four_bit_floats_are_read_as_what_they_stand_for(scheme, unquantized, tmp_path):
+    with open_checkpoint(unquantized) as checkpoint:
         run = Run(FP8, FP8.params(scheme=scheme), checkpoint)
         run.write(run.quantize(), tmp_path / "source")
     expected = {tensor.name: tensor.values for tensor in FP8.read.load()(tmp_path / "source")}
@@ -417,8 +417,8 @@ def test_four_bit_floats_are_read_as_what_they_stand_for(scheme, tmp_path):
 
 
 @pytest.mark.parametrize("size", [None, [], 8, 16.0, True])
-def test_packed_floats_in_other_groups_are_refused(size, tmp_path):
-    with open_checkpoint(MODEL.write(tmp_path / "plain")) as checkpoint:
+def test_packed_floats_in_other_groups_are_refused(size, unquantized, tmp_path):
+    with open_checkpoint(unquantized) as checkpoint:
         run = Run(FP8, FP8.params(scheme="MXFP4A16"), checkpoint)
         run.write(run.quantize(), tmp_path / "source")
     config = json.loads((tmp_path / "source/config.json").read_text())
@@ -429,8 +429,8 @@ def test_packed_floats_in_other_groups_are_refused(size, tmp_path):
         open_checkpoint(tmp_path / "source")
 
 
-def test_mxfp4_loses_nothing_in_ggufs_mxfp4(tmp_path):
-    with open_checkpoint(MODEL.write(tmp_path / "plain")) as checkpoint:
+def test_mxfp4_loses_nothing_in_ggufs_mxfp4(unquantized, tmp_path):
+    with open_checkpoint(unquantized) as checkpoint:
         run = Run(FP8, FP8.params(scheme="MXFP4A16"), checkpoint)
         run.write(run.quantize(), tmp_path / "source")
 
