@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from quantmill.contract import InputPath
 from quantmill_onnx.versions import LATEST, RUNTIMES, RuntimeVersion
@@ -15,6 +15,11 @@ BlockSize = Literal[16, 32, 64, 128, 256]
 
 GATE = r"^(cosine|pooled)\.(mean|min) *>= *(0?\.[0-9]{1,9})$"  # measure, statistic, limit; as JSON Schema has patterns
 GateText = Annotated[str, Field(pattern=GATE)]
+
+
+def _named(version: Any) -> Any:
+    """A version's name for its number, as which `--set runtime=1.20` is read: there is no 1.2."""
+    return next((name for name in RUNTIMES if isinstance(version, float) and version == float(name)), version)
 
 
 class OnnxParams(BaseModel):
@@ -75,7 +80,7 @@ class OnnxParams(BaseModel):
         description="dynamic, static: the processor. avx2 (without VNNI) adds two products in 16 bits, which 8-bit "
         "weights can overflow.",
     )
-    runtime: RuntimeVersion = Field(
+    runtime: Annotated[RuntimeVersion, BeforeValidator(_named)] = Field(
         default=LATEST,
         description="The oldest ONNX Runtime that is to load the artifact: a graph of a later opset is refused, the IR "
         "version lowered to what it takes.",

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from tests.onnx_models import SmallModel, one_product, save
 
 from quantmill.checkpoints import open_checkpoint
+from quantmill.cli.options import parse_sets
 from quantmill.contract.errors import ParamsRejected, SourceRejected
 from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.contract.tensors import Plan
@@ -127,6 +128,17 @@ def test_an_opset_that_the_runtime_does_not_know_is_refused(tmp_path: Path, runt
 def test_blocks_that_the_runtime_does_not_know_are_refused(runtime: Any, bits: Any, least: str) -> None:
     with pytest.raises(ValidationError, match=f"MatMulNBits of {bits} bits from {least} on"):
         OnnxParams(mode="weight_only", weight_bits=bits, runtime=runtime)
+
+
+@pytest.mark.parametrize("runtime", ["1.15", "1.20", "1.31"])
+def test_a_version_may_be_the_number_that_a_command_line_makes_of_it(runtime: str) -> None:
+    assert OnnxParams(**parse_sets([f"runtime={runtime}"])).runtime == runtime
+
+
+@pytest.mark.parametrize("version", [1.14, 1.2001, 1, True, float("nan")])
+def test_other_numbers_are_no_versions(version: Any) -> None:
+    with pytest.raises(ValidationError, match="runtime"):
+        OnnxParams(runtime=version)
 
 
 def test_every_version_of_the_runtime_can_be_named() -> None:
