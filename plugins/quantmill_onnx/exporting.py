@@ -8,6 +8,7 @@ past_key_values.N.key and present.N.key; positions follow from the mask, so that
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import warnings
 from ast import literal_eval
@@ -82,17 +83,25 @@ def _require_libraries() -> None:
 
 @contextmanager
 def _quiet(threads: int) -> Iterator[None]:
-    """torch on so many threads, and without the exporter's warnings of its own parts."""
+    """torch on so many threads, and without the exporter's warnings of its own parts or transformers' bars."""
     import torch
+    import transformers
 
-    before = torch.get_num_threads()
+    bars: Any = transformers.utils.logging
+    exporter = logging.getLogger("torch.onnx")
+    before, level, shown = torch.get_num_threads(), exporter.level, bars.is_progress_bar_enabled()
     torch.set_num_threads(threads)
+    exporter.setLevel(logging.ERROR)
+    bars.disable_progress_bar()
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         torch.set_num_threads(before)
+        exporter.setLevel(level)
+        if shown:
+            bars.enable_progress_bar()
 
 
 @contextmanager

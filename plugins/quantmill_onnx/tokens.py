@@ -35,6 +35,6 @@ class TokenSamples:
 def require_text(index: ModelIndex, graph: OnnxGraph) -> None:
     """Raises ParamsRejected where a text cannot be turned into what the graph takes, saying why."""
     for what in foreign_inputs(graph):
-        reject(f"{what}; give them as an .npz file")
+        reject(f"{what}; give its inputs as an .npz file, or, of a model of images, a folder of these")
     if TOKENIZER not in index.files:
         reject(NO_TOKENIZER)

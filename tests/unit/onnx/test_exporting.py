@@ -67,12 +67,15 @@ def converted(source: Path, folder: Path) -> dict[str, Any]:
         return dict(convert(MemorySession(checkpoint, plan), OnnxParams(), folder).observed)
 
 
-def test_the_opset_is_one_that_the_runtime_takes(sources: Path, tmp_path: Path) -> None:
+def test_the_opset_is_one_that_the_runtime_takes_and_nothing_is_printed(
+    sources: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     params = OnnxParams(runtime="1.16")
     with open_checkpoint(sources / "convolutions") as checkpoint:
         plan = ONNX.plan.load()(checkpoint.index, params)
         convert(MemorySession(checkpoint, plan), params, tmp_path)
 
+    assert capfd.readouterr() == ("", "")
     assert "opset 19" in plan.converts
     assert [each.version for each in onnx.load(str(tmp_path / "model.onnx")).opset_import if not each.domain] == [19]
 
