@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from tests.unit.fp8.mixtures import FAMILIES, write
-from tests.unit.verification.folders import Folder
+from tests.unit.verification.folders import Array, Folder
 
 from quantmill.checkpoints import open_checkpoint
 from quantmill.contract.errors import ParamsRejected, SourceRejected, VerificationFailed
@@ -202,6 +203,22 @@ def test_experts_that_are_skipped_are_stored_one_by_one_and_named_to_consumers(
         gate, up = np.split(source.values(GATE_UP), 2, axis=1)
         for name, values in (("gate", gate), ("up", up), ("down", source.values(DOWN))):
             assert found.values(f"{EXPERTS}.1.{name}_proj.weight").tobytes() == values[1].tobytes()
+
+
+def test_a_header_of_many_experts_that_are_skipped_is_not_too_large_for_its_artifact(
+    sources: Callable[..., Path], tmp_path: Path
+) -> None:
+    many = {GATE_UP: (300, 16, 128), DOWN: (300, 128, 8)}
+    source = Path(shutil.copytree(sources(), tmp_path / "source"))
+    with open_checkpoint(source) as checkpoint:
+        folder = Folder(source, checkpoint)
+        for name, shape in many.items():
+            folder.arrays[name] = Array("BF16", [*shape], np.zeros(shape, ml_dtypes.bfloat16))
+        folder.save()
+
+    artifact = quantized(source, tmp_path / "artifact", skip_modules=["lm_head", "*.experts.*"])
+
+    assert sum(name.startswith(f"{EXPERTS}.") for name in arrays(artifact)) == 3 * 300
 
 
 def test_experts_of_llama_4_that_are_skipped_stay_as_the_source_has_them(

@@ -117,7 +117,9 @@ def write(folder: Path, changes: Mapping[str, np.ndarray | None]) -> None:
 def failed_checks(checkpoint: Checkpoint, artifact: Path, plan: Plan = PLAN, method: Method = METHOD) -> dict[str, str]:
     with pytest.raises(VerificationFailed) as failed:
         verify(checkpoint, plan, method, NoParams(), artifact)
-    return {check["name"]: check["detail"] for check in failed.value.fields["failed"]}
+    failures = failed.value.fields["failed"]
+    assert failed.value.detail.startswith(failures[0]["name"])  # what is wrong at all is the problem's title
+    return {check["name"]: check["detail"] for check in failures}
 
 
 def test_a_right_artifact_passes_every_check(checkpoint: Checkpoint, artifact: Path) -> None:
