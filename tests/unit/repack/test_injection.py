@@ -11,7 +11,6 @@ import pytest
 from tests.unit.repack.conftest import awq, gptq, write_quantized
 from tests.unit.repack.nvfp4_files import in_nvfp4
 from tests.unit.verification.folders import (
-    FILES,
     OF_THE_MODEL,
     QC,
     Array,
@@ -19,10 +18,10 @@ from tests.unit.verification.folders import (
     Damages,
     Folder,
     Made,
-    assert_damage_is_refused,
-    assert_other_files_are_refused,
     assert_refused,
+    damage_is_refused,
     drop,
+    other_files_are_refused,
     set_key,
     shuffled,
     store_unquantized,
@@ -30,7 +29,6 @@ from tests.unit.verification.folders import (
 )
 
 from quantmill.checkpoints import open_checkpoint
-from quantmill.contract.method import Method
 from quantmill_repack.plugin import REPACK
 
 PACKED: Mapping[str, Any] = {"to": "pack-quantized"}
@@ -149,17 +147,7 @@ damage.rows.update(
 )
 
 
-@pytest.mark.parametrize(("method", "params", "edit", "check", "named"), damage.rows.values(), ids=damage.rows)
-def test_a_damaged_folder_is_refused_by_the_check_that_names_it(
-    symmetric: Made,
-    tmp_path: Path,
-    method: Method,
-    params: Mapping[str, Any],
-    edit: Damage,
-    check: str,
-    named: str,
-) -> None:
-    assert_damage_is_refused(symmetric, tmp_path / "artifact", method, params, edit, check, named)
+test_a_damaged_folder_is_refused_by_the_check_that_names_it = damage_is_refused(damage, "symmetric")
 
 
 def test_zero_points_of_awq_that_are_one_off_are_refused(quantized, tmp_path: Path) -> None:
@@ -227,15 +215,5 @@ def floats(unquantized: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield Made(checkpoint, folder / "made")
 
 
-@pytest.mark.parametrize(("method", "params", "edit", "check", "named"), of_floats.rows.values(), ids=of_floats.rows)
-def test_a_damaged_folder_in_nvfp4_is_refused_by_the_check_that_names_it(
-    floats: Made, tmp_path: Path, method: Method, params: Mapping[str, Any], edit: Damage, check: str, named: str
-) -> None:
-    assert_damage_is_refused(floats, tmp_path / "artifact", method, params, edit, check, named)
-
-
-@pytest.mark.parametrize(("edit", "check", "named"), FILES.values(), ids=FILES)
-def test_a_folder_with_other_files_is_refused(
-    symmetric: Made, tmp_path: Path, edit: Damage, check: str, named: str
-) -> None:
-    assert_other_files_are_refused(symmetric, tmp_path / "artifact", REPACK, PACKED, edit, check, named)
+test_a_damaged_folder_in_nvfp4_is_refused_by_the_check_that_names_it = damage_is_refused(of_floats, "floats")
+test_a_folder_with_other_files_is_refused = other_files_are_refused("symmetric", PACKED, REPACK)

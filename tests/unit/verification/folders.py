@@ -11,9 +11,11 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 
 from quantmill.calibration.engine import calibrate
 from quantmill.checkpoints import Checkpoint
+from quantmill.contract import model_folder
 from quantmill.contract.errors import VerificationFailed
 from quantmill.contract.method import Method
 from quantmill.contract.tensors import QuantizedTensor
@@ -152,35 +154,69 @@ def assert_refused(found: Mapping[str, str], check: str, named: str) -> None:
     assert named in found[check]
 
 
-def assert_damage_is_refused(
-    made: Made, folder: Path, method: Method, params: Mapping[str, Any], edit: Damage, check: str, named: str
-) -> None:
-    """A copy of the artifact in `folder`, with the arrays or settings changed, fails the check that names it."""
-    copy = made.copy(method, params, folder)
-    edit(copy)
-    copy.save()
+def damage_is_refused(damage: Damages, made: str) -> Callable[..., None]:
+    """A test for each row of the table: a copy of the artifact, with the arrays or settings changed, fails the check
+    that names it. `made` is the name of a fixture, a Made."""
 
-    assert_refused(made.failed_checks(method, params, copy.path), check, named)
+    @pytest.mark.parametrize(("method", "params", "edit", "check", "named"), damage.rows.values(), ids=damage.rows)
+    def test(
+        request: pytest.FixtureRequest,
+        tmp_path: Path,
+        method: Method,
+        params: Mapping[str, Any],
+        edit: Damage,
+        check: str,
+        named: str,
+    ) -> None:
+        source: Made = request.getfixturevalue(made)
+        copy = source.copy(method, params, tmp_path / "artifact")
+        edit(copy)
+        copy.save()
+
+        assert_refused(source.failed_checks(method, params, copy.path), check, named)
+
+    return test
 
 
-def assert_other_files_are_refused(
-    made: Made, folder: Path, method: Method, params: Mapping[str, Any], edit: Damage, check: str, named: str
-) -> None:
-    """The same of a change to the folder's files, which nothing writes again."""
-    copy = made.copy(method, params, folder)
-    edit(copy)
+def other_files_are_refused(made: str, params: Mapping[str, Any], *methods: Method) -> Callable[..., None]:
+    """The same of changes to the folder's files, which nothing writes again."""
 
-    assert_refused(made.failed_checks(method, params, copy.path), check, named)
+    @pytest.mark.parametrize("method", methods, ids=lambda method: method.name)
+    @pytest.mark.parametrize(("edit", "check", "named"), FILES.values(), ids=FILES)
+    def test(
+        request: pytest.FixtureRequest, tmp_path: Path, method: Method, edit: Damage, check: str, named: str
+    ) -> None:
+        source: Made = request.getfixturevalue(made)
+        copy = source.copy(method, params, tmp_path / "artifact")
+        edit(copy)
+
+        assert_refused(source.failed_checks(method, params, copy.path), check, named)
+
+    return test
 
 
-def assert_damaged_shards_are_refused(made: Made, folder: Path, method: Method, edit: Callable[[Path], None]) -> None:
-    """An artifact passes, and is not readable after the edit. The caller makes shards small enough for several."""
-    made.write(method, {}, folder)
-    assert made.failed_checks(method, {}, folder) == {}
+def damaged_shards_are_refused(made: str, shard_bytes: int, *methods: Method) -> Callable[..., None]:
+    """An artifact of several shards passes, and is not readable after the edit."""
 
-    edit(folder)
+    @pytest.mark.parametrize("method", methods, ids=lambda method: method.name)
+    @pytest.mark.parametrize("edit", OF_SHARDS)
+    def test(
+        request: pytest.FixtureRequest,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        method: Method,
+        edit: Callable[[Path], None],
+    ) -> None:
+        monkeypatch.setattr(model_folder, "SHARD_BYTES", shard_bytes)
+        source: Made = request.getfixturevalue(made)
+        source.write(method, {}, tmp_path / "artifact")
+        assert source.failed_checks(method, {}, tmp_path / "artifact") == {}
 
-    assert "readable" in made.failed_checks(method, {}, folder)
+        edit(tmp_path / "artifact")
+
+        assert "readable" in source.failed_checks(method, {}, tmp_path / "artifact")
+
+    return test
 
 
 def swap(values: np.ndarray, a: Any, b: Any) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from tests.unit.awq.given import quantized
 from tests.unit.verification.folders import (
-    FILES,
     OF_THE_MODEL,
     QC,
     Array,
@@ -18,10 +17,10 @@ from tests.unit.verification.folders import (
     Damages,
     Folder,
     Made,
-    assert_damage_is_refused,
-    assert_other_files_are_refused,
+    damage_is_refused,
     drop,
     extremes,
+    other_files_are_refused,
     relabel,
     set_key,
     shuffled,
@@ -30,7 +29,6 @@ from tests.unit.verification.folders import (
 )
 
 from quantmill.checkpoints import open_checkpoint
-from quantmill.contract.method import Method
 from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.verification import verify
 from quantmill_awq.plugin import AWQ
@@ -384,15 +382,5 @@ damage.rows.update(
 )
 
 
-@pytest.mark.parametrize(("method", "params", "edit", "check", "named"), damage.rows.values(), ids=damage.rows)
-def test_a_damaged_folder_is_refused_by_the_check_that_names_it(
-    small: Made, tmp_path: Path, method: Method, params: Mapping[str, Any], edit: Damage, check: str, named: str
-) -> None:
-    assert_damage_is_refused(small, tmp_path / "artifact", method, params, edit, check, named)
-
-
-@pytest.mark.parametrize(("edit", "check", "named"), FILES.values(), ids=FILES)
-def test_a_folder_with_other_files_is_refused(
-    small: Made, tmp_path: Path, edit: Damage, check: str, named: str
-) -> None:
-    assert_other_files_are_refused(small, tmp_path / "artifact", AWQ, GEMM, edit, check, named)
+test_a_damaged_folder_is_refused_by_the_check_that_names_it = damage_is_refused(damage, "small")
+test_a_folder_with_other_files_is_refused = other_files_are_refused("small", GEMM, AWQ)

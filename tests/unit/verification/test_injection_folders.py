@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,8 +11,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 from tests.unit.verification.folders import (
-    FILES,
-    OF_SHARDS,
     OF_THE_MODEL,
     QC,
     Array,
@@ -20,11 +18,11 @@ from tests.unit.verification.folders import (
     Damages,
     Folder,
     Made,
-    assert_damage_is_refused,
-    assert_damaged_shards_are_refused,
-    assert_other_files_are_refused,
+    damage_is_refused,
+    damaged_shards_are_refused,
     drop,
     extremes,
+    other_files_are_refused,
     relabel,
     set_key,
     shuffled,
@@ -33,7 +31,6 @@ from tests.unit.verification.folders import (
 )
 
 from quantmill.checkpoints import open_checkpoint
-from quantmill.contract import model_folder
 from quantmill.contract.method import Method
 from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.verification import verify
@@ -648,34 +645,6 @@ damage.rows.update({f"{method.name} {name}": (method, params, *rest) for method,
 damage.rows.update({f"{m.name} {name}": (m, {}, *rest) for m in (BNB, FP8) for name, rest in OF_THE_MODEL.items()})
 
 
-@pytest.mark.parametrize(("method", "params", "edit", "check", "named"), damage.rows.values(), ids=damage.rows)
-def test_a_damaged_folder_is_refused_by_the_check_that_names_it(
-    plain: Made,
-    tmp_path: Path,
-    method: Method,
-    params: Mapping[str, Any],
-    edit: Damage,
-    check: str,
-    named: str,
-) -> None:
-    assert_damage_is_refused(plain, tmp_path / "artifact", method, params, edit, check, named)
-
-
-@pytest.mark.parametrize("method", [BNB, FP8], ids=lambda method: method.name)
-@pytest.mark.parametrize(("edit", "check", "named"), FILES.values(), ids=FILES)
-def test_a_folder_with_other_files_is_refused(
-    plain: Made, tmp_path: Path, method: Method, edit: Damage, check: str, named: str
-) -> None:
-    assert_other_files_are_refused(plain, tmp_path / "artifact", method, {}, edit, check, named)
-
-
-# Shards
-
-
-@pytest.mark.parametrize("method", [BNB, FP8], ids=lambda method: method.name)
-@pytest.mark.parametrize("edit", OF_SHARDS)
-def test_damaged_shards_are_refused(
-    plain: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Method, edit: Callable[[Path], None]
-) -> None:
-    monkeypatch.setattr(model_folder, "SHARD_BYTES", 700_000)
-    assert_damaged_shards_are_refused(plain, tmp_path / "artifact", method, edit)
+test_a_damaged_folder_is_refused_by_the_check_that_names_it = damage_is_refused(damage, "plain")
+test_a_folder_with_other_files_is_refused = other_files_are_refused("plain", {}, BNB, FP8)
+test_damaged_shards_are_refused = damaged_shards_are_refused("plain", 700_000, BNB, FP8)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.unit.verification.folders import (
-    FILES,
-    OF_SHARDS,
     OF_THE_MODEL,
     QC,
     Array,
@@ -19,11 +17,11 @@ from tests.unit.verification.folders import (
     Damages,
     Folder,
     Made,
-    assert_damage_is_refused,
-    assert_damaged_shards_are_refused,
-    assert_other_files_are_refused,
+    damage_is_refused,
+    damaged_shards_are_refused,
     drop,
     extremes,
+    other_files_are_refused,
     relabel,
     set_key,
     shuffled,
@@ -32,8 +30,6 @@ from tests.unit.verification.folders import (
 )
 
 from quantmill.checkpoints import open_checkpoint
-from quantmill.contract import model_folder
-from quantmill.contract.method import Method
 from quantmill.contract.model_folder import kept_tensor
 from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.contract.tensors import QuantizedTensor
@@ -569,29 +565,6 @@ damage.rows.update({f"gptq stale settings: {name}": (GPTQ, *rest) for name, rest
 damage.rows.update({f"gptq {name}": (GPTQ, {}, *rest) for name, rest in OF_THE_MODEL.items()})
 
 
-@pytest.mark.parametrize(("method", "params", "edit", "check", "named"), damage.rows.values(), ids=damage.rows)
-def test_a_damaged_folder_is_refused_by_the_check_that_names_it(
-    small: Made,
-    tmp_path: Path,
-    method: Method,
-    params: Mapping[str, Any],
-    edit: Damage,
-    check: str,
-    named: str,
-) -> None:
-    assert_damage_is_refused(small, tmp_path / "artifact", method, params, edit, check, named)
-
-
-@pytest.mark.parametrize(("edit", "check", "named"), FILES.values(), ids=FILES)
-def test_a_folder_with_other_files_is_refused(
-    small: Made, tmp_path: Path, edit: Damage, check: str, named: str
-) -> None:
-    assert_other_files_are_refused(small, tmp_path / "artifact", GPTQ, {}, edit, check, named)
-
-
-@pytest.mark.parametrize("edit", OF_SHARDS)
-def test_damaged_shards_are_refused(
-    small: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: Callable[[Path], None]
-) -> None:
-    monkeypatch.setattr(model_folder, "SHARD_BYTES", 120_000)
-    assert_damaged_shards_are_refused(small, tmp_path / "artifact", GPTQ, edit)
+test_a_damaged_folder_is_refused_by_the_check_that_names_it = damage_is_refused(damage, "small")
+test_a_folder_with_other_files_is_refused = other_files_are_refused("small", {}, GPTQ)
+test_damaged_shards_are_refused = damaged_shards_are_refused("small", 120_000, GPTQ)

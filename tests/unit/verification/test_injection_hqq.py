@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.unit.verification.folders import (
-    FILES,
-    OF_SHARDS,
     OF_THE_MODEL,
     QC,
     Array,
@@ -18,11 +16,11 @@ from tests.unit.verification.folders import (
     Damages,
     Folder,
     Made,
-    assert_damage_is_refused,
-    assert_damaged_shards_are_refused,
-    assert_other_files_are_refused,
+    damage_is_refused,
+    damaged_shards_are_refused,
     drop,
     extremes,
+    other_files_are_refused,
     set_key,
     shuffled,
     store_unquantized,
@@ -30,8 +28,6 @@ from tests.unit.verification.folders import (
 )
 
 from quantmill.checkpoints import open_checkpoint
-from quantmill.contract import model_folder
-from quantmill.contract.method import Method
 from quantmill.contract.synthetic import SyntheticLlama
 from quantmill.verification import verify
 from quantmill_hqq.plugin import HQQ
@@ -513,29 +509,6 @@ damage.rows.update({f"hqq stale settings: {name}": (HQQ, *rest) for name, rest i
 damage.rows.update({f"hqq {name}": (HQQ, {}, *rest) for name, rest in OF_THE_MODEL.items()})
 
 
-@pytest.mark.parametrize(("method", "params", "edit", "check", "named"), damage.rows.values(), ids=damage.rows)
-def test_a_damaged_folder_is_refused_by_the_check_that_names_it(
-    small: Made,
-    tmp_path: Path,
-    method: Method,
-    params: Mapping[str, Any],
-    edit: Damage,
-    check: str,
-    named: str,
-) -> None:
-    assert_damage_is_refused(small, tmp_path / "artifact", method, params, edit, check, named)
-
-
-@pytest.mark.parametrize(("edit", "check", "named"), FILES.values(), ids=FILES)
-def test_a_folder_with_other_files_is_refused(
-    small: Made, tmp_path: Path, edit: Damage, check: str, named: str
-) -> None:
-    assert_other_files_are_refused(small, tmp_path / "artifact", HQQ, {}, edit, check, named)
-
-
-@pytest.mark.parametrize("edit", OF_SHARDS)
-def test_damaged_shards_are_refused(
-    small: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: Callable[[Path], None]
-) -> None:
-    monkeypatch.setattr(model_folder, "SHARD_BYTES", 120_000)
-    assert_damaged_shards_are_refused(small, tmp_path / "artifact", HQQ, edit)
+test_a_damaged_folder_is_refused_by_the_check_that_names_it = damage_is_refused(damage, "small")
+test_a_folder_with_other_files_is_refused = other_files_are_refused("small", {}, HQQ)
+test_damaged_shards_are_refused = damaged_shards_are_refused("small", 120_000, HQQ)
