@@ -7,7 +7,9 @@ from math import prod
 import numpy as np
 
 from quantmill.contract import protobuf
+from quantmill.contract.errors import SourceRejected
 from quantmill.contract.onnx import OnnxGraph
+from quantmill.contract.strictjson import shown
 from quantmill.contract.tensors import FloatArray
 
 FLOAT = 1  # TensorProto.DataType
@@ -23,18 +25,14 @@ class Constants:
         self._makers = {name: node for node in graph.nodes if node.op_type == "Constant" for name in node.outputs}
 
     def floats(self, name: str) -> FloatArray | None:
-        """(values,) of a float32 constant; None where it is none."""
-        data, dims, dtype, values = memoryview(self._tensor(name)), list[int](), 0, b""
-        for each in protobuf.fields(data):
-            if each.number == 1:
-                dims += protobuf.integers(data, each)
-            elif each.number == 2:
-                dtype = each.value
-            elif each.number in (FLOAT_DATA, RAW_DATA):
-                values += bytes(data[each.begin : each.end])
-        if dtype != FLOAT or len(values) != 4 * prod(dims):
-            return None
-        return np.frombuffer(values, "<f4")
+        """(values,) of a float32 constant of one dimension or none; None where it is none of these.
+
+        Raises SourceRejected for one that is damaged.
+        """
+        try:
+            return _floats(self._tensor(name))
+        except ValueError as error:
+            raise SourceRejected(f"the constant {shown(name)} is damaged: {error}", name=name) from error
 
     def _tensor(self, name: str) -> bytes:
         if name not in self._makers:
@@ -46,3 +44,18 @@ class Constants:
                     if each.number == TENSOR and each.wire == protobuf.BYTES:
                         return bytes(data[each.begin : each.end])
         return b""
+
+
+def _floats(tensor: bytes) -> FloatArray | None:
+    data, dims, dtype, values = memoryview(tensor), list[int](), 0, list[memoryview]()
+    for each in protobuf.fields(data):
+        if each.number == 1:
+            dims += protobuf.integers(data, each)
+        elif each.number == 2:
+            dtype = each.value
+        elif each.number in (FLOAT_DATA, RAW_DATA):
+            values.append(data[each.begin : each.end])
+    stored = b"".join(values)
+    if dtype != FLOAT or len(dims) > 1 or len(stored) != 4 * prod(dims):
+        return None
+    return np.frombuffer(stored, "<f4")

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from tests.onnx_models import array, fused, run, save
 
 from quantmill.checkpoints import open_checkpoint
-from quantmill.contract.errors import VerificationFailed
+from quantmill.contract.errors import SourceRejected, VerificationFailed
 from quantmill.contract.tensors import Plan
 from quantmill.contract.testing import Run
 from quantmill.verification.compare import compare
@@ -304,6 +304,19 @@ def test_a_clip_that_no_range_of_codes_stands_for_stays(tmp_path: Path, images: 
 
     assert problems == []
     assert [node.op_type for node in onnx.load(str(folder / "model.onnx")).graph.node].count("Clip") == 2
+
+
+def test_a_constant_that_is_damaged_is_refused_by_name(tmp_path: Path) -> None:
+    data = clipped(0, 6, as_nodes=True).SerializeToString()
+    tensor = numpy_helper.from_array(np.array(6, np.float32)).SerializeToString()
+    folder = save(clipped(0, 6), tmp_path / "source")
+    (folder / "model.onnx").write_bytes(data.replace(tensor, b"\x4a\x7f" + tensor[2:]))
+
+    with (
+        open_checkpoint(folder) as checkpoint,
+        pytest.raises(SourceRejected, match="the constant 'high' is damaged: a field at byte 0 claims 127 bytes"),
+    ):
+        ONNX.plan.load()(checkpoint.index, ONNX.params(mode="static"))
 
 
 def test_a_clip_whose_end_is_computed_stays(tmp_path: Path, images: str) -> None:
