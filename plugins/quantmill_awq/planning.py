@@ -77,12 +77,13 @@ def _check_divides(linear: Linear, params: AwqParams) -> None:
         message = f"{where}, and {params.group_size} does not divide its {inputs} inputs"
         raise ParamsRejected(
             f"{message}; choose another group_size or name the module in skip_modules",
-            [{"pointer": "/group_size", "code": code, "message": message}],
+            [{"pointer": "/params/group_size", "code": code, "message": message}],
         )
     if inputs % WORD or (params.format == "gemm" and outputs % WORD):
         message = f"{where}; format {params.format} needs multiples of {WORD}"
         raise ParamsRejected(
-            f"{message}: name the module in skip_modules", [{"pointer": "/format", "code": code, "message": message}]
+            f"{message}: name the module in skip_modules",
+            [{"pointer": "/params/format", "code": code, "message": message}],
         )
 
 

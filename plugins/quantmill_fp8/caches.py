@@ -78,5 +78,6 @@ def _covered(found: Statistics, percentile: float, name: str) -> float:
 
 def _rejected(code: str, message: str, remedy: str) -> ParamsRejected:
     return ParamsRejected(
-        f"kv_cache_scheme: {message}; {remedy}", [{"pointer": "/kv_cache_scheme", "code": code, "message": message}]
+        f"kv_cache_scheme: {message}; {remedy}",
+        [{"pointer": "/params/kv_cache_scheme", "code": code, "message": message}],
     )

@@ -133,7 +133,7 @@ def _check_blocks(plan: Plan, index: ModelIndex) -> None:
             message = f"{kept[0]} is kept without the other tensor of its experts, which engines need in one scheme"
             raise ParamsRejected(
                 f"{message}; name both or none in skip_modules",
-                [{"pointer": "/skip_modules", "code": "torn_apart", "message": message}],
+                [{"pointer": "/params/skip_modules", "code": "torn_apart", "message": message}],
             )
 
 

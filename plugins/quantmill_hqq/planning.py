@@ -48,7 +48,9 @@ def _row(linear: Linear, params: HqqParams) -> TensorPlan | str:
     grouping = Grouping.of(linear.module, info.shape, params)
     for problem in _problems(grouping, params):
         message = f"{linear.module} is {info.shape[0]} x {info.shape[1]}: {problem}"
-        raise _rejected("/group_size", "indivisible", message, "choose another group_size or name it in skip_modules")
+        raise _rejected(
+            "/params/group_size", "indivisible", message, "choose another group_size or name it in skip_modules"
+        )
     row = TensorPlan(info.name, info.shape, info.dtype, "quantize", grouping.label(params), info.name, 0)
     return replace(row, nbytes=sum(part.nbytes for part in parts_of(row, params)))
 
@@ -76,7 +78,7 @@ def _check_overrides(params: HqqParams, modules: Collection[str]) -> None:
     owners: dict[str, str] = {}
     for pattern, settings in params.overrides.items():
         found = [module for module in modules if fnmatchcase(module, pattern)]
-        pointer = f"/overrides/{pattern}"
+        pointer = f"/params/overrides/{pattern}"
         if not found:
             raise _rejected(pointer, "matches_nothing", f"{pattern!r} matches no Linear of this model")
         for module in found:
@@ -94,7 +96,7 @@ def _check_skipped_names(planned: Plan, index: ModelIndex, params: HqqParams) ->
             for name in kept:
                 if name in row.name.removesuffix(".weight"):
                     message = f"{name} is not quantized, and transformers would skip {row.name} with it"
-                    raise _rejected("/skip_modules", "ambiguous", message, "name both or none in skip_modules")
+                    raise _rejected("/params/skip_modules", "ambiguous", message, "name both or none in skip_modules")
 
 
 def _check_fused(planned: Plan, index: ModelIndex, params: HqqParams) -> None:
@@ -105,7 +107,7 @@ def _check_fused(planned: Plan, index: ModelIndex, params: HqqParams) -> None:
         if len(schemes) > 1:
             names = ", ".join(f"{row.name.removesuffix('.weight')} {row.scheme}" for row in rows)
             message = f"vLLM computes these in one product, with one scheme: {names}"
-            raise _rejected("/overrides", "fused", message, "give them the same settings, or skip all of them")
+            raise _rejected("/params/overrides", "fused", message, "give them the same settings, or skip all of them")
 
 
 def _rejected(pointer: str, code: str, message: str, remedy: str = "") -> ParamsRejected:

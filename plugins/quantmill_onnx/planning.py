@@ -271,5 +271,5 @@ def _check_patterns(graph: OnnxGraph, params: OnnxParams) -> None:
         if not any(fnmatchcase(node.label, pattern) for node in graph.nodes):
             message = f"{pattern!r} matches no node of this graph"
             raise ParamsRejected(
-                f"onnx: {message}", [{"pointer": "/exclude", "code": "matches_nothing", "message": message}]
+                f"onnx: {message}", [{"pointer": "/params/exclude", "code": "matches_nothing", "message": message}]
             )

@@ -130,6 +130,24 @@ def test_no_function_is_too_long_to_be_read_at_once(sources: list[Source]) -> No
     assert long == []
 
 
+def test_plugins_point_at_parameters_as_a_request_has_them(sources: list[Source]) -> None:
+    ours = ((source, node) for source, node in nodes(sources) if source.shown.startswith("plugins/"))
+    values = (
+        (source, value)
+        for source, node in ours
+        if isinstance(node, ast.Dict)
+        for key, value in zip(node.keys, node.values, strict=True)
+        if isinstance(key, ast.Constant) and key.value == "pointer"
+    )
+    starts = ((source, each, each.values[0] if isinstance(each, ast.JoinedStr) else each) for source, each in values)
+    astray = [
+        at(source, each)
+        for source, each, start in starts
+        if isinstance(start, ast.Constant) and not str(start.value).startswith("/params/")
+    ]
+    assert astray == []
+
+
 def test_no_module_is_a_drawer_for_what_has_no_place(sources: list[Source]) -> None:
     drawers = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers"}
 

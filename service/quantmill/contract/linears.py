@@ -240,5 +240,5 @@ def _check_patterns(skip_modules: Sequence[str], modules: Collection[str]) -> No
         message = f"{pattern!r} matches no Linear of this model"
         raise ParamsRejected(
             f"skip_modules: {message}",
-            [{"pointer": f"/skip_modules/{position}", "code": "matches_nothing", "message": message}],
+            [{"pointer": f"/params/skip_modules/{position}", "code": "matches_nothing", "message": message}],
         )

@@ -178,8 +178,8 @@ def test_one_expert_is_in_memory_at_a_time(sources: Callable[..., Path]) -> None
     ("architecture", "params", "pointer", "message"),
     [
         ("Llama4ForCausalLM", {"scheme": "FP8"}, "/params/scheme", "whose inputs calibration does not tell apart"),
-        (QWEN, {"skip_modules": ["*.expert.*"]}, "/skip_modules/0", "matches no Linear"),
-        (QWEN, {"skip_modules": [DOWN]}, "/skip_modules", "down_proj is kept without the other tensor"),
+        (QWEN, {"skip_modules": ["*.expert.*"]}, "/params/skip_modules/0", "matches no Linear"),
+        (QWEN, {"skip_modules": [DOWN]}, "/params/skip_modules", "down_proj is kept without the other tensor"),
     ],
 )
 def test_what_cannot_be_is_refused_when_it_is_planned(
