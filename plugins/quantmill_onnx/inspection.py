@@ -127,20 +127,34 @@ def _operators(artifact: Artifact, graph: OnnxGraph, plan: Plan, params: OnnxPar
     quantized = {row.name for row in plan.tensors if row.action == "quantize"}
     theirs = [_node(node.raw) for node in graph.nodes]
     nodes = with_limits(artifact.nodes, theirs, artifact.stands_for) if params.format == "qoperator" else artifact.nodes
-    ours = Counter(node.SerializeToString(deterministic=True) for node in nodes)
-    turned = {
-        out for node in theirs if node.op_type == "Transpose" and set(node.input) & quantized for out in node.output
-    }
-    convolved = {
-        out for node in theirs if node.op_type == "Conv" and set(node.input) & quantized for out in node.output
-    }
+    taken = quantized | _made_of(theirs, "Transpose", quantized)
+    yield from _kept_or_replaced(nodes, theirs, taken, _made_of(theirs, "Conv", quantized))
+    yield from _added(nodes, theirs, params)
+    products = sum(bool(set(node.input) & taken) and node.op_type in ("MatMul", "Gemm", "Conv") for node in theirs)
+    yield Observation("operators", "integer products", _integer_products(nodes), products)
+
+
+def _made_of(nodes: Sequence[Any], op_type: str, quantized: set[str]) -> set[str]:
+    """What nodes of this kind make of quantized weights."""
+    return {out for node in nodes if node.op_type == op_type and set(node.input) & quantized for out in node.output}
+
+
+def _serialized(node: Any) -> bytes:
+    found: bytes = node.SerializeToString(deterministic=True)
+    return found
+
+
+def _kept_or_replaced(
+    nodes: Sequence[Any], theirs: Sequence[Any], taken: set[str], convolved: set[str]
+) -> Iterator[Observation]:
+    """Of each node of the source. `taken` are quantized weights, and transposes of such."""
     unrounded = _rounded(nodes)
-    missing = Counter(node.SerializeToString(deterministic=True) for node in theirs)
-    missing.subtract(ours)
+    missing = Counter(map(_serialized, theirs))
+    missing.subtract(map(_serialized, nodes))
     for node in theirs:
-        replaced = bool(set(node.input) & (quantized | turned)) and node.op_type in REPLACED
+        replaced = bool(set(node.input) & taken) and node.op_type in REPLACED
         replaced = replaced or (node.op_type in LIMITS and node.output[0] in unrounded and node.input[0] in convolved)
-        absent = missing[node.SerializeToString(deterministic=True)] > 0
+        absent = missing[_serialized(node)] > 0
         yield Observation(
             "operators",
             node.name or node.output[0],
@@ -150,25 +164,28 @@ def _operators(artifact: Artifact, graph: OnnxGraph, plan: Plan, params: OnnxPar
         if absent and node.op_type in ("Conv", *LIMITS):
             same = _computed(node) == unrounded.get(node.output[0])
             yield Observation("operators", f"{node.output[0]} rounded", "as it was" if same else None, "as it was")
-    known = {node.SerializeToString(deterministic=True) for node in theirs}
+
+
+def _added(nodes: Sequence[Any], theirs: Sequence[Any], params: OnnxParams) -> Iterator[Observation]:
+    """Nodes that are neither the source's nor what quantized weights are computed with."""
+    static = ADDED_OF_INTEGERS if params.format == "qoperator" else ADDED_STATIC
+    expected = static if params.mode == "static" else ADDED
+    known = set(map(_serialized, theirs))
     for node in nodes:
-        added = (
-            ADDED_OF_INTEGERS if params.format == "qoperator" else ADDED_STATIC if params.mode == "static" else ADDED
-        )
-        if node.SerializeToString(deterministic=True) not in known and node.op_type not in added:
+        if _serialized(node) not in known and node.op_type not in expected:
             yield Observation("operators", node.name, node.op_type, None)
+
+
+def _integer_products(nodes: Sequence[Any]) -> int:
+    """Those of integers, and those between what brings both sides from codes."""
     restored = {node.output[0]: node.input[0] for node in nodes if node.op_type == "DequantizeLinear"}
     measured = {node.output[0] for node in nodes if node.op_type == "QuantizeLinear"}
     weights = {output for output, codes in restored.items() if codes not in measured}
-    integers = sum(
+    return sum(
         node.op_type in ("MatMulInteger", "MatMulNBits")
         or (node.op_type in ("MatMul", "Conv") and node.input[0] in restored and node.input[1] in weights)
         for node in nodes
     )
-    products = sum(
-        bool(set(node.input) & (quantized | turned)) and node.op_type in ("MatMul", "Gemm", "Conv") for node in theirs
-    )
-    yield Observation("operators", "integer products", integers, products)
 
 
 def _rounded(nodes: Sequence[Any]) -> Mapping[str, Any]:
