@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, select
 from quantmill.contract.errors import IllegalTransition
 from quantmill.domain.jobs import FINAL
 from quantmill.store.jobs import get_job, is_held
-from quantmill.store.tables import artifact_file, job, job_output, job_unit
+from quantmill.store.tables import job, job_unit
 from quantmill.store.types import clock
 from quantmill.store.upsert import upsert
 
@@ -62,22 +62,12 @@ def finished_units(tx: Connection, job_id: UUID) -> list[FinishedUnit]:
     ]
 
 
-def forget_units(tx: Connection, job_id: UUID) -> list[str]:
-    """Forget the units of a job that has ended; gives the digests of the blobs that nothing needs any more.
+def forget_units(tx: Connection, job_id: UUID) -> None:
+    """Forget the units of a job that has ended.
 
-    Equal units of two jobs share a blob: one that another job or an artifact refers to is not among them.
     Raises IllegalTransition for a job that has not ended, NotFound when there is no such job.
     """
     ended = get_job(tx, job_id)
     if ended.state not in FINAL:
         raise IllegalTransition(f"job {job_id} is {ended.state}; its finished units are still needed")
-    forgotten = set(
-        tx.execute(delete(job_unit).where(job_unit.c.job_id == job_id).returning(job_unit.c.digest)).scalars()
-    )
-    references = (job_unit.c.digest, artifact_file.c.blob_digest, job_output.c.description_digest)
-    needed = {
-        digest
-        for column in references
-        for digest in tx.execute(select(column).where(column.in_(forgotten)).distinct()).scalars()
-    }
-    return sorted(forgotten - needed)
+    tx.execute(delete(job_unit).where(job_unit.c.job_id == job_id))
