@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 ENDINGS: Mapping[str, str] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}  # by Pillow's names of the formats
 COUNT_LIMIT = 10_000  # images
 FILE_LIMIT = 64 << 20  # bytes of one
+FOLDER_LIMIT = 4 << 30  # bytes of all: they are read whole when a job is submitted
 CONFIG_LIMIT = 1 << 20  # bytes of preprocessor_config.json
 CHANNELS = 3
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of Pillow, with 8 bits to a channel
@@ -117,6 +118,8 @@ def _digest(folder: Path, paths: Sequence[Path], preprocessing: Preprocessing) -
         reject(f"there are no images in {shown(folder.name)}")
     if len(paths) > COUNT_LIMIT:
         reject(f"there are more than {COUNT_LIMIT} images")
+    if sum(path.lstat().st_size for path in paths) > FOLDER_LIMIT:
+        reject(f"the images in {shown(folder.name)} have more than {FOLDER_LIMIT} bytes; give fewer, or smaller ones")
     digest = hashlib.sha256()
     for path in paths:
         data = _bytes(path)

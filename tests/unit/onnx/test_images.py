@@ -230,6 +230,9 @@ def test_counts_and_sizes_are_bounded(photos: Path, model: Path, tmp_path: Path,
     monkeypatch.setattr(images, "FILE_LIMIT", 100)
     with pytest.raises(ParamsRejected, match=r"'a\.jpg' has more than 100 bytes"):
         read_images(photos, *index_of(model))
+    monkeypatch.setattr(images, "FOLDER_LIMIT", 1000)
+    with pytest.raises(ParamsRejected, match=r"'photos' have more than 1000 bytes; give fewer"):
+        read_images(photos, *index_of(model))
 
 
 def test_a_preprocessor_of_any_size_is_not_read(photos: Path, tmp_path: Path) -> None:
