@@ -139,7 +139,8 @@ class Attempts:
         self.state[name] = {key: array.copy() for key, array in arrays.items()}
 
     def kept(self, name: str) -> Any:
-        return self.state.get(name)
+        kept = self.state.get(name)
+        return None if kept is None else {key: array.copy() for key, array in kept.items()}
 
 
 def run(folder: Path, **inputs: np.ndarray) -> np.ndarray:

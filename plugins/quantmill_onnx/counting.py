@@ -140,7 +140,7 @@ def _passes(graph: OnnxGraph, names: Sequence[str], samples: Feeds) -> Sequence[
 class Counting:
     """What is counted, by activation, and how.
 
-    what      in the name that it is kept under
+    what      the name that it is kept under
     kinds     of what comes out of the graph for each activation
     add       what a sample has shown of an activation to its counter; ValueError where that cannot be counted
     """
@@ -151,8 +151,9 @@ class Counting:
     add: Callable[[str, Seen], None]
 
     def run(self, graph: OnnxGraph, passes: Sequence[Sequence[str]], samples: Feeds, threads: int, host: Host) -> None:
-        """All samples, once for each of `passes`; of those that were counted before, none."""
-        done, counted = self._restore(host)
+        """All samples, once for each of `passes`; of those that were counted before in the same passes, none."""
+        of = np.frombuffer(hashlib.sha256(json.dumps(passes).encode()).digest(), np.uint8)
+        done, counted = self._restore(host, of)
         for position, names in enumerate(passes):
             if position < done:
                 continue
@@ -164,24 +165,20 @@ class Counting:
                 for name in names:
                     self._add(name, seen, number)
                 if (number + 1) % KEPT_EVERY == 0:
-                    self._keep(host, position, number + 1)
-            self._keep(host, position + 1, 0)
+                    self._keep(host, of, position, number + 1)
+            self._keep(host, of, position + 1, 0)
 
-    @property
-    def _label(self) -> str:
-        return f"{self.what}-{hashlib.sha256(json.dumps([*self.counters]).encode()).hexdigest()[:16]}"
-
-    def _keep(self, host: Host, done: int, counted: int) -> None:
-        """What there is after `done` passes and `counted` samples of the next."""
-        state = {"done": np.array([done, counted])}
+    def _keep(self, host: Host, of: NDArray[np.uint8], done: int, counted: int) -> None:
+        """What there is after `done` passes and `counted` samples of the next, in place of what was kept of others."""
+        state: dict[str, NDArray[Any]] = {"of": of, "done": np.array([done, counted])}
         for number, counter in enumerate(self.counters.values()):
             state |= {f"{number} {key}": array for key, array in counter.state().items()}
-        host.keep(self._label, state)
+        host.keep(self.what, state)
 
-    def _restore(self, host: Host) -> tuple[int, int]:
+    def _restore(self, host: Host, of: NDArray[np.uint8]) -> tuple[int, int]:
         """How many passes were done before, and samples of the next; the counters are as they were then."""
-        state = host.kept(self._label)
-        if state is None:
+        state = host.kept(self.what)
+        if state is None or not np.array_equal(state["of"], of):
             return 0, 0
         for number, counter in enumerate(self.counters.values()):
             own = f"{number} "

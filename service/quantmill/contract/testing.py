@@ -119,7 +119,8 @@ class MemorySession:
         self.state[name] = {key: array.copy() for key, array in arrays.items()}
 
     def kept(self, name: str) -> Mapping[str, NDArray[Any]] | None:
-        return self.state.get(name)
+        kept = self.state.get(name)
+        return None if kept is None else {key: array.copy() for key, array in kept.items()}
 
     def note(self, tensor: str, found: str, **figures: Figure) -> None:
         self.notes.append(checked_note(self.plan, tensor, found, figures))

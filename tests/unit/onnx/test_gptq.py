@@ -119,6 +119,23 @@ def test_moments_are_the_sums_over_all_rows(samples: dict[str, str], tmp_path: P
     assert np.allclose(found.total, X.T.astype(np.float64) @ X, rtol=1e-4, atol=1e-2)
 
 
+def test_moments_of_other_activations_take_the_place_of_those_kept_before(
+    samples: dict[str, str], tmp_path: Path
+) -> None:
+    host = Attempts()
+    with open_checkpoint(SmallModel().write(tmp_path / "model")) as checkpoint:
+        graph = checkpoint.index.graph
+        assert graph is not None
+        ids = read_samples(Path(samples["ids"]), graph)
+        alone = moments_of(graph, ["x1"], ids, 1, Attempts())["x1"]
+        for name in ("x2", "x1", "x1"):
+            found = moments_of(graph, [name], ids, 1, host)[name]
+
+    assert [*host.state] == ["moments"]
+    assert host.samples == 2 * ids.count  # of x2, and once of x1
+    assert np.array_equal(found.total, alone.total)
+
+
 @pytest.mark.parametrize("external", ["", "weights.bin"])
 def test_threads_and_slices_change_no_byte(
     samples: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, external: str
