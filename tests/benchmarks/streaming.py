@@ -159,15 +159,18 @@ def seconds_by_phase(ran: Ran) -> dict[str, float]:
     return {phase: (later - at).total_seconds() for (phase, at), (_, later) in pairwise(begins)}
 
 
-def processor_by_phase(
+def alone_by_phase(
     source: Path, method: str, params: Mapping[str, Any], threads: int, folder: Path
-) -> dict[str, float]:
-    """Processor seconds of each phase of the runner, which runs in this process for that."""
-    marks: list[tuple[str, float]] = []
+) -> dict[str, Spent]:
+    """What each phase of the runner takes without a service: it runs in this process for that."""
+    marks: list[tuple[str, float, float]] = []
+
+    def mark(phase: str) -> None:
+        marks.append((phase, time.perf_counter(), time.process_time()))
 
     def note(message: Message) -> None:
         if isinstance(message, Progressed) and (not marks or marks[-1][0] != message.phase):
-            marks.append((message.phase, time.process_time()))
+            mark(message.phase)
 
     folder.mkdir()
     task = Start(
@@ -192,8 +195,10 @@ def processor_by_phase(
         finished=(),
     )
     pipeline.run(task, load_plugins(), note, threading.Event())
-    marks.append(("end", time.process_time()))
-    return {phase: later - at for (phase, at), (_, later) in pairwise(marks)}
+    mark("end")
+    return {
+        phase: Spent(*(b - a for a, b in zip(at, later, strict=True))) for (phase, *at), (_, *later) in pairwise(marks)
+    }
 
 
 def measured(source: Path, case: str, threads: int, scratch: Path) -> dict[str, Any]:
@@ -204,7 +209,7 @@ def measured(source: Path, case: str, threads: int, scratch: Path) -> dict[str, 
     result = ran.result
     copy = min((copied(source, result, scratch) for _ in range(2)), key=lambda spent: spent.wall)
     phases = seconds_by_phase(ran)
-    processor = processor_by_phase(source, method, params, threads, scratch / "runner")
+    alone = alone_by_phase(source, method, params, threads, scratch / "runner")
     return {
         "job": case,
         "source GB": round(sum(path.stat().st_size for path in files_of(source)) / 1e9, 2),
@@ -216,7 +221,8 @@ def measured(source: Path, case: str, threads: int, scratch: Path) -> dict[str, 
         "copy cpu s": round(copy.processor, 2),
         "job cpu s": round(ran.spent.processor, 2),
         **{f"{phase} s": round(phases.get(phase, 0.0), 2) for phase in PHASES},
-        **{f"{phase} cpu s": round(spent, 2) for phase, spent in processor.items()},
+        **{f"{phase} alone s": round(spent.wall, 2) for phase, spent in alone.items()},
+        **{f"{phase} alone cpu s": round(spent.processor, 2) for phase, spent in alone.items()},
         "peak MiB": round((ran.job.attempts[-1].peak_memory_bytes or 0) / 2**20),
         "disk beyond result %": round(100 * (ran.disk / result - 1), 1),
     }
